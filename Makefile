@@ -1,0 +1,43 @@
+.DEFAULT_GOAL := help
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+INSTALLED := $(VENV)/.installed
+
+help:  ## Show the targets
+	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sort | awk -F':.*## ' '{printf "  make %-12s %s\n", $$1, $$2}'
+
+setup: $(INSTALLED)  ## Create .venv and install the exact versions of constraints.txt
+
+$(INSTALLED): pyproject.toml constraints.txt
+	$(PYTHON) -m venv $(VENV)
+	$(BIN)/pip install --quiet --disable-pip-version-check --constraint constraints.txt torch torchvision
+	$(BIN)/pip install --quiet --disable-pip-version-check --constraint constraints.txt --editable '.[dev]'
+	@touch $@
+
+quickstart: setup  ## Train LeNet-5 on scikit-learn's handwritten digits (under a minute, no download)
+	$(BIN)/python train.py experiment=quickstart
+	@echo
+	@echo "See it:      source $(VENV)/bin/activate && tensorboard --logdir outputs"
+	@echo "Main job:    python train.py model=mobilenet_v2 freeze=features"
+
+test: setup  ## Run the test suite (12 minutes at most on two cores)
+	$(BIN)/python -m pytest
+	@echo
+	@echo "Next:        make quickstart"
+
+test-all: setup  ## Run the test suite with the slow tests
+	$(BIN)/python -m pytest -m ''
+
+lint: setup  ## Check style and types
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+
+board: setup  ## Open TensorBoard on outputs/
+	$(BIN)/tensorboard --logdir outputs --samples_per_plugin images=500
+
+clean:  ## Remove .venv and tool caches (outputs/ and data/ stay)
+	rm -rf $(VENV) .pytest_cache .mypy_cache .ruff_cache
+
+.PHONY: help setup quickstart test test-all lint board clean

@@ -1,0 +1,381 @@
+"""Configs: where they are, how they are composed, checked before any work, and made into objects.
+
+Imports nothing heavy: `train.py --help` answers at once.
+"""
+
+from __future__ import annotations
+
+import difflib
+import functools
+import inspect
+import types
+import typing
+from collections.abc import Sequence
+from dataclasses import dataclass, fields, is_dataclass
+from pathlib import Path
+from typing import Any
+
+import hydra
+from hydra.core.global_hydra import GlobalHydra
+from hydra.errors import HydraException
+from omegaconf import DictConfig, OmegaConf
+from omegaconf.errors import OmegaConfBaseException
+
+from cnnlab.errors import CnnlabError, InputError
+
+_PACKAGE = Path(__file__).parent
+CONFIG_DIR = next(
+    (path for path in (_PACKAGE.parents[1] / "configs", _PACKAGE / "configs") if (path / "train.yaml").is_file()),
+    _PACKAGE / "configs",
+)
+TRUSTED_TARGETS = ("cnnlab.", "torch.", "torchvision.", "torchmetrics.", "lightning.", "timm.")
+"""Packages whose classes a config may name; a user's own are named by `trusted_packages=[...]`."""
+
+
+# --- The nodes without _target_: one dataclass each. ---
+
+
+@dataclass
+class Target:
+    """An entry that names what it builds: `_target_` and its arguments."""
+
+
+@dataclass
+class Entries:
+    """Named entries with a `_target_` each; null switches one off."""
+
+
+@dataclass
+class ModelConfig:
+    name: str
+    network: Target
+    weights: str | None
+    in_channels: int
+    image_size: int | None
+    resize_size: int | None
+
+
+@dataclass
+class DataConfig:
+    name: str
+    dataset: Target
+    root: str | None
+    channels: int
+    batch_size: int
+    num_workers: int | None
+    val_fraction: float
+    test_fraction: float
+    split_seed: int
+    bad_images: str
+    classes: Any
+    images_per_class: int | None
+
+
+@dataclass
+class FreezeConfig:
+    phases: Any
+    batch_norm: str
+
+
+@dataclass
+class SpeedConfig:
+    precision: str
+    channels_last: bool
+    compile: bool | None
+    deterministic: bool
+    benchmark: bool
+
+
+@dataclass
+class PathsConfig:
+    root: str
+    data_dir: str
+    cache_dir: str
+    output_dir: str | None
+
+
+@dataclass
+class TrainConfig:
+    seed: int
+    resume: str | None
+    trusted_packages: Any
+    model: ModelConfig
+    data: DataConfig
+    preprocessing: Target
+    augmentation: Entries
+    regularization: Entries
+    init: Target
+    freeze: FreezeConfig
+    loss: Target
+    optimizer: Target
+    scheduler: Target
+    speed: SpeedConfig
+    trainer: Target
+    checkpoint: Entries
+    callbacks: Entries
+    logger: Entries
+    paths: PathsConfig
+
+
+OWN_ARGUMENTS = {"trainer": {"scale_lr": str}}
+"""Arguments beside the target's own: node -> name -> type."""
+SUPPLIED_ARGUMENTS = {
+    "model.network": {"num_classes"},
+    "optimizer": {"params"},
+    "scheduler": {"optimizer", "total_steps", "steps_per_epoch"},
+    "preprocessing": {"images_NCHW"},
+    "init": {"module", "only"},
+}
+"""Arguments that the program gives, so that a config need not."""
+OPEN_TARGETS = {
+    "timm.create_model": None,
+    "torchvision.models.get_model": {"name", "dropout", "stochastic_depth_prob", "aux_logits", "init_weights"},
+    "torchvision.models.mobilenet_v2": {"width_mult", "dropout"},
+    "torchvision.models.resnet18": {"zero_init_residual", "groups", "width_per_group"},
+    "torchvision.models.squeezenet1_1": {"dropout"},
+    "cnnlab.models.initialization.initialize": {"a", "b", "mean", "std", "gain"},
+}
+"""Targets that take **kwargs -> the names that are meant (None: any)."""
+
+
+# --- Composing ---
+
+
+def compose(overrides: Sequence[str], config_dir: str | None = None) -> DictConfig:
+    """The train config with `overrides`; interpolations are left as they are.
+
+    config_dir: a folder of the user's own groups. Raises InputError that lists every override that does not fit.
+    """
+    search = [f"hydra.searchpath=[file://{Path(config_dir).absolute()}]"] if config_dir else []
+    try:
+        return _compose([*search, *overrides])
+    except (HydraException, OmegaConfBaseException) as error:
+        raise InputError("\n".join(["The config does not compose:", *_composition_problems(search, overrides, error)])) from error
+
+
+def _compose(overrides: Sequence[str]) -> DictConfig:
+    GlobalHydra.instance().clear()
+    with hydra.initialize_config_dir(str(CONFIG_DIR), version_base="1.3"):
+        return hydra.compose("train", overrides=list(overrides))
+
+
+def _composition_problems(search: list[str], overrides: Sequence[str], error: Exception) -> list[str]:
+    """Add the overrides one by one, group choices first, and say why each that fails does."""
+    accepted, problems = list(search), []
+    cfg = _compose(accepted)
+    for override in sorted(overrides, key=lambda text: not (CONFIG_DIR / _key(text).replace(".", "/")).is_dir()):
+        try:
+            cfg = _compose([*accepted, override])
+            accepted.append(override)
+        except (HydraException, OmegaConfBaseException) as failure:
+            problems.append(f"  - {override}: {_explain(override, cfg, failure)}")
+    return problems or [f"  - {error}"]
+
+
+def _key(override: str) -> str:
+    return override.lstrip("+~").split("=", 1)[0].split("@", 1)[0]
+
+
+def _explain(override: str, cfg: DictConfig, failure: Exception) -> str:
+    key, _, value = override.lstrip("+~").partition("=")
+    group = CONFIG_DIR / key
+    if group.is_dir():
+        options = sorted(path.stem for path in group.glob("*.yaml"))
+        wanted = [part.strip(" '\"") for part in value.strip("[]").split(",")]
+        unknown = [part for part in wanted if part not in options]
+        return f"{', '.join(unknown) or value} is no option of {key}. {_nearest(unknown or [value], options)}"
+    known = [*_flat_keys(cfg), *(path.name for path in CONFIG_DIR.iterdir() if path.is_dir())]
+    if "mismatched input" in str(failure) or "token recognition" in str(failure) or "=" not in override:
+        return f"it cannot be parsed ({str(failure).splitlines()[0]}). Write key=value, with quotes around special characters: 'key=\"a b\"'."
+    return f"there is no key {key}. {_nearest([key], known)}" if key not in known else str(failure).splitlines()[0]
+
+
+def _nearest(wanted: Sequence[str], options: Sequence[str]) -> str:
+    near = [match for word in wanted for match in difflib.get_close_matches(word, options, n=3, cutoff=0.55)]
+    if not near:
+        near = [option for word in wanted for option in options if option.rsplit(".", 1)[-1] == word.rsplit(".", 1)[-1]]
+    if near:
+        return f"Nearest: {', '.join(dict.fromkeys(near))}."
+    return f"There are: {', '.join(options)}." if len(options) <= 40 else ""
+
+
+def _flat_keys(node: Any, prefix: str = "") -> list[str]:
+    keys = []
+    for key in node:
+        keys.append(f"{prefix}{key}")
+        child = node._get_node(key)
+        if isinstance(child, DictConfig) and not child._is_none():
+            keys += _flat_keys(child, f"{prefix}{key}.")
+    return keys
+
+
+# --- Checking ---
+
+
+def check(cfg: DictConfig, *, targets: bool = True) -> None:
+    """Raise one InputError that lists every unknown key, wrong type and missing or unfit `_target_`.
+
+    targets: whether to import what `_target_` entries name and check their arguments by signature, which takes seconds.
+    """
+    cfg = cfg.copy()
+    if "paths" in cfg and cfg.paths.get("output_dir") is None:
+        cfg.paths.output_dir = ""  # the folder is claimed once everything is known to be right
+    try:
+        plain = OmegaConf.to_container(cfg, resolve=True)
+    except OmegaConfBaseException as error:
+        raise InputError(f"The config does not resolve: {str(error).splitlines()[0]}") from error
+    problems = _check_node(plain, TrainConfig, "", _trusted(plain) if targets else None)
+    if problems:
+        raise InputError("\n".join(["The config has problems:", *(f"  - {problem}" for problem in problems)]))
+
+
+def _trusted(plain: Any) -> tuple[str, ...]:
+    return (*TRUSTED_TARGETS, *(f"{package}." for package in plain.get("trusted_packages") or []))
+
+
+def _check_node(node: Any, schema: Any, path: str, trusted: tuple[str, ...] | None) -> list[str]:
+    if schema is Target:
+        return _check_target(node, path, trusted)
+    if schema is Entries:
+        if not isinstance(node, dict):
+            return [f"{path} is {node!r}; named entries are expected."]
+        return [
+            problem
+            for name, entry in node.items()
+            if entry is not None
+            for problem in _check_target(entry, f"{path}.{name}", trusted)
+        ]
+    if is_dataclass(schema):
+        if not isinstance(node, dict):
+            return [f"{path} is {node!r}; keys and values are expected."]
+        hints = typing.get_type_hints(schema)
+        names = [field.name for field in fields(schema)]
+        dot = f"{path}." if path else ""
+        problems = [f"{dot}{key} is no key. {_nearest([key], names)}" for key in node if key not in names]
+        problems += [f"{dot}{name} is missing." for name in names if name not in node]
+        for name in names:
+            if name in node:
+                problems += _check_node(node[name], hints[name], f"{dot}{name}", trusted)
+        return problems
+    return [] if _fits(node, schema) else [f"{path}={node!r} is not {_type_name(schema)}."]
+
+
+def _check_target(node: Any, path: str, trusted: tuple[str, ...] | None) -> list[str]:
+    if not isinstance(node, dict) or not node.get("_target_"):
+        return [f"{path} needs a _target_ that says what it builds; it is {node!r}."]
+    if trusted is None:
+        return []
+    name = node["_target_"]
+    try:
+        target = locate(name, trusted)
+    except InputError as error:
+        return [f"{path}._target_: {error}"]
+    signature = inspect.signature(target)
+    supplied = SUPPLIED_ARGUMENTS.get(path, set())
+    own = OWN_ARGUMENTS.get(path, {})
+    given = {key: value for key, value in node.items() if key not in ("_target_", "_partial_", "_convert_", "_args_")}
+    parameters = {
+        key: parameter
+        for key, parameter in signature.parameters.items()
+        if parameter.kind in (parameter.POSITIONAL_OR_KEYWORD, parameter.KEYWORD_ONLY) and key not in supplied
+    }
+    open_ended = any(parameter.kind is parameter.VAR_KEYWORD for parameter in signature.parameters.values())
+    extra = OPEN_TARGETS.get(name, set()) if open_ended else set()
+    hints = _hints(target)
+    problems = []
+    for key, value in given.items():
+        hint = own.get(key, hints.get(key, Any))
+        if key not in parameters and key not in own and extra is not None and key not in extra:
+            known = [*parameters, *own, *extra]
+            problems.append(f"{path}.{key} is no argument of {name}. {_nearest([key], known)}")
+        elif not (isinstance(value, dict) and "_target_" in value) and not _fits(value, hint):
+            problems.append(f"{path}.{key}={value!r} is not {_type_name(hint)}.")
+    if not node.get("_args_"):
+        problems += [
+            f"{path}.{key} is needed by {name}."
+            for key, parameter in parameters.items()
+            if parameter.default is parameter.empty and key not in given
+        ]
+    return problems
+
+
+def _hints(target: Any) -> dict[str, Any]:
+    try:
+        return typing.get_type_hints(target.__init__ if inspect.isclass(target) else target)
+    except Exception:  # annotations that only resolve under TYPE_CHECKING: nothing can be said about types then
+        return {}
+
+
+def _fits(value: Any, hint: Any) -> bool:
+    """Whether a YAML value can be what the annotation says; annotations of other objects accept anything."""
+    origin = typing.get_origin(hint)
+    if origin in (typing.Union, types.UnionType):
+        members = [member for member in typing.get_args(hint) if not _is_tensor(member)]
+        return any(_fits(value, member) for member in members)
+    if origin is typing.Literal:
+        return value in typing.get_args(hint)
+    if hint in (None, type(None)):
+        return value is None
+    if hint is bool:
+        return isinstance(value, bool)
+    if hint is int:
+        return isinstance(value, int) and not isinstance(value, bool)
+    if hint is float:
+        return isinstance(value, int | float) and not isinstance(value, bool)
+    if hint is str:
+        return isinstance(value, str)
+    kind = origin or hint
+    if inspect.isclass(kind) and kind is not object:
+        if issubclass(kind, list | tuple | set):
+            return isinstance(value, list)
+        if issubclass(kind, dict):
+            return isinstance(value, dict)
+    return True
+
+
+def _is_tensor(hint: Any) -> bool:
+    return inspect.isclass(hint) and hint.__name__ == "Tensor"
+
+
+def _type_name(hint: Any) -> str:
+    return hint.__name__ if inspect.isclass(hint) else str(hint).replace("typing.", "")
+
+
+# --- Objects ---
+
+
+def locate(name: str, trusted: Sequence[str] = TRUSTED_TARGETS) -> Any:
+    """The class or function called `name`; raises InputError if it is of no trusted package or does not exist."""
+    if not name.startswith(tuple(trusted)):
+        raise InputError(
+            f"{name} is not of {', '.join(prefix.rstrip('.') for prefix in trusted)}. "
+            "To use a package of your own, add it: trusted_packages=[my_package]."
+        )
+    try:
+        return hydra.utils.get_object(name)
+    except Exception as error:  # whatever an import can raise
+        reason = str(error.__cause__ or error).splitlines()[0]
+        raise InputError(f"{name} cannot be imported: {reason}") from error
+
+
+def build(node: Any, trusted: Sequence[str] = TRUSTED_TARGETS, **arguments: Any) -> Any:
+    """What the plain config node describes: `_target_(**node, **arguments)`, or a partial of it under `_partial_: true`.
+
+    Raises InputError if the target refuses its arguments.
+    """
+    target = locate(node["_target_"], trusted)
+    given = {key: value for key, value in node.items() if key not in ("_target_", "_partial_")} | arguments
+    given = {key: build(value, trusted) if isinstance(value, dict) and "_target_" in value else value for key, value in given.items()}
+    if node.get("_partial_"):
+        return functools.partial(target, **given)
+    try:
+        return target(**given)
+    except CnnlabError:
+        raise
+    except (TypeError, ValueError) as error:
+        raise InputError(f"{node['_target_']} cannot be built from {given}: {error}") from error
+
+
+def build_entries(entries: dict[str, Any], trusted: Sequence[str] = TRUSTED_TARGETS) -> dict[str, Any]:
+    """The objects of a group of named entries, in order; entries that are null are switched off."""
+    return {name: build(entry, trusted) for name, entry in entries.items() if entry is not None}

@@ -1,0 +1,210 @@
+"""The one DataModule: any data set, split, augmented and batched with derived randomness."""
+
+import logging
+import os
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
+
+import lightning as L
+import torch
+from torch import Tensor
+from torch.utils.data import DataLoader, Dataset, Sampler
+
+from cnnlab.data.images import LabelledImages, Splits
+from cnnlab.data.scanning import scan
+from cnnlab.data.splitting import content_hash, select, split
+from cnnlab.data.transforms import EvalTransform, TrainTransform
+from cnnlab.errors import InputError
+from cnnlab.seeds import derive, derived_rng
+
+log = logging.getLogger(__name__)
+Draw = tuple[int, int]
+"""An epoch and the index of an image: all that its augmentation depends on, beside the seed."""
+
+
+class ImageDataModule(L.LightningDataModule):
+    """Train, validation and test images as batches of (uint8 N x C x H x W, int64 N)."""
+
+    def __init__(
+        self,
+        parts: Splits,
+        *,
+        skipped: dict[str, str],
+        augmentations: Sequence[torch.nn.Module],
+        channels: int,
+        image_size: int,
+        resize_size: int,
+        batch_size: int,
+        num_workers: int | None,
+        seed: int,
+    ) -> None:
+        super().__init__()
+        self.parts = parts
+        self.skipped = skipped
+        self.channels = channels
+        self.batch_size = batch_size
+        self.num_workers = default_workers(len(parts.train)) if num_workers is None else num_workers
+        self.seed = seed
+        self.train_transform = TrainTransform(augmentations, image_size, resize_size)
+        self.eval_transform = EvalTransform(image_size, resize_size)
+
+    @property
+    def classes(self) -> list[str]:
+        return self.parts.train.classes
+
+    @property
+    def split_hash(self) -> str:
+        return content_hash(self.parts)
+
+    def train_dataloader(self) -> DataLoader:
+        world_size, rank = (self.trainer.world_size, self.trainer.global_rank) if self.trainer else (1, 0)
+        dataset = ImageDataset(self.parts.train, self.train_transform, self.channels, self.seed)
+        sampler = EpochSampler(len(dataset), self.seed, world_size, rank)
+        # A last batch of one image has no batch statistics; a smaller one also recompiles a compiled network.
+        return self._loader(dataset, sampler, drop_last=len(sampler) >= self.batch_size)
+
+    def val_dataloader(self) -> DataLoader | list:
+        return self.eval_dataloader(self.parts.val) if self.parts.val is not None else []
+
+    def test_dataloader(self) -> DataLoader | list:
+        return self.eval_dataloader(self.parts.test) if self.parts.test is not None else []
+
+    def eval_dataloader(self, images: LabelledImages) -> DataLoader:
+        """`images` in order and without augmentation; under DDP each image is on exactly one rank."""
+        world_size, rank = (self.trainer.world_size, self.trainer.global_rank) if self.trainer else (1, 0)
+        return self._loader(self.eval_dataset(images), [(0, index) for index in range(rank, len(images), world_size)])
+
+    def eval_dataset(self, images: LabelledImages) -> "ImageDataset":
+        """`images` as evaluation sees them."""
+        return ImageDataset(images, self.eval_transform, self.channels, self.seed)
+
+    def train_images(self) -> Iterator[Tensor]:
+        """The training images as evaluation sees them, as float32 batches in [0, 1]: what preprocessing is fitted on."""
+        dataset = self.eval_dataset(self.parts.train)
+        for images, _ in self._loader(dataset, [(0, index) for index in range(len(dataset))]):
+            yield images.float() / 255
+
+    def _loader(self, dataset: Dataset, sampler: Sampler | Sequence[Draw], drop_last: bool = False) -> DataLoader:
+        return DataLoader(
+            dataset,
+            batch_size=self.batch_size,
+            sampler=sampler,
+            drop_last=drop_last,
+            num_workers=self.num_workers,
+            persistent_workers=self.num_workers > 0,
+            pin_memory=torch.cuda.is_available(),
+            worker_init_fn=_one_thread if self.num_workers else None,
+        )
+
+
+class ImageDataset(Dataset):
+    """Images as (uint8 C x H x W, label); the transform's randomness depends on (seed, epoch, index) alone."""
+
+    def __init__(
+        self, images: LabelledImages, transform: Callable, channels: int, seed: int
+    ) -> None:
+        self.images = images
+        self.transform = transform
+        self.channels = channels
+        self.seed = seed
+
+    def __len__(self) -> int:
+        return len(self.images)
+
+    def __getitem__(self, draw: Draw) -> tuple[Tensor, int]:
+        epoch, index = draw
+        image = self.images.load(index, self.channels)
+        with derived_rng(self.seed, "augmentation", epoch, index):
+            return self.transform(image), int(self.images.labels[index])
+
+
+class EpochSampler(Sampler[Draw]):
+    """A new permutation for each epoch, a pure function of (seed, epoch), dealt out to `world_size` ranks.
+
+    All ranks draw the same number of images; the few that do not divide evenly rest for the epoch.
+    """
+
+    def __init__(self, size: int, seed: int, world_size: int = 1, rank: int = 0) -> None:
+        self.size = size
+        self.seed = seed
+        self.world_size = world_size
+        self.rank = rank
+        self.epoch = 0
+
+    def set_epoch(self, epoch: int) -> None:
+        """Called by Lightning before each epoch."""
+        self.epoch = epoch
+
+    def __len__(self) -> int:
+        return self.size // self.world_size
+
+    def __iter__(self) -> Iterator[Draw]:
+        generator = torch.Generator().manual_seed(derive(self.seed, "order", self.epoch))
+        order = torch.randperm(self.size, generator=generator).tolist()
+        mine = order[self.rank :: self.world_size][: len(self)]
+        return iter([(self.epoch, index) for index in mine])
+
+
+def build_data(
+    dataset: Callable[[], Splits],
+    *,
+    augmentations: Sequence[torch.nn.Module] = (),
+    cache_dir: Path,
+    seed: int,
+    channels: int,
+    image_size: int,
+    resize_size: int,
+    batch_size: int = 32,
+    num_workers: int | None = None,
+    val_fraction: float = 0.1,
+    test_fraction: float = 0.0,
+    split_seed: int = 0,
+    bad_images: str = "error",
+    classes: Sequence[str | int] | int | None = None,
+    images_per_class: int | None = None,
+) -> ImageDataModule:
+    """Load, select, check and split a data set, and prepare its batches.
+
+    channels: 1 or 3, what the network takes; images are converted. image_size, resize_size: pixels.
+    num_workers: None chooses by the machine and the data.
+    Raises InputError or DataError before any training if the options or the data cannot work.
+    """
+    if channels not in (1, 3):
+        raise InputError(f"The network takes {channels} input channels; image data give 1 or 3. Choose another model or data.")
+    if batch_size < 1:
+        raise InputError(f"data.batch_size={batch_size}: at least 1 is needed.")
+    published = dataset()
+    train = scan(select(published.train, classes, images_per_class, split_seed), bad_images, cache_dir)
+    others = [
+        scan(select(part, classes, None, split_seed), bad_images, cache_dir) if part is not None else None
+        for part in (published.val, published.test)
+    ]
+    parts = split(
+        Splits(train.images, *(part.images if part else None for part in others)),
+        train.digests,
+        val_fraction=val_fraction,
+        test_fraction=test_fraction,
+        split_seed=split_seed,
+    )
+    skipped = {name: reason for part in (train, *others) if part for name, reason in part.skipped.items()}
+    return ImageDataModule(
+        parts,
+        skipped=skipped,
+        augmentations=augmentations,
+        channels=channels,
+        image_size=image_size,
+        resize_size=resize_size,
+        batch_size=batch_size,
+        num_workers=num_workers,
+        seed=seed,
+    )
+
+
+def default_workers(images: int) -> int:
+    """One process for each core that this process may use, up to 8; none for data that a worker's start would outlast."""
+    available = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else (os.cpu_count() or 1)
+    return min(8, available) if images > 2500 else 0
+
+
+def _one_thread(worker: int) -> None:
+    torch.set_num_threads(1)

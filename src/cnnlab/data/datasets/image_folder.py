@@ -1,0 +1,56 @@
+"""Any folder of class folders, with or without train/, val/ and test/ above them."""
+
+from pathlib import Path
+
+import numpy as np
+
+from cnnlab.data.images import ImageFiles, Splits
+from cnnlab.errors import DataError
+
+IGNORED = frozenset({"Thumbs.db", "desktop.ini"})
+
+
+def image_folder(root: str) -> Splits:
+    """`root/<class>/<any>` as one set, or `root/{train,val,test}/<class>/<any>` as published splits."""
+    folder = Path(root)
+    if not folder.is_dir():
+        raise DataError(f"There is no folder {folder.absolute()}. Set data.root to a folder of class folders.")
+    if (folder / "train").is_dir():
+        train = class_folders(folder / "train")
+        return Splits(train, *(_split(folder / name, train.classes) for name in ("val", "test")))
+    return Splits(class_folders(folder))
+
+
+def class_folders(root: Path) -> ImageFiles:
+    """Every file below `root/<class>/`; the classes are the folders' names in sorted order.
+
+    Raises DataError, naming the folder, if there is no class folder or one without files.
+    """
+    folders = sorted(entry for entry in root.iterdir() if entry.is_dir() and not entry.name.startswith("."))
+    if not folders:
+        raise DataError(f"{root.absolute()} has no class folders: each class needs a folder with its images.")
+    files = [files_below(folder) for folder in folders]
+    empty = [folder.name for folder, found in zip(folders, files, strict=True) if not found]
+    if empty:
+        raise DataError(f"{root.absolute()} has class folders without a file: {', '.join(empty)}. Fill or remove them.")
+    labels = np.repeat(np.arange(len(folders)), [len(found) for found in files])
+    return ImageFiles(root, [path for found in files for path in found], labels, [folder.name for folder in folders])
+
+
+def files_below(folder: Path) -> list[Path]:
+    """All files below `folder` in sorted order, without hidden ones and those that file managers leave behind."""
+    return sorted(
+        path
+        for path in folder.rglob("*")
+        if path.is_file() and not path.name.startswith(".") and path.name not in IGNORED
+    )
+
+
+def _split(folder: Path, classes: list[str]) -> ImageFiles | None:
+    if not folder.is_dir():
+        return None
+    images = class_folders(folder)
+    if images.classes != classes:
+        different = sorted(set(images.classes) ^ set(classes))
+        raise DataError(f"{folder.absolute()} and the train folder differ in classes: {', '.join(different)}.")
+    return images

@@ -1,0 +1,31 @@
+"""MNIST and Fashion-MNIST: 70,000 grey pictures of 28 x 28 pixels, read and downloaded by torchvision."""
+
+import numpy as np
+from torchvision import datasets
+
+from cnnlab.data.images import ImageArray, Splits
+from cnnlab.errors import DataError
+
+
+def mnist(root: str) -> Splits:
+    """The published 60,000 + 10,000 digits in `root/MNIST/raw`, downloaded if missing (LeCun et al. 1998)."""
+    return _load(datasets.MNIST, root, [str(digit) for digit in range(10)])
+
+
+def fashion_mnist(root: str) -> Splits:
+    """The published 60,000 + 10,000 pieces of clothing in `root/FashionMNIST/raw` (Xiao et al. 2017)."""
+    return _load(datasets.FashionMNIST, root, datasets.FashionMNIST.classes)
+
+
+def _load(dataset: type[datasets.MNIST], root: str, classes: list[str]) -> Splits:
+    def part(train: bool) -> ImageArray:
+        images = dataset(root, train=train, download=True)
+        return ImageArray(images.data.numpy(), images.targets.numpy(), classes, np.arange(len(images)))
+
+    try:
+        return Splits(train=part(train=True), test=part(train=False))
+    except (OSError, RuntimeError) as error:
+        raise DataError(
+            f"{dataset.__name__} is not in {root}/{dataset.__name__}/raw, and fetching it failed: {error}. "
+            f"Put its idx files there, set paths.data_dir, or use data=digits."
+        ) from error

@@ -1,0 +1,128 @@
+"""Labelled images, in files or in one array: what every data set gives and the DataModule takes."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any, Protocol
+
+import numpy as np
+from PIL import Image
+
+from cnnlab.data.decoding import decode
+
+
+class LabelledImages(Protocol):
+    """A sequence of pictures with one class each."""
+
+    classes: list[str]
+    """Human class names; `labels` index them."""
+    wnids: list[str] | None
+    """The WordNet ids of the classes, where the data set is named by them (ImageNet)."""
+    labels: np.ndarray
+    """int64, one class index for each image."""
+
+    def __len__(self) -> int: ...
+
+    def load(self, index: int, channels: int) -> Image.Image:
+        """Image `index` as an 8-bit PIL image with 1 or 3 channels."""
+        ...
+
+    def name(self, index: int) -> str:
+        """What the image is called in lists and reports; unique within the data set."""
+        ...
+
+    def digest(self, index: int) -> str:
+        """A hash of the image's content."""
+        ...
+
+    def subset(self, indices: Sequence[int] | np.ndarray) -> LabelledImages:
+        """The images at `indices`, in that order, with the same classes."""
+        ...
+
+    def with_classes(self, kept: Sequence[int]) -> LabelledImages:
+        """The same images with the classes `kept` only, renumbered in that order; every image must be of one of them."""
+        ...
+
+
+@dataclass(frozen=True)
+class ImageFiles:
+    """Pictures in files below `root`."""
+
+    root: Path
+    paths: list[Path]
+    labels: np.ndarray
+    classes: list[str]
+    wnids: list[str] | None = None
+
+    def __len__(self) -> int:
+        return len(self.paths)
+
+    def load(self, index: int, channels: int) -> Image.Image:
+        return decode(self.paths[index], channels)
+
+    def name(self, index: int) -> str:
+        return self.paths[index].relative_to(self.root).as_posix()
+
+    def digest(self, index: int) -> str:
+        return hashlib.blake2b(self.paths[index].read_bytes(), digest_size=16).hexdigest()
+
+    def subset(self, indices: Sequence[int] | np.ndarray) -> ImageFiles:
+        return replace(self, paths=[self.paths[i] for i in indices], labels=self.labels[np.asarray(indices, int)])
+
+    def with_classes(self, kept: Sequence[int]) -> ImageFiles:
+        return replace(self, **_renumbered(self, kept))
+
+
+@dataclass(frozen=True)
+class ImageArray:
+    """Small pictures in memory: uint8, N x H x W (grey) or N x H x W x 3 (RGB)."""
+
+    pixels: np.ndarray
+    labels: np.ndarray
+    classes: list[str]
+    numbers: np.ndarray
+    """The position of each image in the published data set."""
+    wnids: list[str] | None = None
+
+    def __len__(self) -> int:
+        return len(self.pixels)
+
+    def load(self, index: int, channels: int) -> Image.Image:
+        return Image.fromarray(self.pixels[index]).convert("L" if channels == 1 else "RGB")
+
+    def name(self, index: int) -> str:
+        return f"{self.numbers[index]:05d}"
+
+    def digest(self, index: int) -> str:
+        return hashlib.blake2b(self.pixels[index].tobytes(), digest_size=16).hexdigest()
+
+    def subset(self, indices: Sequence[int] | np.ndarray) -> ImageArray:
+        chosen = np.asarray(indices, int)
+        return replace(
+            self, pixels=self.pixels[chosen], labels=self.labels[chosen], numbers=self.numbers[chosen]
+        )
+
+    def with_classes(self, kept: Sequence[int]) -> ImageArray:
+        return replace(self, **_renumbered(self, kept))
+
+
+def _renumbered(images: ImageFiles | ImageArray, kept: Sequence[int]) -> dict[str, Any]:
+    number = np.full(len(images.classes), -1)
+    number[list(kept)] = np.arange(len(kept))
+    return {
+        "labels": number[images.labels],
+        "classes": [images.classes[label] for label in kept],
+        "wnids": [images.wnids[label] for label in kept] if images.wnids else None,
+    }
+
+
+@dataclass(frozen=True)
+class Splits:
+    """A data set as published: `val` and `test` are None where it does not say which images they are."""
+
+    train: LabelledImages
+    val: LabelledImages | None = None
+    test: LabelledImages | None = None

@@ -1,0 +1,121 @@
+"""Which images train, validate and test: a function of the data set and `split_seed` alone."""
+
+import difflib
+import hashlib
+import logging
+from collections import defaultdict
+from collections.abc import Sequence
+
+import numpy as np
+
+from cnnlab.data.images import LabelledImages, Splits
+from cnnlab.errors import DataError, InputError
+from cnnlab.seeds import derive
+
+log = logging.getLogger(__name__)
+
+
+def split(
+    published: Splits, digests: Sequence[str], *, val_fraction: float, test_fraction: float, split_seed: int
+) -> Splits:
+    """Cut the parts that a data set does not publish from its training images, stratified by class.
+
+    A class of n images gives floor(n * fraction) of them, at least one, to each part that is cut. Images with equal content
+    (equal `digests`, one for each training image) all stay in training, so that no image is on two sides.
+    Raises DataError, naming the class, if one has too few images for that.
+    """
+    images = published.train
+    fractions = {
+        "val": 0.0 if published.val else val_fraction,
+        "test": 0.0 if published.test else test_fraction,
+    }
+    if not 0 <= sum(fractions.values()) < 1:
+        raise InputError(f"data.val_fraction {val_fraction} and data.test_fraction {test_fraction} must add up to less than 1.")
+    if len(images.classes) < 2:
+        raise DataError(f"The data have one class only ({', '.join(images.classes)}): a classifier needs at least two.")
+    single = _without_twins(images, digests)
+    order = np.random.default_rng(derive("split", split_seed))
+    parts: dict[str, list[int]] = {"train": [], "val": [], "test": []}
+    for label, name in enumerate(images.classes):
+        members = np.flatnonzero(images.labels == label)
+        free = [index for index in order.permutation(members).tolist() if single[index]]
+        for part, fraction in fractions.items():
+            count = max(1, int(len(members) * fraction + 1e-9)) if fraction else 0
+            if count > len(free):
+                raise DataError(_too_few(name, len(members)))
+            parts[part] += free[:count]
+            free = free[count:]
+        kept = set(members.tolist()).difference(parts["val"], parts["test"])
+        if not kept:
+            raise DataError(_too_few(name, len(members)))
+        parts["train"] += kept
+    val = images.subset(sorted(parts["val"])) if parts["val"] else published.val
+    test = images.subset(sorted(parts["test"])) if parts["test"] else published.test
+    return Splits(images.subset(sorted(parts["train"])), val, test)
+
+
+def select(
+    images: LabelledImages, classes: Sequence[str | int] | int | None, images_per_class: int | None, split_seed: int
+) -> LabelledImages:
+    """The chosen classes (names or WordNet ids, or the first so many), at most `images_per_class` images of each.
+
+    Raises InputError, with the nearest names, for a class that the data set does not have.
+    """
+    chosen = _class_indices(images, classes)
+    order = np.random.default_rng(derive("images_per_class", split_seed))
+    kept: list[int] = []
+    for label in range(len(images.classes)):
+        members = order.permutation(np.flatnonzero(images.labels == label))
+        if label in chosen:
+            kept += members[:images_per_class].tolist()
+    subset = images.subset(sorted(kept))
+    return subset if len(chosen) == len(images.classes) else subset.with_classes(chosen)
+
+
+def content_hash(parts: Splits) -> str:
+    """Identifies a split: equal if and only if the same images are on the same sides."""
+    digest = hashlib.blake2b(digest_size=8)
+    for part in (parts.train, parts.val, parts.test):
+        names = [] if part is None else [part.name(index) for index in range(len(part))]
+        digest.update("\n".join([*names, "\0"]).encode())
+    return digest.hexdigest()
+
+
+def _without_twins(images: LabelledImages, digests: Sequence[str]) -> np.ndarray:
+    """True for every image whose content no other image has; reports the pairs that are in two classes."""
+    groups: dict[str, list[int]] = defaultdict(list)
+    for index, digest in enumerate(digests):
+        groups[digest].append(index)
+    single = np.ones(len(images), bool)
+    for twins in groups.values():
+        if len(twins) == 1:
+            continue
+        single[twins] = False
+        if len({int(images.labels[index]) for index in twins}) > 1:
+            names = " = ".join(images.name(index) for index in twins)
+            log.warning("The same picture is in two classes: %s. It stays in the training split.", names)
+    return single
+
+
+def _too_few(name: str, count: int) -> str:
+    return (
+        f"Class {name!r} has too few images to split ({count}, twins counted): every part needs one of its own. Add images, "
+        "remove the class, or lower data.val_fraction or data.test_fraction."
+    )
+
+
+def _class_indices(images: LabelledImages, classes: Sequence[str | int] | int | None) -> list[int]:
+    if classes is None:
+        return list(range(len(images.classes)))
+    if isinstance(classes, int):
+        if not 2 <= classes <= len(images.classes):
+            raise InputError(f"data.classes={classes}: the data have {len(images.classes)} classes, at least 2 are needed.")
+        return list(range(classes))
+    index = {name: label for label, name in enumerate(images.classes)}
+    index |= {wnid: label for label, wnid in enumerate(images.wnids or [])}
+    unknown = [str(name) for name in classes if str(name) not in index]
+    if unknown:
+        near = [match for name in unknown for match in difflib.get_close_matches(name, index, n=2)]
+        hint = f" Nearest: {', '.join(near)}." if near else f" They are: {', '.join(images.classes[:20])}."
+        raise InputError(f"data.classes: the data have no class {', '.join(unknown)}.{hint}")
+    return sorted({index[str(name)] for name in classes})

@@ -1,0 +1,33 @@
+"""The errors that cnnlab raises on purpose; each class carries the exit code of its kind.
+
+0 finished · 1 a bug · 2 wrong input or config · 3 data or file trouble · 4 diverged · 130 interrupted
+"""
+
+
+class CnnlabError(Exception):
+    """Says what went wrong, where, and what to do; shown without a traceback."""
+
+    exit_code = 1
+
+
+class InputError(CnnlabError):
+    """A command line, config or argument that cannot work."""
+
+    exit_code = 2
+
+
+class DataError(CnnlabError):
+    """Data, weights or another file that is missing, broken or not to be trusted."""
+
+    exit_code = 3
+
+
+class DivergedError(CnnlabError):
+    """Training produced a loss that is not a finite number."""
+
+    exit_code = 4
+
+
+def several(problems: list[str], heading: str) -> InputError:
+    """One InputError that lists every problem on a line of its own."""
+    return InputError("\n".join([heading, *(f"  - {problem}" for problem in problems)]))

@@ -1,0 +1,23 @@
+"""The confusion matrix as a picture."""
+
+import numpy as np
+from matplotlib.figure import Figure
+
+
+def confusion_figure(counts: np.ndarray, classes: list[str]) -> Figure:
+    """Rows are true classes, columns predictions; colour is the share of the row, numbers are counts (up to 25 classes)."""
+    size = min(24.0, 3.0 + 0.45 * len(classes))
+    figure = Figure(figsize=(size, size), layout="constrained")
+    axes = figure.add_subplot()
+    shares = counts / np.maximum(counts.sum(axis=1, keepdims=True), 1)
+    picture = axes.imshow(shares, cmap="Blues", vmin=0, vmax=1)
+    axes.set_xticks(range(len(classes)), classes, rotation=90)
+    axes.set_yticks(range(len(classes)), classes)
+    axes.set_xlabel("predicted")
+    axes.set_ylabel("true")
+    if len(classes) <= 25:
+        for row, column in np.ndindex(*counts.shape):
+            dark = shares[row, column] > 0.5
+            axes.text(column, row, str(counts[row, column]), ha="center", va="center", color="white" if dark else "black")
+    figure.colorbar(picture, shrink=0.7, label="share of the true class")
+    return figure

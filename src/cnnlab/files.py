@@ -1,0 +1,80 @@
+"""Files are written whole or not at all, and read without ever executing what is in them."""
+
+import json
+import os
+import pickle
+import tempfile
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import IO, Any
+
+from cnnlab.errors import DataError
+
+
+def write_atomically(path: Path, write: Callable[[IO[bytes]], object]) -> None:
+    """Let `write` fill a temporary file beside `path`, then move it there: readers see the old file or the new one."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    descriptor, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
+    try:
+        with os.fdopen(descriptor, "wb") as file:
+            write(file)
+            file.flush()
+            os.fsync(file.fileno())
+        os.chmod(temporary, 0o644)
+        os.replace(temporary, path)
+    except BaseException:
+        Path(temporary).unlink(missing_ok=True)
+        raise
+
+
+def write_text(path: Path, text: str) -> None:
+    """Write UTF-8 text atomically."""
+    write_atomically(path, lambda file: file.write(text.encode()))
+
+
+def write_json(path: Path, value: Any) -> None:
+    """Write indented JSON atomically; NaN and infinities become null, as JSON has no word for them."""
+    write_text(path, json.dumps(_finite(value), indent=2, ensure_ascii=False, allow_nan=False) + "\n")
+
+
+def _finite(value: Any) -> Any:
+    if isinstance(value, float) and (value != value or value in (float("inf"), float("-inf"))):
+        return None
+    if isinstance(value, Mapping):
+        return {key: _finite(entry) for key, entry in value.items()}
+    if isinstance(value, list | tuple):
+        return [_finite(entry) for entry in value]
+    return value
+
+
+def load_tensors(path: Path) -> dict[str, Any]:
+    """The contents of a `.safetensors` file, or of a `.pth` / `.ckpt` file that holds tensors and plain values only.
+
+    Raises DataError if the file is missing, damaged, or would need unpickling of anything else.
+    """
+    import torch
+
+    if not path.is_file():
+        raise DataError(f"There is no file {path}.")
+    try:
+        if path.suffix == ".safetensors":
+            from safetensors.torch import load_file
+
+            return load_file(path)
+        contents = torch.load(path, map_location="cpu", weights_only=True)
+    except pickle.UnpicklingError as error:
+        raise DataError(
+            f"{path} was not opened: it holds Python objects that could run code on loading "
+            f"({_first_line(error)}). Save a plain state_dict of tensors, or use .safetensors."
+        ) from error
+    except Exception as error:  # zip, EOF, runtime and safetensors errors share no narrower base
+        raise DataError(f"{path} cannot be read as weights: {_first_line(error)}. The file is damaged or no weights file.") from error
+    if not isinstance(contents, dict):
+        raise DataError(f"{path} holds a {type(contents).__name__}, not a state_dict.")
+    return contents
+
+
+def _first_line(error: BaseException) -> str:
+    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
+    unsupported = next((line for line in lines if line.startswith("WeightsUnpickler error")), None)
+    return (unsupported or (lines[0] if lines else type(error).__name__)).rstrip(".")

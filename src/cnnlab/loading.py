@@ -1,0 +1,74 @@
+"""A trained network back from its checkpoint alone, without the run's other files and without running code from it."""
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+from PIL import Image
+from torch import Tensor, nn
+
+from cnnlab.config import build
+from cnnlab.data.decoding import decode
+from cnnlab.data.transforms import EvalTransform
+from cnnlab.errors import DataError, InputError
+from cnnlab.files import load_tensors
+from cnnlab.models.building import build_network
+from cnnlab.models.preprocessing import from_state
+from cnnlab.training.classifier import Classifier
+
+
+class LoadedRun:
+    """A network with its preprocessing in eval mode, its class names, and `predict`."""
+
+    def __init__(self, classifier: Classifier, transform: EvalTransform, channels: int) -> None:
+        self.network: nn.Module = classifier.eval()
+        self.classes = classifier.classes
+        self.transform = transform
+        self.channels = channels
+
+    @torch.inference_mode()
+    def predict(self, images: Sequence[str | Path | Image.Image] | Tensor) -> Tensor:
+        """Probabilities N x classes, float32, for files, PIL images, or a uint8 batch N x C x H x W of the network's size.
+
+        Raises DataError, naming the file, for one that is no readable image.
+        """
+        batch = images if isinstance(images, Tensor) else torch.stack([self.prepare(image) for image in images])
+        device = next(self.network.parameters()).device
+        return self.network(batch.to(device)).softmax(dim=1).cpu()
+
+    def prepare(self, image: str | Path | Image.Image) -> Tensor:
+        """uint8 C x H x W, resized and cut as in evaluation."""
+        picture = image.convert("L" if self.channels == 1 else "RGB") if isinstance(image, Image.Image) else decode(Path(image), self.channels)
+        return self.transform(picture)
+
+
+def load_run(folder: str | Path) -> LoadedRun:
+    """The best network of a run folder, or that of one `.ckpt` file; needs that file alone.
+
+    Raises InputError or DataError if there is none, or it is damaged or not of cnnlab.
+    """
+    path = Path(folder)
+    if path.is_dir():
+        names = [path / "checkpoints" / name for name in ("best.ckpt", "last.ckpt")]
+        path = next((name for name in names if name.is_file()), names[0])
+    if not path.is_file():
+        raise InputError(f"{folder} holds no run: there is no {path}.")
+    contents = load_tensors(path)
+    try:
+        stored, state = contents["hyper_parameters"], contents["state_dict"]
+        spec = stored["input"]
+        network = build_network(build(stored["network"]), num_classes=len(stored["classes"]), weights=None,
+                                surgery=[build(node) for node in stored["surgery"]], seed=0)
+        classifier = Classifier(from_state(state), network, stored["classes"], stored)
+        classifier.load_state_dict(state)
+    except (KeyError, TypeError, AttributeError, RuntimeError) as error:
+        raise DataError(f"{path} is no checkpoint of cnnlab, or a damaged one: {error}") from error
+    return LoadedRun(classifier, EvalTransform(spec["image_size"], spec["resize_size"]), spec["channels"])
+
+
+def hyperparameters(
+    network: dict[str, Any], surgery: list[dict[str, Any]], classes: Sequence[str], spec: dict[str, int]
+) -> dict[str, Any]:
+    """What `load_run` needs to rebuild a network: plain values only, kept in every checkpoint."""
+    return {"network": network, "surgery": surgery, "classes": list(classes), "input": spec}

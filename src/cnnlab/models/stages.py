@@ -1,0 +1,82 @@
+"""The ordered stages of a network: the names that freezing, learning rates, feature maps and reports use."""
+
+import fnmatch
+from collections import OrderedDict
+
+from torch import nn
+
+from cnnlab.errors import InputError
+
+HEADS = ("classifier", "fc", "head", "heads")
+"""What torchvision and timm call the part of a network behind its features."""
+
+
+def with_features_and_classifier(network: nn.Module) -> nn.Module:
+    """Give any classification network the attributes `features` (an ordered container) and `classifier`.
+
+    Networks that lack them get views, which add nothing to the state_dict: its keys stay those of the origin.
+    Raises InputError if no head is found.
+    """
+    head = head_name(network)
+    if not isinstance(getattr(network, "classifier", None), nn.Module):
+        object.__setattr__(network, "classifier", network.get_submodule(head))
+    if not isinstance(getattr(network, "features", None), nn.Module):
+        body = [(name, module) for name, module in network.named_children() if name != head]
+        object.__setattr__(network, "features", nn.Sequential(OrderedDict(body)))
+    return network
+
+
+def head_name(network: nn.Module) -> str:
+    """The name of the child that turns features into class scores."""
+    children = dict(network.named_children())
+    for name in HEADS:
+        if name in children:
+            return name
+    raise InputError(f"{type(network).__name__} has no classifier: none of {', '.join(HEADS)} is among {', '.join(children)}.")
+
+
+def stages(network: nn.Module) -> dict[str, nn.Module]:
+    """Name -> module of every stage in order, `classifier` last; together they hold all parameters.
+
+    A network that is built of `features` and `classifier` has the stages features.0, features.1, ...; another has its
+    children (conv1, ..., layer4). The head is called classifier whatever the origin calls it.
+    """
+    head = head_name(network)
+    found: dict[str, nn.Module] = {}
+    for name, module in network.named_children():
+        if name == "features" and isinstance(module, nn.Sequential):
+            found |= {f"features.{child}": stage for child, stage in module.named_children()}
+        elif name != head:
+            found[name] = module
+    return {**found, "classifier": network.get_submodule(head)}
+
+
+def match_stages(network: nn.Module, patterns: list[str]) -> list[str]:
+    """The stages that the patterns name: `all`, `features`, `last_N` (of the features), a stage name, or a glob of them.
+
+    Raises InputError, with the list of stages, for a pattern that names nothing.
+    """
+    names = list(stages(network))
+    features = names[:-1]
+    chosen: set[str] = set()
+    for pattern in patterns:
+        if pattern == "all":
+            found = names
+        elif pattern == "features":
+            found = features
+        elif pattern.startswith("last_") and pattern[5:].isdigit():
+            with_parameters = [name for name in features if any(True for _ in stages(network)[name].parameters())]
+            found = with_parameters[len(with_parameters) - int(pattern[5:]) :] if int(pattern[5:]) else []
+        else:
+            found = fnmatch.filter(names, pattern)
+        if not found:
+            raise InputError(f"freeze: no stage is named {pattern!r}. The stages are: {', '.join(names)}.")
+        chosen.update(found)
+    return [name for name in names if name in chosen]
+
+
+def stage_of_parameter(network: nn.Module) -> dict[str, str]:
+    """Parameter name -> stage name; parameters outside every stage (a ViT's class token) belong to the first stage."""
+    by_identity = {id(p): stage for stage, module in stages(network).items() for p in module.parameters()}
+    first = next(iter(stages(network)))
+    return {name: by_identity.get(id(p), first) for name, p in network.named_parameters()}

@@ -1,0 +1,68 @@
+"""Regularization that changes the network itself, before training: dropout and batch normalization."""
+
+from abc import ABC, abstractmethod
+from collections import OrderedDict
+
+from torch import Tensor, nn
+
+from cnnlab.errors import InputError
+from cnnlab.models.stages import head_name
+
+
+class Surgery(ABC):
+    """Changes a network in place."""
+
+    @abstractmethod
+    def operate(self, network: nn.Module) -> None:
+        """Raises InputError if the network has no place for the change."""
+
+
+class Dropout(Surgery):
+    """Sets the rate of the classifier's Dropout layers; if it has none, drops the input of its linear layers."""
+
+    def __init__(self, p: float = 0.5) -> None:
+        if not 0 <= p < 1:
+            raise InputError(f"regularization.dropout.p={p}: a dropout rate is at least 0 and less than 1.")
+        self.p = p
+
+    def operate(self, network: nn.Module) -> None:
+        head = network.get_submodule(head_name(network))
+        existing = [layer for layer in head.modules() if isinstance(layer, nn.Dropout)]
+        linear = [layer for layer in head.modules() if isinstance(layer, nn.Linear)]
+        if not existing and not linear:
+            raise InputError(f"regularization=[dropout]: the classifier of {type(network).__name__} has no linear layer.")
+        for layer in existing:
+            layer.p = self.p
+        if not existing:
+            for layer in linear:
+                layer.register_forward_pre_hook(_DropInput(self.p))
+
+
+class _DropInput:
+    """Dropout as a hook: an inserted module would rename the parameters behind it."""
+
+    def __init__(self, p: float) -> None:
+        self.p = p
+
+    def __call__(self, layer: nn.Module, inputs: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
+        return (nn.functional.dropout(inputs[0], self.p, layer.training), *inputs[1:])
+
+
+class BatchNorm(Surgery):
+    """Inserts BatchNorm2d after every convolution of `features`; VGG16 becomes torchvision's `vgg16_bn`, key by key."""
+
+    def operate(self, network: nn.Module) -> None:
+        if any(isinstance(layer, nn.BatchNorm2d) for layer in network.modules()):
+            raise InputError(f"regularization=[batch_norm]: {type(network).__name__} has batch normalization already.")
+        features = network.features
+        if not isinstance(features, nn.Sequential) or not any(isinstance(step, nn.Conv2d) for step in features):
+            raise InputError(f"regularization=[batch_norm]: the features of {type(network).__name__} are no chain of convolutions.")
+        steps: list[tuple[str, nn.Module]] = []
+        for name, step in features.named_children():
+            steps.append((name, step))
+            if isinstance(step, nn.Conv2d):
+                steps.append((f"{name}_bn", nn.BatchNorm2d(step.out_channels)))
+        numbered = all(name.isdigit() for name, _ in features.named_children())
+        network.features = nn.Sequential(
+            OrderedDict((str(i) if numbered else name, step) for i, (name, step) in enumerate(steps))
+        )

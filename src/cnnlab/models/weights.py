@@ -1,0 +1,135 @@
+"""Weights by name, file or run: found, read without executing anything, and matched key by key."""
+
+import logging
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+import torchvision
+from torch import Tensor, nn
+from torchvision.models import WeightsEnum
+
+from cnnlab.download import download
+from cnnlab.errors import DataError, InputError
+from cnnlab.files import load_tensors
+
+log = logging.getLogger(__name__)
+SUFFIXES = (".pth", ".pt", ".ckpt", ".safetensors")
+MAX_BYTES = 4 << 30
+
+
+@dataclass(frozen=True)
+class Weights:
+    """A state_dict and where it came from; `mean` and `std` if the preprocessing travelled with it."""
+
+    state: Mapping[str, Tensor]
+    source: str
+    mean: list[float] | None = None
+    std: list[float] | None = None
+
+
+def find_weights(weights: str, model: str, data_dir: Path) -> Weights:
+    """The weights that `weights` names for the model `model`.
+
+    weights: a file (.pth, .pt, .safetensors, .ckpt), a run folder, "timm", or a torchvision weight name
+        (IMAGENET1K_V1, DEFAULT), fetched if torch's cache does not hold it. Where fetching fails,
+        `data_dir/weights/<model>*` is used.
+    Raises InputError for an unknown name, DataError for a missing, damaged or untrusted file.
+    """
+    path = Path(weights).expanduser()
+    if path.is_dir():
+        return _from_file(path / "checkpoints" / "best.ckpt")
+    if path.suffix in SUFFIXES:
+        return _from_file(path)
+    if weights == "timm":
+        import timm
+
+        return Weights(timm.create_model(model, pretrained=True).state_dict(), f"timm {model}")
+    entry = torchvision_weights(model, weights)
+    file_name = entry.url.rsplit("/", 1)[-1]
+    cached = Path(torch.hub.get_dir()) / "checkpoints" / file_name
+    try:
+        sha256 = file_name.rsplit("-", 1)[-1].split(".")[0]
+        return _from_file(download(entry.url, cached, sha256=sha256, max_bytes=MAX_BYTES))
+    except DataError as error:
+        local = _local_file(model, data_dir)
+        if local is None:
+            raise DataError(
+                f"The {weights} weights of {model} could not be fetched:\n  {error}\n"
+                f"Ways on: put a file {model}.pth (or .safetensors) into {(data_dir / 'weights').absolute()}, name one with "
+                "model.weights=FILE, or start from scratch with model.weights=null."
+            ) from error
+        log.warning("%s could not be fetched (%s); using %s instead.", entry.url, error.__cause__ or error, local)
+        return _from_file(local)
+
+
+def torchvision_weights(model: str, weights: str) -> WeightsEnum:
+    """The entry `weights` of torchvision's model `model`; raises InputError, with the names it has, if there is none."""
+    try:
+        return torchvision.models.get_model_weights(model)[weights]
+    except (ValueError, KeyError) as error:
+        known = list(torchvision.models.get_model_weights(model).__members__) if _is_torchvision(model) else []
+        raise InputError(
+            f"model.weights={weights} is no file, run folder or torchvision weight name of {model}. "
+            f"Use null, a path{''.join(f', {name}' for name in [*known, 'DEFAULT'] if known)}."
+        ) from error
+
+
+def load_weights(network: nn.Module, weights: Weights) -> set[str]:
+    """Copy every entry that has the name and shape of one in `network`; returns the loaded names and logs the others.
+
+    Raises DataError if nothing fits.
+    """
+    own = network.state_dict()
+    fits = {name: value for name, value in weights.state.items() if name in own and own[name].shape == value.shape}
+    ignored = [f"{name} {tuple(value.shape)}" for name, value in weights.state.items() if name not in fits]
+    new = [name for name in own if name not in fits and not name.endswith("num_batches_tracked")]
+    if not any(value.is_floating_point() for value in fits.values()):
+        raise DataError(
+            f"{weights.source} fits nothing in {type(network).__name__}: it has {', '.join(ignored[:3]) or 'no tensor'}; "
+            f"the network has {', '.join(f'{name} {tuple(own[name].shape)}' for name in list(own)[:3])}."
+        )
+    network.load_state_dict(fits, strict=False)
+    log.info("Weights from %s: %s", weights.source, "; ".join([
+        f"loaded {_summary(list(fits))}",
+        f"new (initialised): {_summary(new)}",
+        f"ignored: {_summary(ignored)}",
+    ]))
+    return set(fits)
+
+
+def _from_file(path: Path) -> Weights:
+    contents: dict[str, Any] = load_tensors(path)
+    state = contents.get("state_dict", contents)
+    if not isinstance(state, dict) or not all(isinstance(value, Tensor) for value in state.values()):
+        raise DataError(f"{path} holds no state_dict of tensors; its keys are: {', '.join(map(str, list(contents)[:5]))}.")
+    mean, std = state.get("preprocessing.mean"), state.get("preprocessing.std")
+    if any(key.startswith("network.") for key in state):
+        state = {key.removeprefix("network."): value for key, value in state.items() if key.startswith("network.")}
+    state = {key.removeprefix("module."): value for key, value in state.items()}
+    return Weights(
+        state,
+        str(path),
+        mean=mean.flatten().tolist() if mean is not None else None,
+        std=std.flatten().tolist() if std is not None else None,
+    )
+
+
+def _local_file(model: str, data_dir: Path) -> Path | None:
+    folder = data_dir / "weights"
+    names = [f"{model}{ending}" for ending in (".*", "-*", "_features*")]
+    found = [path for name in names for path in sorted(folder.glob(name)) if path.suffix in SUFFIXES]
+    return found[0] if found else None
+
+
+def _is_torchvision(model: str) -> bool:
+    return model in torchvision.models.list_models()
+
+
+def _summary(names: list[str], shown: int = 4) -> str:
+    if not names:
+        return "none"
+    more = f", ... ({len(names)} in all)" if len(names) > shown else ""
+    return ", ".join(names[:shown]) + more

@@ -1,0 +1,115 @@
+"""A run folder: what one run reads and leaves behind, and how it ended."""
+
+import logging
+import platform
+import subprocess
+import sys
+import time
+from datetime import UTC, datetime
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from cnnlab.errors import InputError
+from cnnlab.files import write_json, write_text
+
+log = logging.getLogger(__name__)
+PACKAGES = ("cnnlab", "torch", "torchvision", "lightning", "hydra-core", "omegaconf", "torchmetrics", "tensorboard", "numpy")
+
+
+class RunFolder:
+    """Paths of a run folder, and its record `run.json`; only rank zero writes.
+
+    `record["status"]` is running, finished, failed or interrupted.
+    """
+
+    def __init__(self, path: Path, record: dict[str, Any], writes: bool = True) -> None:
+        self.path = path
+        self.record = record
+        self.writes = writes
+        self._began = time.monotonic() - record.get("wall_seconds", 0.0)
+
+    @classmethod
+    def create(cls, path: Path, config: dict[str, Any], overrides: list[str], writes: bool = True) -> "RunFolder":
+        """Write config.yaml, overrides.yaml and a first run.json into `path`."""
+        record: dict[str, Any] = {
+            "status": "running",
+            "seed": config["seed"],
+            "started": datetime.now(UTC).isoformat(timespec="seconds"),
+            "command": " ".join(sys.argv),
+            "git_revision": _git_revision(),
+            "python": platform.python_version(),
+            "versions": _versions(),
+        }
+        run = cls(path, record, writes)
+        if writes:
+            path.mkdir(parents=True, exist_ok=True)
+            write_text(path / "config.yaml", yaml.safe_dump(config, sort_keys=False, allow_unicode=True))
+            write_text(path / "overrides.yaml", yaml.safe_dump(overrides, allow_unicode=True))
+        run.update()
+        return run
+
+    @property
+    def last_checkpoint(self) -> Path:
+        return self.path / "checkpoints" / "last.ckpt"
+
+    @property
+    def best_checkpoint(self) -> Path:
+        """The best epoch's; the last epoch's where there was no validation."""
+        best = self.path / "checkpoints" / "best.ckpt"
+        return best if best.is_file() else self.last_checkpoint
+
+    def update(self, **entries: Any) -> None:
+        """Add entries to run.json, with the seconds since the run began."""
+        self.record |= entries
+        self.record["wall_seconds"] = round(time.monotonic() - self._began, 2)
+        if self.writes:
+            write_json(self.path / "run.json", self.record)
+
+    def write_text(self, name: str, text: str) -> None:
+        if self.writes:
+            write_text(self.path / name, text)
+
+    def write_json(self, name: str, value: Any) -> None:
+        if self.writes:
+            write_json(self.path / name, value)
+
+
+def read_config(folder: Path) -> dict[str, Any]:
+    """The resolved config of a run; raises InputError if `folder` holds none."""
+    return _read_yaml(folder, "config.yaml")
+
+
+def read_overrides(folder: Path) -> list[str]:
+    """The overrides that a run was started with."""
+    return _read_yaml(folder, "overrides.yaml")
+
+
+def _read_yaml(folder: Path, name: str) -> Any:
+    try:
+        return yaml.safe_load((folder / name).read_text(encoding="utf-8"))
+    except (OSError, yaml.YAMLError) as error:
+        raise InputError(f"{folder} is no run folder: {name} cannot be read ({error}).") from error
+
+
+def _versions() -> dict[str, str]:
+    found = {}
+    for package in PACKAGES:
+        try:
+            found[package] = version(package)
+        except PackageNotFoundError:
+            continue
+    return found
+
+
+def _git_revision() -> str | None:
+    """The revision of the working directory, with "+" if it has changes; None outside a repository."""
+    try:
+        run = lambda *words: subprocess.run(  # noqa: E731
+            ["git", *words], capture_output=True, text=True, timeout=5, check=True
+        ).stdout.strip()
+        return run("rev-parse", "HEAD") + ("+" if run("status", "--porcelain", "--untracked-files=no") else "")
+    except (OSError, subprocess.SubprocessError):
+        return None

@@ -1,0 +1,63 @@
+"""metrics.csv in the run folder: one row for each step at which something was logged."""
+
+import csv
+import io
+from argparse import Namespace
+from pathlib import Path
+from typing import Any
+
+from lightning.pytorch.loggers.logger import Logger
+from lightning.pytorch.utilities import rank_zero_only
+
+from cnnlab.files import write_text
+
+
+class MetricsCsv(Logger):
+    """Keeps the rows of a run that is resumed, up to the step it continues from (Lightning's CSVLogger deletes them)."""
+
+    def __init__(self, save_dir: str) -> None:
+        super().__init__()
+        self.path = Path(save_dir) / "metrics.csv"
+        self._rows: dict[int, dict[str, Any]] = {}
+        self._continued = False
+
+    @property
+    def name(self) -> str:
+        return "csv"
+
+    @property
+    def version(self) -> str:
+        return ""
+
+    @rank_zero_only
+    def log_hyperparams(self, params: dict[str, Any] | Namespace, *args: Any, **kwargs: Any) -> None:
+        """The run's config is in config.yaml."""
+
+    @rank_zero_only
+    def log_metrics(self, metrics: dict[str, float], step: int | None = None) -> None:
+        step = 0 if step is None else step
+        if not self._continued:
+            self._rows = {number: row for number, row in self._read().items() if number < step}
+            self._continued = True
+        self._rows.setdefault(step, {"step": step}).update(metrics)
+
+    @rank_zero_only
+    def save(self) -> None:
+        if not self._rows:
+            return
+        columns = ["step", *sorted({key for row in self._rows.values() for key in row} - {"step"})]
+        table = io.StringIO()
+        writer = csv.DictWriter(table, columns, lineterminator="\n")
+        writer.writeheader()
+        writer.writerows(self._rows.values())
+        write_text(self.path, table.getvalue())
+
+    @rank_zero_only
+    def finalize(self, status: str) -> None:
+        self.save()
+
+    def _read(self) -> dict[int, dict[str, Any]]:
+        if not self.path.is_file():
+            return {}
+        with self.path.open(encoding="utf-8", newline="") as file:
+            return {int(row["step"]): {k: v for k, v in row.items() if v} for row in csv.DictReader(file)}

@@ -1,0 +1,24 @@
+"""Randomness is derived, never restored: every generator is a pure function of what it is used for.
+
+A resumed run therefore continues exactly as if it had never stopped, and the number of workers changes nothing.
+"""
+
+import hashlib
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+
+def derive(*parts: int | str) -> int:
+    """A 63-bit seed that depends on every part, such as `derive(seed, "augment", epoch, index)`."""
+    digest = hashlib.blake2b("/".join(map(str, parts)).encode(), digest_size=8).digest()
+    return int.from_bytes(digest) >> 1
+
+
+@contextmanager
+def derived_rng(*parts: int | str) -> Iterator[None]:
+    """Seed torch's CPU generator with `derive(*parts)` inside the block, and give the old state back after it."""
+    import torch
+
+    with torch.random.fork_rng(devices=[]):
+        torch.default_generator.manual_seed(derive(*parts))
+        yield

@@ -1,0 +1,21 @@
+"""The validation confusion matrix in TensorBoard."""
+
+import lightning as L
+
+from cnnlab.explain.confusion import confusion_figure
+from cnnlab.training.callbacks.tensorboard import tensorboard_writer
+from cnnlab.training.classifier import Classifier
+
+
+class ConfusionMatrix(L.Callback):
+    """Logs `confusion/val` after every validation, for at most `max_classes` classes."""
+
+    def __init__(self, max_classes: int = 40) -> None:
+        self.max_classes = max_classes
+
+    def on_validation_epoch_end(self, trainer: L.Trainer, pl_module: Classifier) -> None:
+        counts = pl_module.confusion.compute().cpu().numpy()
+        writer = tensorboard_writer(trainer)
+        if writer is None or len(pl_module.classes) > self.max_classes:
+            return
+        writer.add_figure("confusion/val", confusion_figure(counts, pl_module.classes), trainer.global_step)

@@ -1,0 +1,54 @@
+"""Feature maps of fixed validation images in TensorBoard: the step slider shows them change."""
+
+import lightning as L
+import torch
+from torch import Tensor
+
+from cnnlab.explain.feature_maps import feature_maps, resolve_layers
+from cnnlab.explain.grids import channel_grid
+from cnnlab.training.callbacks.tensorboard import tensorboard_writer
+from cnnlab.training.classifier import Classifier
+
+
+class FeatureMaps(L.Callback):
+    """Logs `features/<layer>/<image>`: every channel of the layer in one grid, before training and every `every_n_epochs`.
+
+    layers: names or globs of layers, or "auto" (first, middle and last stage). images: how many of the first validation images.
+    """
+
+    def __init__(self, layers: list[str], images: int = 2, every_n_epochs: int = 1) -> None:
+        self.layers = layers
+        self.images = images
+        self.every_n_epochs = every_n_epochs
+        self._fixed: Tensor | None = None
+
+    def on_train_start(self, trainer: L.Trainer, pl_module: Classifier) -> None:
+        self._log(trainer, pl_module)
+
+    def on_train_epoch_end(self, trainer: L.Trainer, pl_module: Classifier) -> None:
+        if (trainer.current_epoch + 1) % self.every_n_epochs == 0:
+            self._log(trainer, pl_module)
+
+    @torch.no_grad()
+    def _log(self, trainer: L.Trainer, classifier: Classifier) -> None:
+        writer = tensorboard_writer(trainer)
+        images = self._fixed_images(trainer)
+        if writer is None or images is None:
+            return
+        layers = resolve_layers(classifier.network, self.layers)
+        training = {module: module.training for module in classifier.modules()}
+        classifier.eval()
+        inputs = classifier.preprocessing(classifier.to_float(images.to(classifier.device)))
+        for layer, maps_NCHW in feature_maps(classifier.network, inputs, layers).items():
+            for number, maps_CHW in enumerate(maps_NCHW):
+                writer.add_image(f"features/{layer}/{number}", channel_grid(maps_CHW), trainer.global_step)
+        for module, mode in training.items():
+            module.training = mode
+
+    def _fixed_images(self, trainer: L.Trainer) -> Tensor | None:
+        part = trainer.datamodule.parts.val
+        if self._fixed is None and part is not None:
+            count = min(self.images, len(part))
+            dataset = trainer.datamodule.eval_dataset(part)
+            self._fixed = torch.stack([dataset[(0, index)][0] for index in range(count)])
+        return self._fixed

@@ -1,0 +1,27 @@
+"""First-layer filters in TensorBoard."""
+
+import lightning as L
+
+from cnnlab.explain.feature_maps import first_conv
+from cnnlab.explain.grids import filter_grid
+from cnnlab.training.callbacks.tensorboard import tensorboard_writer
+from cnnlab.training.classifier import Classifier
+
+
+class Filters(L.Callback):
+    """Logs `filters/<layer>`, the first convolution's filters in one grid, before training and every `every_n_epochs`."""
+
+    def __init__(self, every_n_epochs: int = 1) -> None:
+        self.every_n_epochs = every_n_epochs
+
+    def on_train_start(self, trainer: L.Trainer, pl_module: Classifier) -> None:
+        self._log(trainer, pl_module)
+
+    def on_train_epoch_end(self, trainer: L.Trainer, pl_module: Classifier) -> None:
+        if (trainer.current_epoch + 1) % self.every_n_epochs == 0:
+            self._log(trainer, pl_module)
+
+    def _log(self, trainer: L.Trainer, classifier: Classifier) -> None:
+        if writer := tensorboard_writer(trainer):
+            name, conv = first_conv(classifier.network)
+            writer.add_image(f"filters/{name}", filter_grid(conv.weight.detach().cpu()), trainer.global_step)

@@ -1,0 +1,44 @@
+"""Histograms of weights and gradients in TensorBoard."""
+
+import lightning as L
+import torch
+from torch import Tensor
+from torch.optim import Optimizer
+
+from cnnlab.training.callbacks.tensorboard import tensorboard_writer
+from cnnlab.training.classifier import Classifier
+
+
+class Histograms(L.Callback):
+    """Logs `weights/<name>` and `gradients/<name>` of every weight of ndim > 1 that trains, at the first step of an epoch.
+
+    Values that are no finite number are left out of the histogram and counted in `non_finite/<...>`: TensorBoard's own
+    histogram of a diverged network would end the run.
+    """
+
+    def __init__(self, every_n_epochs: int = 1) -> None:
+        self.every_n_epochs = every_n_epochs
+        self._logged_epoch = -1
+
+    def on_before_optimizer_step(self, trainer: L.Trainer, pl_module: Classifier, optimizer: Optimizer) -> None:
+        epoch = trainer.current_epoch
+        if epoch == self._logged_epoch or epoch % self.every_n_epochs:
+            return
+        self._logged_epoch = epoch
+        writer = tensorboard_writer(trainer)
+        if writer is None:
+            return
+        for name, parameter in pl_module.network.named_parameters():
+            if parameter.ndim > 1 and parameter.requires_grad:
+                _add(writer, f"weights/{name}", parameter.detach(), trainer.global_step)
+                if parameter.grad is not None:
+                    _add(writer, f"gradients/{name}", parameter.grad, trainer.global_step)
+
+
+def _add(writer, tag: str, values: Tensor, step: int) -> None:
+    values = values.float().flatten()
+    finite = values[torch.isfinite(values)]
+    if len(finite):
+        writer.add_histogram(tag, finite.cpu(), step)
+    if len(finite) < len(values):
+        writer.add_scalar(f"non_finite/{tag}", len(values) - len(finite), step)

@@ -1,0 +1,27 @@
+"""What the network is really fed: the first training batch of an epoch, after augmentation."""
+
+from typing import Any
+
+import lightning as L
+import torch
+
+from cnnlab.explain.grids import tile, to_uint8
+from cnnlab.training.callbacks.tensorboard import tensorboard_writer
+from cnnlab.training.classifier import Classifier
+
+
+class InputBatch(L.Callback):
+    """Logs `input/train`: the first `images` images of the epoch's first batch, every `every_n_epochs`."""
+
+    def __init__(self, images: int = 16, every_n_epochs: int = 1) -> None:
+        self.images = images
+        self.every_n_epochs = every_n_epochs
+
+    @torch.no_grad()
+    def on_train_batch_start(self, trainer: L.Trainer, pl_module: Classifier, batch: Any, batch_idx: int) -> None:
+        if batch_idx or trainer.current_epoch % self.every_n_epochs:
+            return
+        if writer := tensorboard_writer(trainer):
+            with torch.random.fork_rng(devices=[]):
+                images = pl_module.batch_augmentation(pl_module.to_float(batch[0][: self.images]))
+            writer.add_image("input/train", tile(to_uint8(images.cpu())), trainer.global_step)

@@ -1,0 +1,48 @@
+"""A progress bar that shows loss, accuracy and images per second; and the speed for the run's record."""
+
+import time
+from typing import Any
+
+import lightning as L
+from lightning.pytorch.callbacks import TQDMProgressBar
+
+from cnnlab.training.classifier import Classifier
+
+
+class Progress(TQDMProgressBar):
+    """The bar of an epoch: `loss`, `acc` of the last batch, `val_acc`, `best`, and `img/s` of the epoch so far."""
+
+    def get_metrics(self, trainer: L.Trainer, pl_module: Classifier) -> dict[str, Any]:
+        metrics = trainer.callback_metrics
+        shown = {"loss": "train/loss", "acc": "train/acc", "val_acc": "val/acc", "best": "best/val/acc"}
+        items: dict[str, Any] = {label: f"{metrics[key]:.3f}" for label, key in shown.items() if key in metrics}
+        speed = next((c.speed for c in trainer.callbacks if isinstance(c, Throughput)), None)
+        return items | ({"img/s": f"{speed:.0f}"} if speed else {})
+
+
+class Throughput(L.Callback):
+    """Counts training images and the seconds of training epochs (validation aside), over all ranks."""
+
+    def __init__(self) -> None:
+        self.images = 0
+        self.seconds = 0.0
+        self._began = 0.0
+
+    @property
+    def speed(self) -> float | None:
+        """Training images per second over the whole fit so far; None before the first batch."""
+        return self.images / self.seconds if self.seconds else None
+
+    def on_train_epoch_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        self._began = time.perf_counter()
+
+    def on_train_batch_end(
+        self, trainer: L.Trainer, pl_module: L.LightningModule, outputs: Any, batch: Any, batch_idx: int
+    ) -> None:
+        now = time.perf_counter()
+        self.seconds += now - self._began
+        self._began = now
+        self.images += len(batch[1]) * trainer.world_size
+
+    def on_validation_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        self._began = time.perf_counter()

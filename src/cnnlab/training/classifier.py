@@ -1,0 +1,158 @@
+"""The LightningModule: any network with its preprocessing, trained and scored as a classifier."""
+
+import math
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import lightning as L
+import torch
+from lightning.pytorch.utilities.types import OptimizerLRScheduler
+from torch import Tensor, nn
+from torch.optim.lr_scheduler import ReduceLROnPlateau
+from torchmetrics import MeanMetric, MetricCollection
+from torchmetrics.classification import MulticlassAccuracy, MulticlassConfusionMatrix, MulticlassF1Score
+from torchvision.transforms import v2
+
+from cnnlab.errors import DivergedError
+from cnnlab.seeds import derive
+from cnnlab.training.freezing import FreezePlan
+from cnnlab.training.optimizers import parameter_groups
+from cnnlab.training.regularization import L2Penalty, LabelSmoothing, WeightDecay
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """How a network is trained; the config groups optimizer, scheduler, loss, freeze and regularization as objects."""
+
+    optimizer: Callable[..., torch.optim.Optimizer]
+    scheduler: Callable[..., Any]
+    loss: Callable[..., nn.Module]
+    plan: FreezePlan
+    lr: float
+    scale_lr: Callable[[int], float]
+    """Number of processes -> factor of the learning rate."""
+    seed: int
+    weight_decay: WeightDecay = field(default_factory=lambda: WeightDecay(0.0))
+    l2: L2Penalty = field(default_factory=lambda: L2Penalty(0.0))
+    label_smoothing: LabelSmoothing = field(default_factory=lambda: LabelSmoothing(0.0))
+    batch_transforms: Sequence[nn.Module] = ()
+    channels_last: bool = True
+
+
+class Classifier(L.LightningModule):
+    """Preprocessing and network; `recipe` is None where it only predicts.
+
+    hyperparameters: plain values (dict, list, str, numbers, None) kept in the checkpoint, enough to rebuild both.
+    """
+
+    def __init__(
+        self,
+        preprocessing: nn.Module,
+        network: nn.Module,
+        classes: Sequence[str],
+        hyperparameters: dict[str, Any],
+        recipe: Recipe | None = None,
+    ) -> None:
+        super().__init__()
+        self.save_hyperparameters(hyperparameters, logger=False)
+        self.preprocessing = preprocessing
+        self.network = network
+        self.classes = list(classes)
+        self.recipe = recipe
+        count = len(classes)
+        self.train_accuracy = MulticlassAccuracy(count, average="micro")
+        self.scores = nn.ModuleDict({f"{part}_scores": _scores(count, f"{part}/") for part in ("val", "test")})
+        self.losses = nn.ModuleDict({f"{part}_loss": MeanMetric() for part in ("val", "test")})
+        self.confusion = MulticlassConfusionMatrix(count)
+        if recipe:
+            self.loss = recipe.loss()
+            self.train_loss = recipe.loss(label_smoothing=recipe.label_smoothing.epsilon)
+            self.batch_augmentation = v2.Compose(recipe.batch_transforms) if recipe.batch_transforms else nn.Identity()
+
+    def forward(self, images: Tensor) -> Tensor:
+        """uint8 or float-in-[0, 1] images N x C x H x W -> float32 logits N x classes."""
+        return self.network(self.preprocessing(self.to_float(images))).float()
+
+    def to_float(self, images: Tensor) -> Tensor:
+        """Images in [0, 1], in the memory format that convolutions are fastest in."""
+        images = images.float() / 255 if images.dtype == torch.uint8 else images
+        channels_last = self.recipe is None or self.recipe.channels_last
+        return images.to(memory_format=torch.channels_last) if channels_last else images
+
+    def on_fit_start(self) -> None:
+        if self.recipe.channels_last:
+            self.network.to(memory_format=torch.channels_last)
+
+    def on_train_start(self) -> None:
+        self.recipe.plan.apply(self.network, self.current_epoch)
+
+    def on_train_epoch_start(self) -> None:
+        self.recipe.plan.apply(self.network, self.current_epoch)
+
+    def on_train_batch_start(self, batch: Any, batch_idx: int) -> None:
+        torch.manual_seed(derive(self.recipe.seed, "step", self.global_step, self.global_rank))
+
+    def training_step(self, batch: tuple[Tensor, Tensor], batch_idx: int) -> Tensor:
+        images, labels = batch
+        logits = self(self.batch_augmentation(self.to_float(images)))
+        loss = self.train_loss(logits, labels)
+        if not torch.isfinite(loss):
+            rates = ", ".join(f"{group['lr']:.3g}" for group in self.optimizers().param_groups)
+            raise DivergedError(
+                f"The loss is {loss.item()} at step {self.global_step} (epoch {self.current_epoch}, learning rate {rates}). "
+                "Lower optimizer.lr, warm up (scheduler.warmup_epochs=1), or choose another init."
+            )
+        self.train_accuracy(logits.detach(), labels)
+        self.log("train/loss", loss.detach(), on_step=True, on_epoch=False)
+        self.log("train/acc", self.train_accuracy, on_step=True, on_epoch=False)
+        if self.recipe.l2.weight:
+            penalty = self.recipe.l2.weight / 2 * sum(p.square().sum() for p in self.network.parameters() if p.ndim > 1)
+            self.log("train/l2", penalty.detach(), on_step=True, on_epoch=False)
+            loss = loss + penalty
+        return loss
+
+    def validation_step(self, batch: tuple[Tensor, Tensor], batch_idx: int) -> None:
+        self._score("val", *batch)
+
+    def test_step(self, batch: tuple[Tensor, Tensor], batch_idx: int) -> None:
+        self._score("test", *batch)
+
+    def _score(self, part: str, images: Tensor, labels: Tensor) -> None:
+        """Metric objects are logged, not their values: they weight by image and gather over ranks exactly."""
+        logits = self(images)
+        scores, loss = self.scores[f"{part}_scores"], self.losses[f"{part}_loss"]
+        scores.update(logits, labels)
+        loss.update(self.loss(logits, labels), len(labels))
+        if part == "val":
+            self.confusion.update(logits, labels)
+        self.log(f"{part}/loss", loss, on_step=False, on_epoch=True)
+        self.log_dict(scores, on_step=False, on_epoch=True)
+
+    def on_validation_epoch_start(self) -> None:
+        self.confusion.reset()
+
+    def configure_optimizers(self) -> OptimizerLRScheduler:
+        recipe = self.recipe
+        lr = recipe.lr * recipe.scale_lr(self.trainer.world_size)
+        groups = parameter_groups(self.network, recipe.plan, lr, recipe.weight_decay.weight_decay)
+        optimizer = recipe.optimizer(groups, lr=lr)
+        if getattr(recipe.scheduler, "func", recipe.scheduler) is ReduceLROnPlateau:
+            plateau = recipe.scheduler(optimizer, mode="max")
+            return {"optimizer": optimizer, "lr_scheduler": {"scheduler": plateau, "monitor": "val/acc"}}
+        total_steps = int(self.trainer.estimated_stepping_batches)
+        steps_per_epoch = math.ceil(self.trainer.num_training_batches / self.trainer.accumulate_grad_batches)
+        scheduler = recipe.scheduler(optimizer, total_steps=total_steps, steps_per_epoch=steps_per_epoch)
+        return {"optimizer": optimizer, "lr_scheduler": {"scheduler": scheduler, "interval": "step"}}
+
+
+def _scores(count: int, prefix: str) -> MetricCollection:
+    return MetricCollection(
+        {
+            "acc": MulticlassAccuracy(count, average="micro"),
+            "acc_top5": MulticlassAccuracy(count, top_k=min(5, count), average="micro"),
+            "f1": MulticlassF1Score(count, average="macro"),
+        },
+        prefix=prefix,
+        compute_groups=False,
+    )
