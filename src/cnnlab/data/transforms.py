@@ -28,7 +28,7 @@ class EvalTransform:
 
 
 class TrainTransform:
-    """The augmentations in the order given; an image that no crop has brought to size is resized and cut like in evaluation."""
+    """The augmentations in the order given; an image that no crop brings to size is resized and cut as in evaluation."""
 
     def __init__(self, augmentations: Iterable[torch.nn.Module], image_size: int, resize_size: int) -> None:
         self.augmentations = [step for step in augmentations if not isinstance(step, BATCH_TRANSFORMS)]
@@ -37,8 +37,10 @@ class TrainTransform:
 
     def __call__(self, image: Image.Image) -> Tensor:
         """A uint8 tensor of C x image_size x image_size."""
-        sized = any(isinstance(step, v2.RandomCrop | v2.RandomResizedCrop) for step in self.augmentations)
-        pixels = to_tensor(image) if sized else self.finish(image)
+        resizes = any(isinstance(step, v2.RandomResizedCrop) for step in self.augmentations)
+        crops = any(isinstance(step, v2.RandomCrop) for step in self.augmentations)
+        large_enough = min(image.size) >= self.image_size
+        pixels = to_tensor(image) if resizes or (crops and large_enough) else self.finish(image)
         for step in self.augmentations:
             pixels = step(pixels)
         return pixels if pixels.shape[-2:] == (self.image_size, self.image_size) else self.finish.steps(pixels)
