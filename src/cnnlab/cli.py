@@ -6,7 +6,6 @@ Composes and checks everything first, reports all problems at once, and imports 
 import importlib
 import logging
 import os
-import re
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -20,7 +19,7 @@ from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.errors import HydraException
 from omegaconf import DictConfig, OmegaConf
 
-from cnnlab.config import CONFIG_DIR, check, compose
+from cnnlab.config import CONFIG_DIR, check, compose, quote_path, quoted
 from cnnlab.errors import CnnlabError, InputError
 from cnnlab.runs.naming import claim, claim_exactly, run_name
 
@@ -30,11 +29,8 @@ VERBS = {
     "evaluate": "score a run, or pretrained weights, and write a report: cnnlab evaluate run=outputs/...",
     "predict": "name what is on pictures: cnnlab predict run=outputs/... images=photos/",
 }
-PATH_KEYS = {"run", "images", "resume", "output", "data.root", "model.weights"}
-"""Keys whose values are paths: they may hold spaces, commas and any letter without being quoted twice."""
 RESUMABLE = ("trainer.max_epochs=", "trainer.devices=", "trainer.accelerator=", "paths.", "data.num_workers=")
 """What may change when a run is continued."""
-PLAIN = re.compile(r"[A-Za-z0-9_./~+:-]*")
 
 OmegaConf.register_new_resolver("run_name", lambda overrides: run_name(list(overrides)), replace=True)
 
@@ -74,19 +70,6 @@ def train(arguments: Sequence[str] | None = None) -> None:
     sys.exit(next(iter(failures.values()), 0))
 
 
-def quote_path(override: str, sweeping: bool = False) -> str:
-    """`key=value` in Hydra's quotes if the key takes a path whose letters Hydra's grammar would stumble over."""
-    key, equals, value = override.partition("=")
-    takes_path = key.lstrip("+") in PATH_KEYS or key.startswith("paths.")
-    if not equals or not takes_path or PLAIN.fullmatch(value) or value[:1] in "'\"[" or "${" in value:
-        return override
-    return override if sweeping and "," in value else f"{key}={_quoted(value)}"
-
-
-def _quoted(value: str) -> str:
-    return "'" + value.replace("'", "\\'") + "'"
-
-
 def _prepare(arguments: list[str]) -> list[str]:
     """The arguments with paths quoted and the run's folder claimed, after everything has been checked."""
     parsed = get_args_parser().parse_args(arguments)
@@ -103,10 +86,12 @@ def _prepare(arguments: list[str]) -> list[str]:
     for cfg in cfgs:
         check(cfg, targets=False)
         if parsed.multirun and cfg.trainer.strategy != "auto":
-            raise InputError("A sweep (-m) runs each job in one process; start runs with several processes one by one.")
+            raise InputError(
+                "A sweep (-m) runs each job in one process; start runs with several processes one by one."
+            )
     check(cfgs[0])
     folder = _folder(cfgs[0], overrides, sweep=parsed.multirun)
-    return [*flags, *overrides, f"hydra.{'sweep' if parsed.multirun else 'run'}.dir={_quoted(str(folder))}"]
+    return [*flags, *overrides, f"hydra.{'sweep' if parsed.multirun else 'run'}.dir={quoted(str(folder))}"]
 
 
 def _jobs(overrides: list[str]) -> list[list[str]]:
@@ -123,12 +108,16 @@ def _folder(cfg: DictConfig, overrides: list[str], sweep: bool) -> Path:
     started_elsewhere = os.environ.get("RANK", os.environ.get("SLURM_PROCID"))
     if started_elsewhere is not None:
         if not cfg.paths.output_dir:
-            raise InputError("Processes started by torchrun or SLURM must agree on the run folder: set paths.output_dir=FOLDER.")
+            raise InputError(
+                "Processes started by torchrun or SLURM must agree on the run folder: set paths.output_dir=FOLDER."
+            )
         if started_elsewhere != "0":
             return Path(cfg.paths.output_dir).absolute()
     if cfg.paths.output_dir:
         return claim_exactly(Path(cfg.paths.output_dir))
-    experiment = next((value for key, _, value in map(_parts, overrides) if key == "experiment"), cfg.data.name)
+    experiment = next(
+        (value for key, _, value in map(_parts, overrides) if key == "experiment"), cfg.data.name
+    )
     name = f"sweep-{run_name(overrides)}" if sweep else run_name(overrides, cfg.model.name)
     return claim(Path(cfg.paths.root) / experiment / name)
 
@@ -147,13 +136,15 @@ def _resumed(overrides: list[str], config_dir: str | None) -> list[str]:
     new = [override for override in overrides if override != resume]
     fixed = [override for override in new if not override.startswith(RESUMABLE)]
     if fixed:
-        raise InputError(f"resume continues a run as it was: {', '.join(fixed)} cannot change. {', '.join(RESUMABLE)} can.")
+        raise InputError(
+            f"resume continues a run as it was: {', '.join(fixed)} cannot change. {', '.join(RESUMABLE)} can."
+        )
     if not (folder / "checkpoints" / "last.ckpt").is_file():
         raise InputError(f"{folder} cannot be resumed: it has no checkpoints/last.ckpt.")
     changed = {_parts(override)[0] for override in new}
     stored = [override for override in read_overrides(folder) if _parts(override)[0] not in changed]
     check(compose([*stored, *new], config_dir))
-    return [*stored, *new, resume, f"hydra.run.dir={_quoted(str(folder))}"]
+    return [*stored, *new, resume, f"hydra.run.dir={quoted(str(folder))}"]
 
 
 def _application(rerun: list[str], failures: dict[str, int]) -> None:
@@ -170,7 +161,9 @@ def _task(cfg: DictConfig, rerun: list[str], failures: dict[str, int]) -> float 
 
     sys.argv = rerun  # Lightning starts the other ranks with it
     folder = Path(HydraConfig.get().runtime.output_dir)
-    rank_zero = os.environ.get("RANK", os.environ.get("LOCAL_RANK", os.environ.get("SLURM_PROCID", "0"))) == "0"
+    rank_zero = (
+        os.environ.get("RANK", os.environ.get("LOCAL_RANK", os.environ.get("SLURM_PROCID", "0"))) == "0"
+    )
     if not rank_zero:
         logging.getLogger().setLevel(logging.ERROR)
     cfg.paths.output_dir = str(folder)

@@ -8,6 +8,7 @@ from __future__ import annotations
 import difflib
 import functools
 import inspect
+import re
 import types
 import typing
 from collections.abc import Sequence
@@ -21,11 +22,15 @@ from hydra.errors import HydraException
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
-from cnnlab.errors import CnnlabError, InputError
+from cnnlab.errors import CnnlabError, InputError, several
 
 _PACKAGE = Path(__file__).parent
 CONFIG_DIR = next(
-    (path for path in (_PACKAGE.parents[1] / "configs", _PACKAGE / "configs") if (path / "train.yaml").is_file()),
+    (
+        path
+        for path in (_PACKAGE.parents[1] / "configs", _PACKAGE / "configs")
+        if (path / "train.yaml").is_file()
+    ),
     _PACKAGE / "configs",
 )
 TRUSTED_TARGETS = ("cnnlab.", "torch.", "torchvision.", "torchmetrics.", "lightning.", "timm.")
@@ -129,7 +134,13 @@ SUPPLIED_ARGUMENTS = {
 """Arguments that the program gives, so that a config need not."""
 OPEN_TARGETS = {
     "timm.create_model": None,
-    "torchvision.models.get_model": {"name", "dropout", "stochastic_depth_prob", "aux_logits", "init_weights"},
+    "torchvision.models.get_model": {
+        "name",
+        "dropout",
+        "stochastic_depth_prob",
+        "aux_logits",
+        "init_weights",
+    },
     "torchvision.models.mobilenet_v2": {"width_mult", "dropout"},
     "torchvision.models.resnet18": {"zero_init_residual", "groups", "width_per_group"},
     "torchvision.models.squeezenet1_1": {"dropout"},
@@ -139,6 +150,24 @@ OPEN_TARGETS = {
 
 
 # --- Composing ---
+
+PATH_KEYS = {"run", "images", "resume", "output", "data.root", "model.weights"}
+"""Keys whose values are paths: they may hold spaces, commas and any letter without being quoted twice."""
+PLAIN = re.compile(r"[A-Za-z0-9_./~+:-]*")
+
+
+def quote_path(override: str, sweeping: bool = False) -> str:
+    """`key=value` in Hydra's quotes if the key takes a path whose letters Hydra's grammar would stumble over."""
+    key, equals, value = override.partition("=")
+    takes_path = key.lstrip("+") in PATH_KEYS or key.startswith("paths.")
+    if not equals or not takes_path or PLAIN.fullmatch(value) or value[:1] in "'\"[" or "${" in value:
+        return override
+    return override if sweeping and "," in value else f"{key}={quoted(value)}"
+
+
+def quoted(value: str) -> str:
+    """A value in Hydra's quotes."""
+    return "'" + value.replace("'", "\\'") + "'"
 
 
 def compose(overrides: Sequence[str], config_dir: str | None = None) -> DictConfig:
@@ -150,7 +179,9 @@ def compose(overrides: Sequence[str], config_dir: str | None = None) -> DictConf
     try:
         return _compose([*search, *overrides])
     except (HydraException, OmegaConfBaseException) as error:
-        raise InputError("\n".join(["The config does not compose:", *_composition_problems(search, overrides, error)])) from error
+        raise several(
+            _composition_problems(search, overrides, error), "The config does not compose:"
+        ) from error
 
 
 def _compose(overrides: Sequence[str]) -> DictConfig:
@@ -163,13 +194,15 @@ def _composition_problems(search: list[str], overrides: Sequence[str], error: Ex
     """Add the overrides one by one, group choices first, and say why each that fails does."""
     accepted, problems = list(search), []
     cfg = _compose(accepted)
-    for override in sorted(overrides, key=lambda text: not (CONFIG_DIR / _key(text).replace(".", "/")).is_dir()):
+    for override in sorted(
+        overrides, key=lambda text: not (CONFIG_DIR / _key(text).replace(".", "/")).is_dir()
+    ):
         try:
             cfg = _compose([*accepted, override])
             accepted.append(override)
         except (HydraException, OmegaConfBaseException) as failure:
-            problems.append(f"  - {override}: {_explain(override, cfg, failure)}")
-    return problems or [f"  - {error}"]
+            problems.append(f"{override}: {_explain(override, cfg, failure)}")
+    return problems or [str(error)]
 
 
 def _key(override: str) -> str:
@@ -183,17 +216,27 @@ def _explain(override: str, cfg: DictConfig, failure: Exception) -> str:
         options = sorted(path.stem for path in group.glob("*.yaml"))
         wanted = [part.strip(" '\"") for part in value.strip("[]").split(",")]
         unknown = [part for part in wanted if part not in options]
-        return f"{', '.join(unknown) or value} is no option of {key}. {_nearest(unknown or [value], options)}"
+        return f"{', '.join(unknown) or value} is no option of {key}. {nearest(unknown or [value], options)}"
     known = [*_flat_keys(cfg), *(path.name for path in CONFIG_DIR.iterdir() if path.is_dir())]
     if "mismatched input" in str(failure) or "token recognition" in str(failure) or "=" not in override:
         return f"it cannot be parsed ({str(failure).splitlines()[0]}). Write key=value, with quotes around special characters: 'key=\"a b\"'."
-    return f"there is no key {key}. {_nearest([key], known)}" if key not in known else str(failure).splitlines()[0]
+    return (
+        f"there is no key {key}. {nearest([key], known)}"
+        if key not in known
+        else str(failure).splitlines()[0]
+    )
 
 
-def _nearest(wanted: Sequence[str], options: Sequence[str]) -> str:
+def nearest(wanted: Sequence[str], options: Sequence[str]) -> str:
+    """A sentence with the options that look like what was wanted, or with all if they are few."""
     near = [match for word in wanted for match in difflib.get_close_matches(word, options, n=3, cutoff=0.55)]
     if not near:
-        near = [option for word in wanted for option in options if option.rsplit(".", 1)[-1] == word.rsplit(".", 1)[-1]]
+        near = [
+            option
+            for word in wanted
+            for option in options
+            if option.rsplit(".", 1)[-1] == word.rsplit(".", 1)[-1]
+        ]
     if near:
         return f"Nearest: {', '.join(dict.fromkeys(near))}."
     return f"There are: {', '.join(options)}." if len(options) <= 40 else ""
@@ -226,7 +269,7 @@ def check(cfg: DictConfig, *, targets: bool = True) -> None:
         raise InputError(f"The config does not resolve: {str(error).splitlines()[0]}") from error
     problems = _check_node(plain, TrainConfig, "", _trusted(plain) if targets else None)
     if problems:
-        raise InputError("\n".join(["The config has problems:", *(f"  - {problem}" for problem in problems)]))
+        raise several(problems, "The config has problems:")
 
 
 def _trusted(plain: Any) -> tuple[str, ...]:
@@ -251,7 +294,7 @@ def _check_node(node: Any, schema: Any, path: str, trusted: tuple[str, ...] | No
         hints = typing.get_type_hints(schema)
         names = [field.name for field in fields(schema)]
         dot = f"{path}." if path else ""
-        problems = [f"{dot}{key} is no key. {_nearest([key], names)}" for key in node if key not in names]
+        problems = [f"{dot}{key} is no key. {nearest([key], names)}" for key in node if key not in names]
         problems += [f"{dot}{name} is missing." for name in names if name not in node]
         for name in names:
             if name in node:
@@ -273,7 +316,11 @@ def _check_target(node: Any, path: str, trusted: tuple[str, ...] | None) -> list
     signature = inspect.signature(target)
     supplied = SUPPLIED_ARGUMENTS.get(path, set())
     own = OWN_ARGUMENTS.get(path, {})
-    given = {key: value for key, value in node.items() if key not in ("_target_", "_partial_", "_convert_", "_args_")}
+    given = {
+        key: value
+        for key, value in node.items()
+        if key not in ("_target_", "_partial_", "_convert_", "_args_")
+    }
     parameters = {
         key: parameter
         for key, parameter in signature.parameters.items()
@@ -287,7 +334,7 @@ def _check_target(node: Any, path: str, trusted: tuple[str, ...] | None) -> list
         hint = own.get(key, hints.get(key, Any))
         if key not in parameters and key not in own and extra is not None and key not in extra:
             known = [*parameters, *own, *extra]
-            problems.append(f"{path}.{key} is no argument of {name}. {_nearest([key], known)}")
+            problems.append(f"{path}.{key} is no argument of {name}. {nearest([key], known)}")
         elif not (isinstance(value, dict) and "_target_" in value) and not _fits(value, hint):
             problems.append(f"{path}.{key}={value!r} is not {_type_name(hint)}.")
     if not node.get("_args_"):
@@ -302,7 +349,9 @@ def _check_target(node: Any, path: str, trusted: tuple[str, ...] | None) -> list
 def _hints(target: Any) -> dict[str, Any]:
     try:
         return typing.get_type_hints(target.__init__ if inspect.isclass(target) else target)
-    except Exception:  # annotations that only resolve under TYPE_CHECKING: nothing can be said about types then
+    except (
+        Exception
+    ):  # annotations that only resolve under TYPE_CHECKING: nothing can be said about types then
         return {}
 
 
@@ -365,7 +414,10 @@ def build(node: Any, trusted: Sequence[str] = TRUSTED_TARGETS, **arguments: Any)
     """
     target = locate(node["_target_"], trusted)
     given = {key: value for key, value in node.items() if key not in ("_target_", "_partial_")} | arguments
-    given = {key: build(value, trusted) if isinstance(value, dict) and "_target_" in value else value for key, value in given.items()}
+    given = {
+        key: build(value, trusted) if isinstance(value, dict) and "_target_" in value else value
+        for key, value in given.items()
+    }
     if node.get("_partial_"):
         return functools.partial(target, **given)
     try:

@@ -68,7 +68,9 @@ def load_tensors(path: Path) -> dict[str, Any]:
             f"({_first_line(error)}). Save a plain state_dict of tensors, or use .safetensors."
         ) from error
     except Exception as error:  # zip, EOF, runtime and safetensors errors share no narrower base
-        raise DataError(f"{path} cannot be read as weights: {_first_line(error)}. The file is damaged or no weights file.") from error
+        raise DataError(
+            f"{path} cannot be read as weights: {_first_line(error)}. The file is damaged or no weights file."
+        ) from error
     if not isinstance(contents, dict):
         raise DataError(f"{path} holds a {type(contents).__name__}, not a state_dict.")
     return contents

@@ -33,13 +33,19 @@ class LoadedRun:
 
         Raises DataError, naming the file, for one that is no readable image.
         """
-        batch = images if isinstance(images, Tensor) else torch.stack([self.prepare(image) for image in images])
+        batch = (
+            images if isinstance(images, Tensor) else torch.stack([self.prepare(image) for image in images])
+        )
         device = next(self.network.parameters()).device
         return self.network(batch.to(device)).softmax(dim=1).cpu()
 
     def prepare(self, image: str | Path | Image.Image) -> Tensor:
         """uint8 C x H x W, resized and cut as in evaluation."""
-        picture = image.convert("L" if self.channels == 1 else "RGB") if isinstance(image, Image.Image) else decode(Path(image), self.channels)
+        picture = (
+            image.convert("L" if self.channels == 1 else "RGB")
+            if isinstance(image, Image.Image)
+            else decode(Path(image), self.channels)
+        )
         return self.transform(picture)
 
 
@@ -58,8 +64,13 @@ def load_run(folder: str | Path) -> LoadedRun:
     try:
         stored, state = contents["hyper_parameters"], contents["state_dict"]
         spec = stored["input"]
-        network = build_network(build(stored["network"]), num_classes=len(stored["classes"]), weights=None,
-                                surgery=[build(node) for node in stored["surgery"]], seed=0)
+        network = build_network(
+            build(stored["network"]),
+            num_classes=len(stored["classes"]),
+            weights=None,
+            surgery=[build(node) for node in stored["surgery"]],
+            seed=0,
+        )
         classifier = Classifier(from_state(state), network, stored["classes"], stored)
         classifier.load_state_dict(state)
     except (KeyError, TypeError, AttributeError, RuntimeError) as error:

@@ -72,7 +72,9 @@ class ImageDataModule(L.LightningDataModule):
     def eval_dataloader(self, images: LabelledImages) -> DataLoader:
         """`images` in order and without augmentation; under DDP each image is on exactly one rank."""
         world_size, rank = (self.trainer.world_size, self.trainer.global_rank) if self.trainer else (1, 0)
-        return self._loader(self.eval_dataset(images), [(0, index) for index in range(rank, len(images), world_size)])
+        return self._loader(
+            self.eval_dataset(images), [(0, index) for index in range(rank, len(images), world_size)]
+        )
 
     def eval_dataset(self, images: LabelledImages) -> "ImageDataset":
         """`images` as evaluation sees them."""
@@ -84,7 +86,9 @@ class ImageDataModule(L.LightningDataModule):
         for images, _ in self._loader(dataset, [(0, index) for index in range(len(dataset))]):
             yield images.float() / 255
 
-    def _loader(self, dataset: Dataset, sampler: Sampler | Sequence[Draw], drop_last: bool = False) -> DataLoader:
+    def _loader(
+        self, dataset: Dataset, sampler: Sampler | Sequence[Draw], drop_last: bool = False
+    ) -> DataLoader:
         return DataLoader(
             dataset,
             batch_size=self.batch_size,
@@ -100,9 +104,7 @@ class ImageDataModule(L.LightningDataModule):
 class ImageDataset(Dataset):
     """Images as (uint8 C x H x W, label); the transform's randomness depends on (seed, epoch, index) alone."""
 
-    def __init__(
-        self, images: LabelledImages, transform: Callable, channels: int, seed: int
-    ) -> None:
+    def __init__(self, images: LabelledImages, transform: Callable, channels: int, seed: int) -> None:
         self.images = images
         self.transform = transform
         self.channels = channels
@@ -170,7 +172,9 @@ def build_data(
     Raises InputError or DataError before any training if the options or the data cannot work.
     """
     if channels not in (1, 3):
-        raise InputError(f"The network takes {channels} input channels; image data give 1 or 3. Choose another model or data.")
+        raise InputError(
+            f"The network takes {channels} input channels; image data give 1 or 3. Choose another model or data."
+        )
     if batch_size < 1:
         raise InputError(f"data.batch_size={batch_size}: at least 1 is needed.")
     published = dataset()

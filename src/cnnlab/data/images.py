@@ -70,7 +70,9 @@ class ImageFiles:
         return hashlib.blake2b(self.paths[index].read_bytes(), digest_size=16).hexdigest()
 
     def subset(self, indices: Sequence[int] | np.ndarray) -> ImageFiles:
-        return replace(self, paths=[self.paths[i] for i in indices], labels=self.labels[np.asarray(indices, int)])
+        return replace(
+            self, paths=[self.paths[i] for i in indices], labels=self.labels[np.asarray(indices, int)]
+        )
 
     def with_classes(self, kept: Sequence[int]) -> ImageFiles:
         return replace(self, **_renumbered(self, kept))

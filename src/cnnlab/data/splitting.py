@@ -30,9 +30,13 @@ def split(
         "test": 0.0 if published.test else test_fraction,
     }
     if not 0 <= sum(fractions.values()) < 1:
-        raise InputError(f"data.val_fraction {val_fraction} and data.test_fraction {test_fraction} must add up to less than 1.")
+        raise InputError(
+            f"data.val_fraction {val_fraction} and data.test_fraction {test_fraction} must add up to less than 1."
+        )
     if len(images.classes) < 2:
-        raise DataError(f"The data have one class only ({', '.join(images.classes)}): a classifier needs at least two.")
+        raise DataError(
+            f"The data have one class only ({', '.join(images.classes)}): a classifier needs at least two."
+        )
     single = _without_twins(images, digests)
     order = np.random.default_rng(derive("split", split_seed))
     parts: dict[str, list[int]] = {"train": [], "val": [], "test": []}
@@ -55,7 +59,10 @@ def split(
 
 
 def select(
-    images: LabelledImages, classes: Sequence[str | int] | int | None, images_per_class: int | None, split_seed: int
+    images: LabelledImages,
+    classes: Sequence[str | int] | int | None,
+    images_per_class: int | None,
+    split_seed: int,
 ) -> LabelledImages:
     """The chosen classes (names or WordNet ids, or the first so many), at most `images_per_class` images of each.
 
@@ -109,7 +116,9 @@ def _class_indices(images: LabelledImages, classes: Sequence[str | int] | int | 
         return list(range(len(images.classes)))
     if isinstance(classes, int):
         if not 2 <= classes <= len(images.classes):
-            raise InputError(f"data.classes={classes}: the data have {len(images.classes)} classes, at least 2 are needed.")
+            raise InputError(
+                f"data.classes={classes}: the data have {len(images.classes)} classes, at least 2 are needed."
+            )
         return list(range(classes))
     index = {name: label for label, name in enumerate(images.classes)}
     index |= {wnid: label for label, wnid in enumerate(images.wnids or [])}

@@ -18,6 +18,13 @@ def confusion_figure(counts: np.ndarray, classes: list[str]) -> Figure:
     if len(classes) <= 25:
         for row, column in np.ndindex(*counts.shape):
             dark = shares[row, column] > 0.5
-            axes.text(column, row, str(counts[row, column]), ha="center", va="center", color="white" if dark else "black")
+            axes.text(
+                column,
+                row,
+                str(counts[row, column]),
+                ha="center",
+                va="center",
+                color="white" if dark else "black",
+            )
     figure.colorbar(picture, shrink=0.7, label="share of the true class")
     return figure

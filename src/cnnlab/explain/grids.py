@@ -37,7 +37,9 @@ def tile(images_NCHW: Tensor, padding: int = 1) -> Tensor:
     columns = math.ceil(math.sqrt(count))
     rows = math.ceil(count / columns)
     grid = torch.full(
-        (channels, rows * (height + padding) + padding, columns * (width + padding) + padding), 255, dtype=torch.uint8
+        (channels, rows * (height + padding) + padding, columns * (width + padding) + padding),
+        255,
+        dtype=torch.uint8,
     )
     for index, image in enumerate(images_NCHW):
         top = padding + (index // columns) * (height + padding)

@@ -12,9 +12,7 @@ class AlphaGoPolicy(nn.Module):
     3,882,793 parameters with k = 192 and 48 planes on a 19 x 19 board.
     """
 
-    def __init__(
-        self, num_classes: int = 361, in_channels: int = 48, k: int = 192, layers: int = 12
-    ) -> None:
+    def __init__(self, num_classes: int = 361, in_channels: int = 48, k: int = 192, layers: int = 12) -> None:
         super().__init__()
         side = int(num_classes**0.5)
         if side * side != num_classes:
@@ -25,7 +23,9 @@ class AlphaGoPolicy(nn.Module):
             steps[f"conv{layer}"] = nn.Conv2d(planes, k, kernel_size, padding=kernel_size // 2)
             steps[f"relu{layer}"] = nn.ReLU(inplace=True)
         self.features = nn.Sequential(steps)
-        self.classifier = nn.Sequential(nn.Conv2d(k, 1, kernel_size=1, bias=False), nn.Flatten(), PositionBias(num_classes))
+        self.classifier = nn.Sequential(
+            nn.Conv2d(k, 1, kernel_size=1, bias=False), nn.Flatten(), PositionBias(num_classes)
+        )
 
     def forward(self, planes: Tensor) -> Tensor:
         """N x in_channels x side x side -> N x side^2 logits, row by row."""

@@ -14,7 +14,9 @@ SCHEMES: dict[str, Callable[..., Tensor]] = {
 WEIGHTED = (nn.Conv1d, nn.Conv2d, nn.Conv3d, nn.Linear)
 
 
-def initialize(module: nn.Module, name: str, bias: float = 0.0, only: set[str] | None = None, **options: Any) -> None:
+def initialize(
+    module: nn.Module, name: str = "default", bias: float = 0.0, only: set[str] | None = None, **options: Any
+) -> None:
     """Draw the weights of every convolution and linear layer anew; norm layers keep weight 1 and bias 0.
 
     name: "default" (as the network's authors wrote it: nothing is drawn), or a key of `SCHEMES`.

@@ -47,9 +47,13 @@ def fit(
         return nn.Identity()
     if name == "weights":
         if mean is None or std is None:
-            raise InputError("preprocessing=weights needs pretrained weights with a mean and std; use preprocessing=standardize.")
+            raise InputError(
+                "preprocessing=weights needs pretrained weights with a mean and std; use preprocessing=standardize."
+            )
         return Normalize(mean, std)
-    channel_mean, channel_std = channel_statistics([images_NCHW] if isinstance(images_NCHW, Tensor) else images_NCHW)
+    channel_mean, channel_std = channel_statistics(
+        [images_NCHW] if isinstance(images_NCHW, Tensor) else images_NCHW
+    )
     if name == "zero_mean":
         return Normalize(channel_mean.tolist(), [1.0] * len(channel_mean))
     return Normalize(channel_mean.tolist(), channel_std.clamp_min(1e-6).tolist())
@@ -59,7 +63,9 @@ def from_state(state: Mapping[str, Tensor]) -> nn.Module:
     """The layer whose buffers a checkpoint's state_dict holds as `preprocessing.*`."""
     if "preprocessing.mean" not in state:
         return nn.Identity()
-    return Normalize(state["preprocessing.mean"].flatten().tolist(), state["preprocessing.std"].flatten().tolist())
+    return Normalize(
+        state["preprocessing.mean"].flatten().tolist(), state["preprocessing.std"].flatten().tolist()
+    )
 
 
 def channel_statistics(batches: Iterable[Tensor]) -> tuple[Tensor, Tensor]:
@@ -70,7 +76,11 @@ def channel_statistics(batches: Iterable[Tensor]) -> tuple[Tensor, Tensor]:
         added = values.shape[1]
         batch_mean = values.mean(1)
         delta = batch_mean - mean
-        squares = squares + (values - batch_mean[:, None]).square().sum(1) + delta.square() * (count * added / (count + added))
+        squares = (
+            squares
+            + (values - batch_mean[:, None]).square().sum(1)
+            + delta.square() * (count * added / (count + added))
+        )
         mean = mean + delta * (added / (count + added))
         count += added
     if not count:

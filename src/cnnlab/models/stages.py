@@ -32,7 +32,9 @@ def head_name(network: nn.Module) -> str:
     for name in HEADS:
         if name in children:
             return name
-    raise InputError(f"{type(network).__name__} has no classifier: none of {', '.join(HEADS)} is among {', '.join(children)}.")
+    raise InputError(
+        f"{type(network).__name__} has no classifier: none of {', '.join(HEADS)} is among {', '.join(children)}."
+    )
 
 
 def stages(network: nn.Module) -> dict[str, nn.Module]:
@@ -65,7 +67,9 @@ def match_stages(network: nn.Module, patterns: list[str]) -> list[str]:
         elif pattern == "features":
             found = features
         elif pattern.startswith("last_") and pattern[5:].isdigit():
-            with_parameters = [name for name in features if any(True for _ in stages(network)[name].parameters())]
+            with_parameters = [
+                name for name in features if any(True for _ in stages(network)[name].parameters())
+            ]
             found = with_parameters[len(with_parameters) - int(pattern[5:]) :] if int(pattern[5:]) else []
         else:
             found = fnmatch.filter(names, pattern)

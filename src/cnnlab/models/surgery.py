@@ -30,7 +30,9 @@ class Dropout(Surgery):
         existing = [layer for layer in head.modules() if isinstance(layer, nn.Dropout)]
         linear = [layer for layer in head.modules() if isinstance(layer, nn.Linear)]
         if not existing and not linear:
-            raise InputError(f"regularization=[dropout]: the classifier of {type(network).__name__} has no linear layer.")
+            raise InputError(
+                f"regularization=[dropout]: the classifier of {type(network).__name__} has no linear layer."
+            )
         for layer in existing:
             layer.p = self.p
         if not existing:
@@ -53,10 +55,16 @@ class BatchNorm(Surgery):
 
     def operate(self, network: nn.Module) -> None:
         if any(isinstance(layer, nn.BatchNorm2d) for layer in network.modules()):
-            raise InputError(f"regularization=[batch_norm]: {type(network).__name__} has batch normalization already.")
+            raise InputError(
+                f"regularization=[batch_norm]: {type(network).__name__} has batch normalization already."
+            )
         features = network.features
-        if not isinstance(features, nn.Sequential) or not any(isinstance(step, nn.Conv2d) for step in features):
-            raise InputError(f"regularization=[batch_norm]: the features of {type(network).__name__} are no chain of convolutions.")
+        if not isinstance(features, nn.Sequential) or not any(
+            isinstance(step, nn.Conv2d) for step in features
+        ):
+            raise InputError(
+                f"regularization=[batch_norm]: the features of {type(network).__name__} are no chain of convolutions."
+            )
         steps: list[tuple[str, nn.Module]] = []
         for name, step in features.named_children():
             steps.append((name, step))

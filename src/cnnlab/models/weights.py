@@ -61,7 +61,9 @@ def find_weights(weights: str, model: str, data_dir: Path) -> Weights:
                 f"Ways on: put a file {model}.pth (or .safetensors) into {(data_dir / 'weights').absolute()}, name one with "
                 "model.weights=FILE, or start from scratch with model.weights=null."
             ) from error
-        log.warning("%s could not be fetched (%s); using %s instead.", entry.url, error.__cause__ or error, local)
+        log.warning(
+            "%s could not be fetched (%s); using %s instead.", entry.url, error.__cause__ or error, local
+        )
         return _from_file(local)
 
 
@@ -70,7 +72,9 @@ def torchvision_weights(model: str, weights: str) -> WeightsEnum:
     try:
         return torchvision.models.get_model_weights(model)[weights]
     except (ValueError, KeyError) as error:
-        known = list(torchvision.models.get_model_weights(model).__members__) if _is_torchvision(model) else []
+        known = (
+            list(torchvision.models.get_model_weights(model).__members__) if _is_torchvision(model) else []
+        )
         raise InputError(
             f"model.weights={weights} is no file, run folder or torchvision weight name of {model}. "
             f"Use null, a path{''.join(f', {name}' for name in [*known, 'DEFAULT'] if known)}."
@@ -83,7 +87,9 @@ def load_weights(network: nn.Module, weights: Weights) -> set[str]:
     Raises DataError if nothing fits.
     """
     own = network.state_dict()
-    fits = {name: value for name, value in weights.state.items() if name in own and own[name].shape == value.shape}
+    fits = {
+        name: value for name, value in weights.state.items() if name in own and own[name].shape == value.shape
+    }
     ignored = [f"{name} {tuple(value.shape)}" for name, value in weights.state.items() if name not in fits]
     new = [name for name in own if name not in fits and not name.endswith("num_batches_tracked")]
     if not any(value.is_floating_point() for value in fits.values()):
@@ -92,11 +98,17 @@ def load_weights(network: nn.Module, weights: Weights) -> set[str]:
             f"the network has {', '.join(f'{name} {tuple(own[name].shape)}' for name in list(own)[:3])}."
         )
     network.load_state_dict(fits, strict=False)
-    log.info("Weights from %s: %s", weights.source, "; ".join([
-        f"loaded {_summary(list(fits))}",
-        f"new (initialised): {_summary(new)}",
-        f"ignored: {_summary(ignored)}",
-    ]))
+    log.info(
+        "Weights from %s: %s",
+        weights.source,
+        "; ".join(
+            [
+                f"loaded {_summary(list(fits))}",
+                f"new (initialised): {_summary(new)}",
+                f"ignored: {_summary(ignored)}",
+            ]
+        ),
+    )
     return set(fits)
 
 
@@ -104,10 +116,14 @@ def _from_file(path: Path) -> Weights:
     contents: dict[str, Any] = load_tensors(path)
     state = contents.get("state_dict", contents)
     if not isinstance(state, dict) or not all(isinstance(value, Tensor) for value in state.values()):
-        raise DataError(f"{path} holds no state_dict of tensors; its keys are: {', '.join(map(str, list(contents)[:5]))}.")
+        raise DataError(
+            f"{path} holds no state_dict of tensors; its keys are: {', '.join(map(str, list(contents)[:5]))}."
+        )
     mean, std = state.get("preprocessing.mean"), state.get("preprocessing.std")
     if any(key.startswith("network.") for key in state):
-        state = {key.removeprefix("network."): value for key, value in state.items() if key.startswith("network.")}
+        state = {
+            key.removeprefix("network."): value for key, value in state.items() if key.startswith("network.")
+        }
     state = {key.removeprefix("module."): value for key, value in state.items()}
     return Weights(
         state,

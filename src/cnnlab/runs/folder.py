@@ -16,7 +16,17 @@ from cnnlab.errors import InputError
 from cnnlab.files import write_json, write_text
 
 log = logging.getLogger(__name__)
-PACKAGES = ("cnnlab", "torch", "torchvision", "lightning", "hydra-core", "omegaconf", "torchmetrics", "tensorboard", "numpy")
+PACKAGES = (
+    "cnnlab",
+    "torch",
+    "torchvision",
+    "lightning",
+    "hydra-core",
+    "omegaconf",
+    "torchmetrics",
+    "tensorboard",
+    "numpy",
+)
 
 
 class RunFolder:
@@ -32,7 +42,9 @@ class RunFolder:
         self._began = time.monotonic() - record.get("wall_seconds", 0.0)
 
     @classmethod
-    def create(cls, path: Path, config: dict[str, Any], overrides: list[str], writes: bool = True) -> "RunFolder":
+    def create(
+        cls, path: Path, config: dict[str, Any], overrides: list[str], writes: bool = True
+    ) -> "RunFolder":
         """Write config.yaml, overrides.yaml and a first run.json into `path`."""
         record: dict[str, Any] = {
             "status": "running",
@@ -110,6 +122,8 @@ def _git_revision() -> str | None:
         run = lambda *words: subprocess.run(  # noqa: E731
             ["git", *words], capture_output=True, text=True, timeout=5, check=True
         ).stdout.strip()
-        return run("rev-parse", "HEAD") + ("+" if run("status", "--porcelain", "--untracked-files=no") else "")
+        return run("rev-parse", "HEAD") + (
+            "+" if run("status", "--porcelain", "--untracked-files=no") else ""
+        )
     except (OSError, subprocess.SubprocessError):
         return None

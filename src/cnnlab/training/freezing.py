@@ -29,12 +29,18 @@ class FreezePlan:
         if batch_norm not in ("eval", "train"):
             raise InputError(f"freeze.batch_norm={batch_norm}: use eval or train.")
         self.phases = [
-            Phase(int(phase["epoch"]), match_stages(network, _as_list(phase["train"])), phase.get("lr_multiplier", 1.0))
+            Phase(
+                int(phase["epoch"]),
+                match_stages(network, _as_list(phase["train"])),
+                phase.get("lr_multiplier", 1.0),
+            )
             for phase in phases
         ]
         epochs = [phase.epoch for phase in self.phases]
         if not epochs or epochs[0] != 0 or sorted(set(epochs)) != epochs:
-            raise InputError(f"freeze.phases begin at epochs {epochs}: the first must be 0, and they must increase.")
+            raise InputError(
+                f"freeze.phases begin at epochs {epochs}: the first must be 0, and they must increase."
+            )
         self.batch_norm = batch_norm
 
     def trainable(self, epoch: int) -> list[str]:

@@ -1,7 +1,15 @@
 """Learning rate schedules that torch does not have ready-made; every one is built as `scheduler(optimizer, total_steps)`."""
 
 from torch.optim import Optimizer
-from torch.optim.lr_scheduler import CosineAnnealingLR, LambdaLR, LinearLR, LRScheduler, OneCycleLR, SequentialLR, StepLR
+from torch.optim.lr_scheduler import (
+    CosineAnnealingLR,
+    LambdaLR,
+    LinearLR,
+    LRScheduler,
+    OneCycleLR,
+    SequentialLR,
+    StepLR,
+)
 
 
 def constant(optimizer: Optimizer, total_steps: int, steps_per_epoch: int) -> LRScheduler:
@@ -44,5 +52,10 @@ def onecycle(
     """Up to the optimizer's learning rate and down again (Smith and Topin 2018), each group to its own."""
     peaks = [group["lr"] for group in optimizer.param_groups]
     return OneCycleLR(
-        optimizer, peaks, total_steps, pct_start=pct_start, div_factor=div_factor, final_div_factor=final_div_factor
+        optimizer,
+        peaks,
+        total_steps,
+        pct_start=pct_start,
+        div_factor=div_factor,
+        final_div_factor=final_div_factor,
     )

@@ -28,14 +28,20 @@ from cnnlab.training.regularization import L2Penalty, LabelSmoothing, WeightDeca
 
 log = logging.getLogger(__name__)
 Config = dict[str, Any]
-WEIGHTED_BY = {"none": lambda processes: 1, "linear": lambda processes: processes, "sqrt": lambda processes: processes**0.5}
+WEIGHTED_BY = {
+    "none": lambda processes: 1,
+    "linear": lambda processes: processes,
+    "sqrt": lambda processes: processes**0.5,
+}
 
 
 def train(cfg: Config, run: RunFolder, resume_from: Path | None = None) -> dict[str, Any]:
     """Train what `cfg` (plain, resolved, checked) describes; returns the run's record."""
     trusted = trusted_prefixes(cfg)
     regularizers = build_entries(cfg["regularization"], trusted)
-    spec = input_spec(*(cfg["model"][key] for key in ("name", "weights", "in_channels", "image_size", "resize_size")))
+    spec = input_spec(
+        *(cfg["model"][key] for key in ("name", "weights", "in_channels", "image_size", "resize_size"))
+    )
     data = data_from(cfg, spec, trusted)
     classifier = classifier_from(cfg, spec, data, regularizers, trusted)
     trainer = trainer_from(cfg, run, classifier, regularizers, trusted)
@@ -53,7 +59,9 @@ def trusted_prefixes(cfg: Config) -> tuple[str, ...]:
 
 def data_from(cfg: Config, spec: InputSpec, trusted: tuple[str, ...]) -> ImageDataModule:
     """The config group `data`, with the augmentations, at the size that the network takes."""
-    options = {key: value for key, value in cfg["data"].items() if key not in ("name", "root", "channels", "dataset")}
+    options = {
+        key: value for key, value in cfg["data"].items() if key not in ("name", "root", "channels", "dataset")
+    }
     return build_data(
         build(cfg["data"]["dataset"], trusted),
         augmentations=list(build_entries(cfg["augmentation"], trusted).values()),
@@ -84,7 +92,9 @@ def classifier_from(
     if cfg["preprocessing"]["name"] == "weights":
         statistics = {"mean": (found and found.mean) or spec.mean, "std": (found and found.std) or spec.std}
     preprocessing = build(cfg["preprocessing"], trusted)(images_NCHW=data.train_images(), **statistics)
-    surgery = [node for name, node in cfg["regularization"].items() if isinstance(regularizers.get(name), Surgery)]
+    surgery = [
+        node for name, node in cfg["regularization"].items() if isinstance(regularizers.get(name), Surgery)
+    ]
     sizes = {key: value for key, value in dataclasses.asdict(spec).items() if key not in ("mean", "std")}
     stored = hyperparameters({**cfg["model"]["network"], "_partial_": True}, surgery, data.classes, sizes)
     by_type = {type(entry): entry for entry in regularizers.values()}
@@ -113,10 +123,14 @@ def trainer_from(
     """The config groups trainer, callbacks, checkpoint and logger; DDP looks for unused parameters if any are ever frozen."""
     accelerator = cfg["trainer"]["accelerator"]
     if accelerator in ("gpu", "cuda") and not torch.cuda.is_available():
-        raise InputError(f"trainer.accelerator={accelerator}: this machine has no CUDA GPU. Use trainer=cpu or trainer=auto.")
+        raise InputError(
+            f"trainer.accelerator={accelerator}: this machine has no CUDA GPU. Use trainer=cpu or trainer=auto."
+        )
     arguments = {key: value for key, value in cfg["trainer"].items() if key != "scale_lr"}
     if arguments["strategy"] == "ddp":
-        arguments["strategy"] = DDPStrategy(find_unused_parameters=classifier.recipe.plan.ever_freezes(classifier.network))
+        arguments["strategy"] = DDPStrategy(
+            find_unused_parameters=classifier.recipe.plan.ever_freezes(classifier.network)
+        )
     checkpoints = build_entries(cfg["checkpoint"], trusted).values()
     for checkpoint in checkpoints:
         checkpoint.dirpath = str(run.path / "checkpoints")
@@ -129,22 +143,45 @@ def trainer_from(
     ]
     loggers = list(build_entries(cfg["logger"], trusted).values())
     progress = bool(cfg["callbacks"].get("progress"))
-    return build(arguments, trusted, callbacks=callbacks, logger=loggers, enable_progress_bar=progress, default_root_dir=str(run.path))
+    return build(
+        arguments,
+        trusted,
+        callbacks=callbacks,
+        logger=loggers,
+        enable_progress_bar=progress,
+        default_root_dir=str(run.path),
+    )
 
 
 def describe(run: RunFolder, data: ImageDataModule, trainer: L.Trainer) -> None:
     """Write what is known before the first step: device, split, classes, skipped files."""
-    parts = {name: part for name in ("train", "val", "test") if (part := getattr(data.parts, name)) is not None}
+    parts = {
+        name: part for name in ("train", "val", "test") if (part := getattr(data.parts, name)) is not None
+    }
     counts = {name: len(part) for name, part in parts.items()}
-    device = torch.cuda.get_device_name() if trainer.accelerator.auto_device_count and trainer.strategy.root_device.type == "cuda" else "cpu"
-    run.update(device=device, world_size=trainer.world_size, images=counts, classes=len(data.classes), split_hash=data.split_hash)
+    device = (
+        torch.cuda.get_device_name()
+        if trainer.accelerator.auto_device_count and trainer.strategy.root_device.type == "cuda"
+        else "cpu"
+    )
+    run.update(
+        device=device,
+        world_size=trainer.world_size,
+        images=counts,
+        classes=len(data.classes),
+        split_hash=data.split_hash,
+    )
     run.write_json("class_indices.json", dict(enumerate(data.classes)))
     for name, part in parts.items():
         run.write_text(f"splits/{name}.txt", "".join(f"{part.name(index)}\n" for index in range(len(part))))
     if data.skipped:
         run.write_text("skipped_images.txt", "".join(f"{reason}\n" for reason in data.skipped.values()))
     log.info("Run folder: %s", run.path)
-    log.info("Images: %s in %d classes", ", ".join(f"{count} {name}" for name, count in counts.items()), len(data.classes))
+    log.info(
+        "Images: %s in %d classes",
+        ", ".join(f"{count} {name}" for name, count in counts.items()),
+        len(data.classes),
+    )
 
 
 def fit(trainer: L.Trainer, classifier: Classifier, data: ImageDataModule, resume_from: Path | None) -> None:
@@ -161,7 +198,11 @@ def keep_best(run: RunFolder, trainer: L.Trainer, classifier: Classifier, data: 
     """Record the metrics, score the best network on the test images if there are any, and export its weights."""
     best = next(callback for callback in trainer.callbacks if isinstance(callback, BestMetric))
     throughput = next(callback for callback in trainer.callbacks if isinstance(callback, Throughput))
-    last = {key: float(value) for key, value in trainer.callback_metrics.items() if key.startswith(("val/", "train/"))}
+    last = {
+        key: float(value)
+        for key, value in trainer.callback_metrics.items()
+        if key.startswith(("val/", "train/"))
+    }
     run.update(
         best={} if best.value is None else {best.monitor: best.value, "epoch": best.epoch},
         last={**last, "epoch": trainer.current_epoch - 1},
@@ -172,12 +213,23 @@ def keep_best(run: RunFolder, trainer: L.Trainer, classifier: Classifier, data: 
     test: dict[str, float] = {}
     if data.parts.test is not None:
         trainer.test(classifier, datamodule=data, ckpt_path=run.best_checkpoint, verbose=False)
-        test = {key: float(value) for key, value in trainer.callback_metrics.items() if key.startswith("test/")}
+        test = {
+            key: float(value) for key, value in trainer.callback_metrics.items() if key.startswith("test/")
+        }
     if run.writes:
         state = torch.load(run.best_checkpoint, map_location="cpu", weights_only=True)["state_dict"]
-        weights = {key.removeprefix("network."): value for key, value in state.items() if key.startswith("network.")}
+        weights = {
+            key.removeprefix("network."): value for key, value in state.items() if key.startswith("network.")
+        }
         write_atomically(run.path / "best_weights.pth", lambda file: torch.save(weights, file))
     run.update(test=test)
-    log.info("Best val/acc: %s (epoch %s)   last: %.4f", best.value and f"{best.value:.4f}", best.epoch, last.get("val/acc", float("nan")))
+    log.info(
+        "Best val/acc: %s (epoch %s)   last: %.4f",
+        best.value and f"{best.value:.4f}",
+        best.epoch,
+        last.get("val/acc", float("nan")),
+    )
     if test:
-        log.info("Test: %s", "   ".join(f"{key.removeprefix('test/')} {value:.4f}" for key, value in test.items()))
+        log.info(
+            "Test: %s", "   ".join(f"{key.removeprefix('test/')} {value:.4f}" for key, value in test.items())
+        )

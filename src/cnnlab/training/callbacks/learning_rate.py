@@ -10,10 +10,14 @@ from cnnlab.training.classifier import Classifier
 class LearningRate(L.Callback):
     """Logs `train/lr`, that of the classifier, and `train/lr_<k>` for each other rate that the freeze plan makes."""
 
-    def on_train_batch_start(self, trainer: L.Trainer, pl_module: Classifier, batch: Any, batch_idx: int) -> None:
+    def on_train_batch_start(
+        self, trainer: L.Trainer, pl_module: Classifier, batch: Any, batch_idx: int
+    ) -> None:
         groups = trainer.optimizers[0].param_groups
         head = {id(p) for p in pl_module.network.classifier.parameters()}
-        of_head = next((group["lr"] for group in groups if any(id(p) in head for p in group["params"])), groups[0]["lr"])
+        of_head = next(
+            (group["lr"] for group in groups if any(id(p) in head for p in group["params"])), groups[0]["lr"]
+        )
         others = sorted({group["lr"] for group in groups} - {of_head}, reverse=True)
         rates = {"train/lr": of_head} | {f"train/lr_{k}": rate for k, rate in enumerate(others, start=2)}
         pl_module.log_dict(rates, on_step=True, on_epoch=False)

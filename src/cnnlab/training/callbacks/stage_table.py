@@ -40,7 +40,11 @@ def stage_table(network: nn.Module, param_groups: list[dict]) -> str:
         if not parameters:
             continue
         trains = any(p.requires_grad for p in parameters)
-        modes = {("train" if layer.training else "eval") for layer in module.modules() if isinstance(layer, _BatchNorm)}
+        modes = {
+            ("train" if layer.training else "eval")
+            for layer in module.modules()
+            if isinstance(layer, _BatchNorm)
+        }
         groups = [group_of[id(p)] for p in parameters]
         rows.append(
             (
@@ -55,5 +59,11 @@ def stage_table(network: nn.Module, param_groups: list[dict]) -> str:
     total = sum(p.numel() for p in network.parameters())
     training = sum(p.numel() for p in network.parameters() if p.requires_grad)
     widths = [max(len(row[column]) for row in rows) for column in range(len(rows[0]))]
-    lines = ["  ".join(cell.rjust(w) if i == 1 else cell.ljust(w) for i, (cell, w) in enumerate(zip(row, widths, strict=True))) for row in rows]
+    lines = [
+        "  ".join(
+            cell.rjust(w) if i == 1 else cell.ljust(w)
+            for i, (cell, w) in enumerate(zip(row, widths, strict=True))
+        )
+        for row in rows
+    ]
     return "\n".join([*(line.rstrip() for line in lines), f"{training:,} of {total:,} parameters train"])

@@ -1,0 +1,5 @@
+"""`python -m cnnlab VERB ...`."""
+
+from cnnlab.cli import main
+
+main()
