@@ -63,8 +63,6 @@ def run_program(
 def quick_run(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The folder of a finished three-epoch run of LeNet-5 on digits with every default callback."""
     folder = tmp_path_factory.mktemp("quick") / "run"
-    done = run_program(
-        "experiment=quickstart", "trainer.max_epochs=3", f"paths.output_dir={folder}", cwd=folder.parent
-    )
+    done = run_program("experiment=quickstart", "trainer.max_epochs=3", f"paths.output_dir={folder}", cwd=folder.parent)
     assert done.returncode == 0, done.stderr
     return folder

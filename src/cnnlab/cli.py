@@ -86,9 +86,7 @@ def _prepare(arguments: list[str]) -> list[str]:
     for cfg in cfgs:
         check(cfg, targets=False)
         if parsed.multirun and cfg.trainer.strategy != "auto":
-            raise InputError(
-                "A sweep (-m) runs each job in one process; start runs with several processes one by one."
-            )
+            raise InputError("A sweep (-m) runs each job in one process; start runs with several processes one by one.")
     check(cfgs[0])
     folder = _folder(cfgs[0], overrides, sweep=parsed.multirun)
     return [*flags, *overrides, f"hydra.{'sweep' if parsed.multirun else 'run'}.dir={quoted(str(folder))}"]
@@ -115,9 +113,7 @@ def _folder(cfg: DictConfig, overrides: list[str], sweep: bool) -> Path:
             return Path(cfg.paths.output_dir).absolute()
     if cfg.paths.output_dir:
         return claim_exactly(Path(cfg.paths.output_dir))
-    experiment = next(
-        (value for key, _, value in map(_parts, overrides) if key == "experiment"), cfg.data.name
-    )
+    experiment = next((value for key, _, value in map(_parts, overrides) if key == "experiment"), cfg.data.name)
     name = f"sweep-{run_name(overrides)}" if sweep else run_name(overrides, cfg.model.name)
     return claim(Path(cfg.paths.root) / experiment / name)
 
@@ -161,9 +157,7 @@ def _task(cfg: DictConfig, rerun: list[str], failures: dict[str, int]) -> float 
 
     sys.argv = rerun  # Lightning starts the other ranks with it
     folder = Path(HydraConfig.get().runtime.output_dir)
-    rank_zero = (
-        os.environ.get("RANK", os.environ.get("LOCAL_RANK", os.environ.get("SLURM_PROCID", "0"))) == "0"
-    )
+    rank_zero = os.environ.get("RANK", os.environ.get("LOCAL_RANK", os.environ.get("SLURM_PROCID", "0"))) == "0"
     if not rank_zero:
         logging.getLogger().setLevel(logging.ERROR)
     cfg.paths.output_dir = str(folder)

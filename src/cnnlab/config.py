@@ -26,11 +26,7 @@ from cnnlab.errors import CnnlabError, InputError, several
 
 _PACKAGE = Path(__file__).parent
 CONFIG_DIR = next(
-    (
-        path
-        for path in (_PACKAGE.parents[1] / "configs", _PACKAGE / "configs")
-        if (path / "train.yaml").is_file()
-    ),
+    (path for path in (_PACKAGE.parents[1] / "configs", _PACKAGE / "configs") if (path / "train.yaml").is_file()),
     _PACKAGE / "configs",
 )
 TRUSTED_TARGETS = ("cnnlab.", "torch.", "torchvision.", "torchmetrics.", "lightning.", "timm.")
@@ -179,9 +175,7 @@ def compose(overrides: Sequence[str], config_dir: str | None = None) -> DictConf
     try:
         return _compose([*search, *overrides])
     except (HydraException, OmegaConfBaseException) as error:
-        raise several(
-            _composition_problems(search, overrides, error), "The config does not compose:"
-        ) from error
+        raise several(_composition_problems(search, overrides, error), "The config does not compose:") from error
 
 
 def _compose(overrides: Sequence[str]) -> DictConfig:
@@ -194,9 +188,7 @@ def _composition_problems(search: list[str], overrides: Sequence[str], error: Ex
     """Add the overrides one by one, group choices first, and say why each that fails does."""
     accepted, problems = list(search), []
     cfg = _compose(accepted)
-    for override in sorted(
-        overrides, key=lambda text: not (CONFIG_DIR / _key(text).replace(".", "/")).is_dir()
-    ):
+    for override in sorted(overrides, key=lambda text: not (CONFIG_DIR / _key(text).replace(".", "/")).is_dir()):
         try:
             cfg = _compose([*accepted, override])
             accepted.append(override)
@@ -220,23 +212,14 @@ def _explain(override: str, cfg: DictConfig, failure: Exception) -> str:
     known = [*_flat_keys(cfg), *(path.name for path in CONFIG_DIR.iterdir() if path.is_dir())]
     if "mismatched input" in str(failure) or "token recognition" in str(failure) or "=" not in override:
         return f"it cannot be parsed ({str(failure).splitlines()[0]}). Write key=value, with quotes around special characters: 'key=\"a b\"'."
-    return (
-        f"there is no key {key}. {nearest([key], known)}"
-        if key not in known
-        else str(failure).splitlines()[0]
-    )
+    return f"there is no key {key}. {nearest([key], known)}" if key not in known else str(failure).splitlines()[0]
 
 
 def nearest(wanted: Sequence[str], options: Sequence[str]) -> str:
     """A sentence with the options that look like what was wanted, or with all if they are few."""
     near = [match for word in wanted for match in difflib.get_close_matches(word, options, n=3, cutoff=0.55)]
     if not near:
-        near = [
-            option
-            for word in wanted
-            for option in options
-            if option.rsplit(".", 1)[-1] == word.rsplit(".", 1)[-1]
-        ]
+        near = [option for word in wanted for option in options if option.rsplit(".", 1)[-1] == word.rsplit(".", 1)[-1]]
     if near:
         return f"Nearest: {', '.join(dict.fromkeys(near))}."
     return f"There are: {', '.join(options)}." if len(options) <= 40 else ""
@@ -316,11 +299,7 @@ def _check_target(node: Any, path: str, trusted: tuple[str, ...] | None) -> list
     signature = inspect.signature(target)
     supplied = SUPPLIED_ARGUMENTS.get(path, set())
     own = OWN_ARGUMENTS.get(path, {})
-    given = {
-        key: value
-        for key, value in node.items()
-        if key not in ("_target_", "_partial_", "_convert_", "_args_")
-    }
+    given = {key: value for key, value in node.items() if key not in ("_target_", "_partial_", "_convert_", "_args_")}
     parameters = {
         key: parameter
         for key, parameter in signature.parameters.items()
@@ -349,9 +328,7 @@ def _check_target(node: Any, path: str, trusted: tuple[str, ...] | None) -> list
 def _hints(target: Any) -> dict[str, Any]:
     try:
         return typing.get_type_hints(target.__init__ if inspect.isclass(target) else target)
-    except (
-        Exception
-    ):  # annotations that only resolve under TYPE_CHECKING: nothing can be said about types then
+    except Exception:  # annotations that only resolve under TYPE_CHECKING: nothing can be said about types then
         return {}
 
 

@@ -37,9 +37,7 @@ def download(url: str, path: Path, *, sha256: str, max_bytes: int, timeout: floa
                     if file.tell() > max_bytes:
                         raise DataError(f"{url} sends more than {max_bytes} bytes: not the expected file.")
         if not digest.hexdigest().startswith(sha256.lower()):
-            raise DataError(
-                f"{url} has SHA-256 {digest.hexdigest()}, expected {sha256}: not the expected file."
-            )
+            raise DataError(f"{url} has SHA-256 {digest.hexdigest()}, expected {sha256}: not the expected file.")
 
     try:
         write_atomically(path, fetch)

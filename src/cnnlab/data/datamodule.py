@@ -72,9 +72,7 @@ class ImageDataModule(L.LightningDataModule):
     def eval_dataloader(self, images: LabelledImages) -> DataLoader:
         """`images` in order and without augmentation; under DDP each image is on exactly one rank."""
         world_size, rank = (self.trainer.world_size, self.trainer.global_rank) if self.trainer else (1, 0)
-        return self._loader(
-            self.eval_dataset(images), [(0, index) for index in range(rank, len(images), world_size)]
-        )
+        return self._loader(self.eval_dataset(images), [(0, index) for index in range(rank, len(images), world_size)])
 
     def eval_dataset(self, images: LabelledImages) -> "ImageDataset":
         """`images` as evaluation sees them."""
@@ -86,9 +84,7 @@ class ImageDataModule(L.LightningDataModule):
         for images, _ in self._loader(dataset, [(0, index) for index in range(len(dataset))]):
             yield images.float() / 255
 
-    def _loader(
-        self, dataset: Dataset, sampler: Sampler | Sequence[Draw], drop_last: bool = False
-    ) -> DataLoader:
+    def _loader(self, dataset: Dataset, sampler: Sampler | Sequence[Draw], drop_last: bool = False) -> DataLoader:
         return DataLoader(
             dataset,
             batch_size=self.batch_size,

@@ -70,9 +70,7 @@ class ImageFiles:
         return hashlib.blake2b(self.paths[index].read_bytes(), digest_size=16).hexdigest()
 
     def subset(self, indices: Sequence[int] | np.ndarray) -> ImageFiles:
-        return replace(
-            self, paths=[self.paths[i] for i in indices], labels=self.labels[np.asarray(indices, int)]
-        )
+        return replace(self, paths=[self.paths[i] for i in indices], labels=self.labels[np.asarray(indices, int)])
 
     def with_classes(self, kept: Sequence[int]) -> ImageFiles:
         return replace(self, **_renumbered(self, kept))
@@ -103,9 +101,7 @@ class ImageArray:
 
     def subset(self, indices: Sequence[int] | np.ndarray) -> ImageArray:
         chosen = np.asarray(indices, int)
-        return replace(
-            self, pixels=self.pixels[chosen], labels=self.labels[chosen], numbers=self.numbers[chosen]
-        )
+        return replace(self, pixels=self.pixels[chosen], labels=self.labels[chosen], numbers=self.numbers[chosen])
 
     def with_classes(self, kept: Sequence[int]) -> ImageArray:
         return replace(self, **_renumbered(self, kept))

@@ -46,9 +46,7 @@ def scan(images: LabelledImages, bad_images: str, cache_dir: Path) -> Scan:
         listed = [f"  {reason}" for reason in list(bad.values())[:SHOWN]]
         more = [f"  ... and {len(bad) - SHOWN} more"] if len(bad) > SHOWN else []
         ways = "Repair or remove them, or leave them out with data.bad_images=skip."
-        raise DataError(
-            "\n".join([f"{len(bad)} of {len(images)} files are no readable image:", *listed, *more, ways])
-        )
+        raise DataError("\n".join([f"{len(bad)} of {len(images)} files are no readable image:", *listed, *more, ways]))
     for reason in bad.values():
         log.warning("Left out: %s", reason)
     good = [index for index, (digest, _) in enumerate(results) if digest]
@@ -65,10 +63,7 @@ def _read_all(images: ImageFiles, cache_dir: Path) -> list[tuple[str, str]]:
     folder_hash = hashlib.blake2b(str(images.root.absolute()).encode(), digest_size=8).hexdigest()
     cache_file = cache_dir / "scans" / f"{folder_hash}.json"
     known = _load(cache_file)
-    keys = [
-        f"{images.name(i)}|{(s := path.stat()).st_size}|{s.st_mtime_ns}"
-        for i, path in enumerate(images.paths)
-    ]
+    keys = [f"{images.name(i)}|{(s := path.stat()).st_size}|{s.st_mtime_ns}" for i, path in enumerate(images.paths)]
     unread = [index for index, key in enumerate(keys) if key not in known]
     if unread:
         with ThreadPoolExecutor() as pool:

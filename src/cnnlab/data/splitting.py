@@ -34,9 +34,7 @@ def split(
             f"data.val_fraction {val_fraction} and data.test_fraction {test_fraction} must add up to less than 1."
         )
     if len(images.classes) < 2:
-        raise DataError(
-            f"The data have one class only ({', '.join(images.classes)}): a classifier needs at least two."
-        )
+        raise DataError(f"The data have one class only ({', '.join(images.classes)}): a classifier needs at least two.")
     single = _without_twins(images, digests)
     order = np.random.default_rng(derive("split", split_seed))
     parts: dict[str, list[int]] = {"train": [], "val": [], "test": []}

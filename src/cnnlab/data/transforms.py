@@ -43,9 +43,7 @@ class TrainTransform:
         pixels = to_tensor(image) if resizes or (crops and large_enough) else self.finish(image)
         for step in self.augmentations:
             pixels = step(pixels)
-        return (
-            pixels if pixels.shape[-2:] == (self.image_size, self.image_size) else self.finish.steps(pixels)
-        )
+        return pixels if pixels.shape[-2:] == (self.image_size, self.image_size) else self.finish.steps(pixels)
 
 
 def batch_transforms(augmentations: Iterable[torch.nn.Module]) -> list[torch.nn.Module]:

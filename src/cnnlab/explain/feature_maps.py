@@ -29,9 +29,7 @@ def resolve_layers(network: nn.Module, layers: Sequence[str]) -> dict[str, nn.Mo
         names = _auto(network) if pattern == "auto" else fnmatch.filter(modules, pattern)
         if not names:
             some = ", ".join(list(stages(network))[:8])
-            raise InputError(
-                f"No layer of {type(network).__name__} is called {pattern!r}. Stages: {some}, ..."
-            )
+            raise InputError(f"No layer of {type(network).__name__} is called {pattern!r}. Stages: {some}, ...")
         found |= {name: modules[name] for name in names}
     return found
 

@@ -36,9 +36,7 @@ def input_spec(
     own: Any = None
     if weights is not None and name in torchvision.models.list_models():
         enum = torchvision.models.get_model_weights(name)
-        own = (
-            torchvision_weights(name, weights) if weights in enum.__members__ else enum["DEFAULT"]
-        ).transforms()
+        own = (torchvision_weights(name, weights) if weights in enum.__members__ else enum["DEFAULT"]).transforms()
     size = image_size or (own.crop_size[0] if own else 224)
     resize = resize_size or (own.resize_size[0] if own else round(size / 0.875))
     return InputSpec(

@@ -51,9 +51,7 @@ def fit(
                 "preprocessing=weights needs pretrained weights with a mean and std; use preprocessing=standardize."
             )
         return Normalize(mean, std)
-    channel_mean, channel_std = channel_statistics(
-        [images_NCHW] if isinstance(images_NCHW, Tensor) else images_NCHW
-    )
+    channel_mean, channel_std = channel_statistics([images_NCHW] if isinstance(images_NCHW, Tensor) else images_NCHW)
     if name == "zero_mean":
         return Normalize(channel_mean.tolist(), [1.0] * len(channel_mean))
     return Normalize(channel_mean.tolist(), channel_std.clamp_min(1e-6).tolist())
@@ -63,9 +61,7 @@ def from_state(state: Mapping[str, Tensor]) -> nn.Module:
     """The layer whose buffers a checkpoint's state_dict holds as `preprocessing.*`."""
     if "preprocessing.mean" not in state:
         return nn.Identity()
-    return Normalize(
-        state["preprocessing.mean"].flatten().tolist(), state["preprocessing.std"].flatten().tolist()
-    )
+    return Normalize(state["preprocessing.mean"].flatten().tolist(), state["preprocessing.std"].flatten().tolist())
 
 
 def channel_statistics(batches: Iterable[Tensor]) -> tuple[Tensor, Tensor]:

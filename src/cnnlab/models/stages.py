@@ -67,9 +67,7 @@ def match_stages(network: nn.Module, patterns: list[str]) -> list[str]:
         elif pattern == "features":
             found = features
         elif pattern.startswith("last_") and pattern[5:].isdigit():
-            with_parameters = [
-                name for name in features if any(True for _ in stages(network)[name].parameters())
-            ]
+            with_parameters = [name for name in features if any(True for _ in stages(network)[name].parameters())]
             found = with_parameters[len(with_parameters) - int(pattern[5:]) :] if int(pattern[5:]) else []
         else:
             found = fnmatch.filter(names, pattern)

@@ -55,13 +55,9 @@ class BatchNorm(Surgery):
 
     def operate(self, network: nn.Module) -> None:
         if any(isinstance(layer, nn.BatchNorm2d) for layer in network.modules()):
-            raise InputError(
-                f"regularization=[batch_norm]: {type(network).__name__} has batch normalization already."
-            )
+            raise InputError(f"regularization=[batch_norm]: {type(network).__name__} has batch normalization already.")
         features = network.features
-        if not isinstance(features, nn.Sequential) or not any(
-            isinstance(step, nn.Conv2d) for step in features
-        ):
+        if not isinstance(features, nn.Sequential) or not any(isinstance(step, nn.Conv2d) for step in features):
             raise InputError(
                 f"regularization=[batch_norm]: the features of {type(network).__name__} are no chain of convolutions."
             )

@@ -61,9 +61,7 @@ def find_weights(weights: str, model: str, data_dir: Path) -> Weights:
                 f"Ways on: put a file {model}.pth (or .safetensors) into {(data_dir / 'weights').absolute()}, name one with "
                 "model.weights=FILE, or start from scratch with model.weights=null."
             ) from error
-        log.warning(
-            "%s could not be fetched (%s); using %s instead.", entry.url, error.__cause__ or error, local
-        )
+        log.warning("%s could not be fetched (%s); using %s instead.", entry.url, error.__cause__ or error, local)
         return _from_file(local)
 
 
@@ -72,9 +70,7 @@ def torchvision_weights(model: str, weights: str) -> WeightsEnum:
     try:
         return torchvision.models.get_model_weights(model)[weights]
     except (ValueError, KeyError) as error:
-        known = (
-            list(torchvision.models.get_model_weights(model).__members__) if _is_torchvision(model) else []
-        )
+        known = list(torchvision.models.get_model_weights(model).__members__) if _is_torchvision(model) else []
         raise InputError(
             f"model.weights={weights} is no file, run folder or torchvision weight name of {model}. "
             f"Use null, a path{''.join(f', {name}' for name in [*known, 'DEFAULT'] if known)}."
@@ -87,9 +83,7 @@ def load_weights(network: nn.Module, weights: Weights) -> set[str]:
     Raises DataError if nothing fits.
     """
     own = network.state_dict()
-    fits = {
-        name: value for name, value in weights.state.items() if name in own and own[name].shape == value.shape
-    }
+    fits = {name: value for name, value in weights.state.items() if name in own and own[name].shape == value.shape}
     ignored = [f"{name} {tuple(value.shape)}" for name, value in weights.state.items() if name not in fits]
     new = [name for name in own if name not in fits and not name.endswith("num_batches_tracked")]
     if not any(value.is_floating_point() for value in fits.values()):
@@ -121,9 +115,7 @@ def _from_file(path: Path) -> Weights:
         )
     mean, std = state.get("preprocessing.mean"), state.get("preprocessing.std")
     if any(key.startswith("network.") for key in state):
-        state = {
-            key.removeprefix("network."): value for key, value in state.items() if key.startswith("network.")
-        }
+        state = {key.removeprefix("network."): value for key, value in state.items() if key.startswith("network.")}
     state = {key.removeprefix("module."): value for key, value in state.items()}
     return Weights(
         state,

@@ -42,9 +42,7 @@ class RunFolder:
         self._began = time.monotonic() - record.get("wall_seconds", 0.0)
 
     @classmethod
-    def create(
-        cls, path: Path, config: dict[str, Any], overrides: list[str], writes: bool = True
-    ) -> "RunFolder":
+    def create(cls, path: Path, config: dict[str, Any], overrides: list[str], writes: bool = True) -> "RunFolder":
         """Write config.yaml, overrides.yaml and a first run.json into `path`."""
         record: dict[str, Any] = {
             "status": "running",
@@ -122,8 +120,6 @@ def _git_revision() -> str | None:
         run = lambda *words: subprocess.run(  # noqa: E731
             ["git", *words], capture_output=True, text=True, timeout=5, check=True
         ).stdout.strip()
-        return run("rev-parse", "HEAD") + (
-            "+" if run("status", "--porcelain", "--untracked-files=no") else ""
-        )
+        return run("rev-parse", "HEAD") + ("+" if run("status", "--porcelain", "--untracked-files=no") else "")
     except (OSError, subprocess.SubprocessError):
         return None

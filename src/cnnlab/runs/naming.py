@@ -18,16 +18,14 @@ def run_name(overrides: Sequence[str], model: str | None = None) -> str:
     model: comes first if no override chooses one. Holds letters, digits, `_`, `.`, `+` and `-` only; a pure function.
     """
     chosen = dict(override.lstrip("+").split("=", 1) for override in overrides if "=" in override)
-    chosen = {
-        key: value for key, value in chosen.items() if key.split(".")[0] not in UNNAMED and key != "model"
-    } | ({} if "model" not in chosen else {"model": chosen["model"]})
+    chosen = {key: value for key, value in chosen.items() if key.split(".")[0] not in UNNAMED and key != "model"} | (
+        {} if "model" not in chosen else {"model": chosen["model"]}
+    )
     first = chosen.pop("model", model)
     parts = [_slug(first)] if first else []
     for key, value in chosen.items():
         parts.append(
-            _slug(value)
-            if "." not in key and key != "seed"
-            else f"{_slug(key.rsplit('.', 1)[-1])}-{_slug(value)}"
+            _slug(value) if "." not in key and key != "seed" else f"{_slug(key.rsplit('.', 1)[-1])}-{_slug(value)}"
         )
     name = "-".join(part for part in parts if part) or "default"
     if len(name) > LONGEST:

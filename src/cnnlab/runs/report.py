@@ -100,10 +100,7 @@ def most_confused(counts: np.ndarray, names: Sequence[str]) -> list[list]:
     """(true, predicted, count) of the pairs of different classes, most frequent first."""
     wrong = counts - np.diag(np.diag(counts))
     pairs = [(int(wrong[i, j]), i, j) for i, j in zip(*np.nonzero(wrong), strict=True)]
-    return [
-        [names[i], names[j], count]
-        for count, i, j in sorted(pairs, key=lambda pair: -pair[0])[:MOST_CONFUSED]
-    ]
+    return [[names[i], names[j], count] for count, i, j in sorted(pairs, key=lambda pair: -pair[0])[:MOST_CONFUSED]]
 
 
 def write_predictions(path: Path, scored: Scored) -> None:
@@ -131,9 +128,7 @@ def top_loss_sheet(scored: Scored, channels: int) -> bytes:
     return png(sheet([scored.images.load(int(i), channels) for i in worst], captions))
 
 
-def sheet(
-    images: Sequence[Image.Image], captions: Sequence[str], columns: int = 6, side: int = 180
-) -> Image.Image:
+def sheet(images: Sequence[Image.Image], captions: Sequence[str], columns: int = 6, side: int = 180) -> Image.Image:
     """Pictures side by side, each above its caption of up to two lines."""
     columns = min(columns, len(images))
     rows = -(-len(images) // columns)
@@ -188,9 +183,7 @@ def _table(rows: Sequence[Sequence], head: Sequence[str] = ()) -> str:
     def line(cells: Sequence, tag: str) -> str:
         return "<tr>" + "".join(f"<{tag}>{html.escape(str(cell))}</{tag}>" for cell in cells) + "</tr>"
 
-    return (
-        "<table>" + (line(head, "th") if head else "") + "".join(line(row, "td") for row in rows) + "</table>"
-    )
+    return "<table>" + (line(head, "th") if head else "") + "".join(line(row, "td") for row in rows) + "</table>"
 
 
 def _confusion_picture(counts: np.ndarray, names: list[str]) -> bytes:

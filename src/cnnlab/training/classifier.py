@@ -62,17 +62,13 @@ class Classifier(L.LightningModule):
         self.recipe = recipe
         count = len(classes)
         self.train_accuracy = MulticlassAccuracy(count, average="micro")
-        self.scores = nn.ModuleDict(
-            {f"{part}_scores": _scores(count, f"{part}/") for part in ("val", "test")}
-        )
+        self.scores = nn.ModuleDict({f"{part}_scores": _scores(count, f"{part}/") for part in ("val", "test")})
         self.losses = nn.ModuleDict({f"{part}_loss": MeanMetric() for part in ("val", "test")})
         self.confusion = MulticlassConfusionMatrix(count)
         if recipe:
             self.loss = recipe.loss()
             self.train_loss = recipe.loss(label_smoothing=recipe.label_smoothing.epsilon)
-            self.batch_augmentation = (
-                v2.Compose(recipe.batch_transforms) if recipe.batch_transforms else nn.Identity()
-            )
+            self.batch_augmentation = v2.Compose(recipe.batch_transforms) if recipe.batch_transforms else nn.Identity()
 
     def forward(self, images: Tensor) -> Tensor:
         """uint8 or float-in-[0, 1] images N x C x H x W -> float32 logits N x classes."""
@@ -111,11 +107,7 @@ class Classifier(L.LightningModule):
         self.log("train/loss", loss.detach(), on_step=True, on_epoch=False)
         self.log("train/acc", self.train_accuracy, on_step=True, on_epoch=False)
         if self.recipe.l2.weight:
-            penalty = (
-                self.recipe.l2.weight
-                / 2
-                * sum(p.square().sum() for p in self.network.parameters() if p.ndim > 1)
-            )
+            penalty = self.recipe.l2.weight / 2 * sum(p.square().sum() for p in self.network.parameters() if p.ndim > 1)
             self.log("train/l2", penalty.detach(), on_step=True, on_epoch=False)
             loss = loss + penalty
         return loss

@@ -38,9 +38,7 @@ class FreezePlan:
         ]
         epochs = [phase.epoch for phase in self.phases]
         if not epochs or epochs[0] != 0 or sorted(set(epochs)) != epochs:
-            raise InputError(
-                f"freeze.phases begin at epochs {epochs}: the first must be 0, and they must increase."
-            )
+            raise InputError(f"freeze.phases begin at epochs {epochs}: the first must be 0, and they must increase.")
         self.batch_norm = batch_norm
 
     def trainable(self, epoch: int) -> list[str]:

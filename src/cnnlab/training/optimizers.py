@@ -16,8 +16,6 @@ def parameter_groups(network: nn.Module, plan: FreezePlan, lr: float, weight_dec
     for name, parameter in network.named_parameters():
         multiplier = plan.lr_multiplier(stage[name])
         decay = weight_decay if parameter.ndim > 1 else 0.0
-        group = groups.setdefault(
-            (multiplier, decay), {"params": [], "lr": lr * multiplier, "weight_decay": decay}
-        )
+        group = groups.setdefault((multiplier, decay), {"params": [], "lr": lr * multiplier, "weight_decay": decay})
         group["params"].append(parameter)
     return list(groups.values())

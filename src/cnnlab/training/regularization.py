@@ -39,6 +39,4 @@ class LabelSmoothing:
 
     def __post_init__(self) -> None:
         if not 0 <= self.epsilon < 1:
-            raise InputError(
-                f"regularization.label_smoothing.epsilon={self.epsilon}: at least 0 and less than 1."
-            )
+            raise InputError(f"regularization.label_smoothing.epsilon={self.epsilon}: at least 0 and less than 1.")

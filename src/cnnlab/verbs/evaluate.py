@@ -33,9 +33,7 @@ PARTS = ("train", "val", "test")
 def main(arguments: Sequence[str]) -> None:
     given = dict(argument.split("=", 1) for argument in arguments if "=" in argument)
     if len(given) < len(arguments):
-        raise InputError(
-            f"cnnlab evaluate takes key=value, not {', '.join(a for a in arguments if '=' not in a)}."
-        )
+        raise InputError(f"cnnlab evaluate takes key=value, not {', '.join(a for a in arguments if '=' not in a)}.")
     if "run" in given:
         run = Path(given.pop("run"))
         evaluate_run(run, given)
@@ -60,11 +58,7 @@ def evaluate_run(run: Path, changes: dict[str, str]) -> dict:
         cache_dir=Path(cfg["paths"]["cache_dir"]),
         seed=cfg["seed"],
         **stored,
-        **{
-            key: value
-            for key, value in cfg["data"].items()
-            if key not in ("name", "root", "channels", "dataset")
-        },
+        **{key: value for key, value in cfg["data"].items() if key not in ("name", "root", "channels", "dataset")},
     )
     part = part or ("test" if data.parts.test is not None else "val")
     images = getattr(data.parts, part, None) if part in PARTS else None
@@ -77,9 +71,7 @@ def evaluate_run(run: Path, changes: dict[str, str]) -> dict:
             f"The data have the classes {', '.join(data.classes[:9])}; the network knows {', '.join(loaded.classes[:9])}."
         )
     scored = score(loaded.network, data, images, images.labels, loaded.classes)
-    return report(
-        run / "report", f"{run.name}: {part} images of {cfg['data']['name']}", scored, stored["channels"]
-    )
+    return report(run / "report", f"{run.name}: {part} images of {cfg['data']['name']}", scored, stored["channels"])
 
 
 def evaluate_model(arguments: Sequence[str]) -> dict:
@@ -89,19 +81,13 @@ def evaluate_model(arguments: Sequence[str]) -> dict:
     cfg: dict[str, Any] = OmegaConf.to_container(cfg_node, resolve=True)  # type: ignore[assignment]
     model, options = cfg["model"], cfg["data"]
     if not model["weights"]:
-        raise InputError(
-            "cnnlab evaluate model=... needs model.weights: a network without weights knows nothing."
-        )
+        raise InputError("cnnlab evaluate model=... needs model.weights: a network without weights knows nothing.")
     weights = find_weights(model["weights"], model["name"], Path(cfg["paths"]["data_dir"]))
     images = everything(options, Path(cfg["paths"]["cache_dir"]))
     head = [value for name, value in weights.state.items() if value.ndim >= 1][-1].shape[0]
     truth, classes = match_classes(images, head)
-    spec = input_spec(
-        *(model[key] for key in ("name", "weights", "in_channels", "image_size", "resize_size"))
-    )
-    network = build_network(
-        build({**model["network"], "_partial_": True}), num_classes=head, weights=weights, seed=0
-    )
+    spec = input_spec(*(model[key] for key in ("name", "weights", "in_channels", "image_size", "resize_size")))
+    network = build_network(build({**model["network"], "_partial_": True}), num_classes=head, weights=weights, seed=0)
     preprocessing = fit("weights", [], mean=weights.mean or spec.mean, std=weights.std or spec.std)
     classifier = Classifier(preprocessing, network, classes, {}).eval()
     data = ImageDataModule(
@@ -120,9 +106,7 @@ def evaluate_model(arguments: Sequence[str]) -> dict:
     folder = (
         Path(output)
         if output
-        else claim(
-            Path(cfg["paths"]["root"]) / "evaluate" / run_name([], f"{model['name']}-{options['name']}")
-        )
+        else claim(Path(cfg["paths"]["root"]) / "evaluate" / run_name([], f"{model['name']}-{options['name']}"))
     )
     return report(
         folder / "report",
@@ -140,12 +124,7 @@ def apply_changes(cfg: dict[str, Any], changes: dict[str, str]) -> None:
         if len(rest) != 1 or node not in ("data", "paths") or rest[0] not in cfg[node]:
             known = [
                 "split",
-                *(
-                    f"{group}.{name}"
-                    for group in ("data", "paths")
-                    for name in cfg[group]
-                    if name != "dataset"
-                ),
+                *(f"{group}.{name}" for group in ("data", "paths") for name in cfg[group] if name != "dataset"),
             ]
             raise InputError(f"{key} cannot be changed in an evaluation. {nearest([key], known)}")
         cfg[node][rest[0]] = OmegaConf.to_container(OmegaConf.from_dotlist([f"value={text}"]))["value"]  # type: ignore[index, call-overload]
@@ -153,9 +132,7 @@ def apply_changes(cfg: dict[str, Any], changes: dict[str, str]) -> None:
     if "data.root" in changes:
         dataset["root"] = cfg["data"]["root"]
     elif "paths.data_dir" in changes and dataset.get("root"):
-        dataset["root"] = str(
-            Path(cfg["paths"]["data_dir"]) / Path(dataset["root"]).relative_to(old_data_dir)
-        )
+        dataset["root"] = str(Path(cfg["paths"]["data_dir"]) / Path(dataset["root"]).relative_to(old_data_dir))
 
 
 def everything(options: dict[str, Any], cache_dir: Path) -> LabelledImages:
@@ -193,10 +170,7 @@ def score(
     classifier.to(device).eval()
     classifier.network.to(memory_format=torch.channels_last)
     loader: DataLoader = data.eval_dataloader(images)
-    batches = [
-        classifier(batch.to(device)).softmax(dim=1).cpu()
-        for batch, _ in tqdm(loader, "Scoring", unit="batch")
-    ]
+    batches = [classifier(batch.to(device)).softmax(dim=1).cpu() for batch, _ in tqdm(loader, "Scoring", unit="batch")]
     return Scored(images, torch.cat(batches).double().numpy(), truth, list(classes))
 
 

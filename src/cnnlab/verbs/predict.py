@@ -56,9 +56,7 @@ def predict(cfg: PredictConfig) -> Path:
         for batch in tqdm(batches(list(pictures), cfg.batch_size), "Predicting", unit="batch")
         for row in top_k(run, pictures, batch, cfg.top_k)
     ]
-    write_table(
-        folder / "predictions.csv", [(path.relative_to(source), row) for path, row in rows], cfg.top_k
-    )
+    write_table(folder / "predictions.csv", [(path.relative_to(source), row) for path, row in rows], cfg.top_k)
     write_pictures(folder, source, pictures, rows, cfg.sheet_images)
     print(f"{len(rows)} pictures: {folder}/predictions.csv, {folder}/sheet.png")
     return folder
@@ -116,13 +114,9 @@ def write_table(path: Path, rows: Sequence[tuple[Path, list[tuple[str, float]]]]
     table = io.StringIO()
     writer = csv.writer(table, lineterminator="\n")
     columns = range(1, len(rows[0][1]) + 1)
-    writer.writerow(
-        ["image", *(name for rank in columns for name in (f"class_{rank}", f"probability_{rank}"))]
-    )
+    writer.writerow(["image", *(name for rank in columns for name in (f"class_{rank}", f"probability_{rank}"))])
     for image, ranked in rows:
-        writer.writerow(
-            [image.as_posix(), *(cell for name, value in ranked for cell in (name, f"{value:.6f}"))]
-        )
+        writer.writerow([image.as_posix(), *(cell for name, value in ranked for cell in (name, f"{value:.6f}"))])
     write_text(path, table.getvalue())
 
 

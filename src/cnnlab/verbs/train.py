@@ -39,9 +39,7 @@ def train(cfg: Config, run: RunFolder, resume_from: Path | None = None) -> dict[
     """Train what `cfg` (plain, resolved, checked) describes; returns the run's record."""
     trusted = trusted_prefixes(cfg)
     regularizers = build_entries(cfg["regularization"], trusted)
-    spec = input_spec(
-        *(cfg["model"][key] for key in ("name", "weights", "in_channels", "image_size", "resize_size"))
-    )
+    spec = input_spec(*(cfg["model"][key] for key in ("name", "weights", "in_channels", "image_size", "resize_size")))
     data = data_from(cfg, spec, trusted)
     classifier = classifier_from(cfg, spec, data, regularizers, trusted)
     trainer = trainer_from(cfg, run, classifier, regularizers, trusted)
@@ -59,9 +57,7 @@ def trusted_prefixes(cfg: Config) -> tuple[str, ...]:
 
 def data_from(cfg: Config, spec: InputSpec, trusted: tuple[str, ...]) -> ImageDataModule:
     """The config group `data`, with the augmentations, at the size that the network takes."""
-    options = {
-        key: value for key, value in cfg["data"].items() if key not in ("name", "root", "channels", "dataset")
-    }
+    options = {key: value for key, value in cfg["data"].items() if key not in ("name", "root", "channels", "dataset")}
     return build_data(
         build(cfg["data"]["dataset"], trusted),
         augmentations=list(build_entries(cfg["augmentation"], trusted).values()),
@@ -92,9 +88,7 @@ def classifier_from(
     if cfg["preprocessing"]["name"] == "weights":
         statistics = {"mean": (found and found.mean) or spec.mean, "std": (found and found.std) or spec.std}
     preprocessing = build(cfg["preprocessing"], trusted)(images_NCHW=data.train_images(), **statistics)
-    surgery = [
-        node for name, node in cfg["regularization"].items() if isinstance(regularizers.get(name), Surgery)
-    ]
+    surgery = [node for name, node in cfg["regularization"].items() if isinstance(regularizers.get(name), Surgery)]
     sizes = {key: value for key, value in dataclasses.asdict(spec).items() if key not in ("mean", "std")}
     stored = hyperparameters({**cfg["model"]["network"], "_partial_": True}, surgery, data.classes, sizes)
     by_type = {type(entry): entry for entry in regularizers.values()}
@@ -155,9 +149,7 @@ def trainer_from(
 
 def describe(run: RunFolder, data: ImageDataModule, trainer: L.Trainer) -> None:
     """Write what is known before the first step: device, split, classes, skipped files."""
-    parts = {
-        name: part for name in ("train", "val", "test") if (part := getattr(data.parts, name)) is not None
-    }
+    parts = {name: part for name in ("train", "val", "test") if (part := getattr(data.parts, name)) is not None}
     counts = {name: len(part) for name, part in parts.items()}
     device = (
         torch.cuda.get_device_name()
@@ -198,11 +190,7 @@ def keep_best(run: RunFolder, trainer: L.Trainer, classifier: Classifier, data: 
     """Record the metrics, score the best network on the test images if there are any, and export its weights."""
     best = next(callback for callback in trainer.callbacks if isinstance(callback, BestMetric))
     throughput = next(callback for callback in trainer.callbacks if isinstance(callback, Throughput))
-    last = {
-        key: float(value)
-        for key, value in trainer.callback_metrics.items()
-        if key.startswith(("val/", "train/"))
-    }
+    last = {key: float(value) for key, value in trainer.callback_metrics.items() if key.startswith(("val/", "train/"))}
     run.update(
         best={} if best.value is None else {best.monitor: best.value, "epoch": best.epoch},
         last={**last, "epoch": trainer.current_epoch - 1},
@@ -213,14 +201,10 @@ def keep_best(run: RunFolder, trainer: L.Trainer, classifier: Classifier, data: 
     test: dict[str, float] = {}
     if data.parts.test is not None:
         trainer.test(classifier, datamodule=data, ckpt_path=run.best_checkpoint, verbose=False)
-        test = {
-            key: float(value) for key, value in trainer.callback_metrics.items() if key.startswith("test/")
-        }
+        test = {key: float(value) for key, value in trainer.callback_metrics.items() if key.startswith("test/")}
     if run.writes:
         state = torch.load(run.best_checkpoint, map_location="cpu", weights_only=True)["state_dict"]
-        weights = {
-            key.removeprefix("network."): value for key, value in state.items() if key.startswith("network.")
-        }
+        weights = {key.removeprefix("network."): value for key, value in state.items() if key.startswith("network.")}
         write_atomically(run.path / "best_weights.pth", lambda file: torch.save(weights, file))
     run.update(test=test)
     log.info(
@@ -230,6 +214,4 @@ def keep_best(run: RunFolder, trainer: L.Trainer, classifier: Classifier, data: 
         last.get("val/acc", float("nan")),
     )
     if test:
-        log.info(
-            "Test: %s", "   ".join(f"{key.removeprefix('test/')} {value:.4f}" for key, value in test.items())
-        )
+        log.info("Test: %s", "   ".join(f"{key.removeprefix('test/')} {value:.4f}" for key, value in test.items()))

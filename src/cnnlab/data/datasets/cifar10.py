@@ -22,9 +22,7 @@ def cifar10(root: str) -> Splits:
     folder = Path(root) / "cifar-10-batches-bin"
     if not folder.is_dir():
         try:
-            archive = download(
-                URL, Path(root) / "cifar-10-binary.tar.gz", sha256=SHA256, max_bytes=ARCHIVE_BYTES
-            )
+            archive = download(URL, Path(root) / "cifar-10-binary.tar.gz", sha256=SHA256, max_bytes=ARCHIVE_BYTES)
             extract(archive, Path(root), max_bytes=2 * ARCHIVE_BYTES)
         except DataError as error:
             raise DataError(
@@ -40,10 +38,6 @@ def _read(paths: list[Path]) -> ImageArray:
     try:
         records = np.concatenate([np.fromfile(path, np.uint8).reshape(-1, 1 + 3 * 32 * 32) for path in paths])
     except (OSError, ValueError) as error:
-        raise DataError(
-            f"CIFAR-10 cannot be read: {error}. Remove {paths[0].parent} to fetch it again."
-        ) from error
+        raise DataError(f"CIFAR-10 cannot be read: {error}. Remove {paths[0].parent} to fetch it again.") from error
     pixels = records[:, 1:].reshape(-1, 3, 32, 32).transpose(0, 2, 3, 1)
-    return ImageArray(
-        np.ascontiguousarray(pixels), records[:, 0].astype(np.int64), CLASSES, np.arange(len(pixels))
-    )
+    return ImageArray(np.ascontiguousarray(pixels), records[:, 0].astype(np.int64), CLASSES, np.arange(len(pixels)))

@@ -14,9 +14,7 @@ def image_folder(root: str) -> Splits:
     """`root/<class>/<any>` as one set, or `root/{train,val,test}/<class>/<any>` as published splits."""
     folder = Path(root)
     if not folder.is_dir():
-        raise DataError(
-            f"There is no folder {folder.absolute()}. Set data.root to a folder of class folders."
-        )
+        raise DataError(f"There is no folder {folder.absolute()}. Set data.root to a folder of class folders.")
     if (folder / "train").is_dir():
         train = class_folders(folder / "train")
         return Splits(train, *(_split(folder / name, train.classes) for name in ("val", "test")))
@@ -34,13 +32,9 @@ def class_folders(root: Path) -> ImageFiles:
     files = [files_below(folder) for folder in folders]
     empty = [folder.name for folder, found in zip(folders, files, strict=True) if not found]
     if empty:
-        raise DataError(
-            f"{root.absolute()} has class folders without a file: {', '.join(empty)}. Fill or remove them."
-        )
+        raise DataError(f"{root.absolute()} has class folders without a file: {', '.join(empty)}. Fill or remove them.")
     labels = np.repeat(np.arange(len(folders)), [len(found) for found in files])
-    return ImageFiles(
-        root, [path for found in files for path in found], labels, [folder.name for folder in folders]
-    )
+    return ImageFiles(root, [path for found in files for path in found], labels, [folder.name for folder in folders])
 
 
 def files_below(folder: Path) -> list[Path]:
@@ -58,7 +52,5 @@ def _split(folder: Path, classes: list[str]) -> ImageFiles | None:
     images = class_folders(folder)
     if images.classes != classes:
         different = sorted(set(images.classes) ^ set(classes))
-        raise DataError(
-            f"{folder.absolute()} and the train folder differ in classes: {', '.join(different)}."
-        )
+        raise DataError(f"{folder.absolute()} and the train folder differ in classes: {', '.join(different)}.")
     return images

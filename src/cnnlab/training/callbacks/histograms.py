@@ -20,9 +20,7 @@ class Histograms(L.Callback):
         self.every_n_epochs = every_n_epochs
         self._logged_epoch = -1
 
-    def on_before_optimizer_step(
-        self, trainer: L.Trainer, pl_module: Classifier, optimizer: Optimizer
-    ) -> None:
+    def on_before_optimizer_step(self, trainer: L.Trainer, pl_module: Classifier, optimizer: Optimizer) -> None:
         epoch = trainer.current_epoch
         if epoch == self._logged_epoch or epoch % self.every_n_epochs:
             return

@@ -18,9 +18,7 @@ class InputBatch(L.Callback):
         self.every_n_epochs = every_n_epochs
 
     @torch.no_grad()
-    def on_train_batch_start(
-        self, trainer: L.Trainer, pl_module: Classifier, batch: Any, batch_idx: int
-    ) -> None:
+    def on_train_batch_start(self, trainer: L.Trainer, pl_module: Classifier, batch: Any, batch_idx: int) -> None:
         if batch_idx or trainer.current_epoch % self.every_n_epochs:
             return
         if writer := tensorboard_writer(trainer):

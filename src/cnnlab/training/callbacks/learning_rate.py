@@ -10,9 +10,7 @@ from cnnlab.training.classifier import Classifier
 class LearningRate(L.Callback):
     """Logs `train/lr`, that of the classifier, and `train/lr_<k>` for each other rate that the freeze plan makes."""
 
-    def on_train_batch_start(
-        self, trainer: L.Trainer, pl_module: Classifier, batch: Any, batch_idx: int
-    ) -> None:
+    def on_train_batch_start(self, trainer: L.Trainer, pl_module: Classifier, batch: Any, batch_idx: int) -> None:
         groups = trainer.optimizers[0].param_groups
         head = {id(p) for p in pl_module.network.classifier.parameters()}
         of_head = next(

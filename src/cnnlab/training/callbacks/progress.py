@@ -15,9 +15,7 @@ class Progress(TQDMProgressBar):
     def get_metrics(self, trainer: L.Trainer, pl_module: Classifier) -> dict[str, Any]:
         metrics = trainer.callback_metrics
         shown = {"loss": "train/loss", "acc": "train/acc", "val_acc": "val/acc", "best": "best/val/acc"}
-        items: dict[str, Any] = {
-            label: f"{metrics[key]:.3f}" for label, key in shown.items() if key in metrics
-        }
+        items: dict[str, Any] = {label: f"{metrics[key]:.3f}" for label, key in shown.items() if key in metrics}
         speed = next((c.speed for c in trainer.callbacks if isinstance(c, Throughput)), None)
         return items | ({"img/s": f"{speed:.0f}"} if speed else {})
 

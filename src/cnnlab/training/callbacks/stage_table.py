@@ -40,11 +40,7 @@ def stage_table(network: nn.Module, param_groups: list[dict]) -> str:
         if not parameters:
             continue
         trains = any(p.requires_grad for p in parameters)
-        modes = {
-            ("train" if layer.training else "eval")
-            for layer in module.modules()
-            if isinstance(layer, _BatchNorm)
-        }
+        modes = {("train" if layer.training else "eval") for layer in module.modules() if isinstance(layer, _BatchNorm)}
         groups = [group_of[id(p)] for p in parameters]
         rows.append(
             (
@@ -61,8 +57,7 @@ def stage_table(network: nn.Module, param_groups: list[dict]) -> str:
     widths = [max(len(row[column]) for row in rows) for column in range(len(rows[0]))]
     lines = [
         "  ".join(
-            cell.rjust(w) if i == 1 else cell.ljust(w)
-            for i, (cell, w) in enumerate(zip(row, widths, strict=True))
+            cell.rjust(w) if i == 1 else cell.ljust(w) for i, (cell, w) in enumerate(zip(row, widths, strict=True))
         )
         for row in rows
     ]

@@ -9,6 +9,4 @@ def tensorboard_writer(trainer: L.Trainer) -> SummaryWriter | None:
     """None where no TensorBoard logger is configured, or this is not rank zero."""
     if not trainer.is_global_zero or trainer.sanity_checking:
         return None
-    return next(
-        (logger.experiment for logger in trainer.loggers if isinstance(logger, TensorBoardLogger)), None
-    )
+    return next((logger.experiment for logger in trainer.loggers if isinstance(logger, TensorBoardLogger)), None)
