@@ -84,10 +84,9 @@ def _prepare(arguments: list[str]) -> list[str]:
     jobs = _jobs(overrides) if parsed.multirun else [overrides]
     cfgs = [compose(job, parsed.config_dir) for job in jobs]
     for cfg in cfgs:
-        check(cfg, targets=False)
+        check(cfg)
         if parsed.multirun and cfg.trainer.strategy != "auto":
             raise InputError("A sweep (-m) runs each job in one process; start runs with several processes one by one.")
-    check(cfgs[0])
     folder = _folder(cfgs[0], overrides, sweep=parsed.multirun)
     return [*flags, *overrides, f"hydra.{'sweep' if parsed.multirun else 'run'}.dir={quoted(str(folder))}"]
 

@@ -175,7 +175,8 @@ def compose(overrides: Sequence[str], config_dir: str | None = None) -> DictConf
     try:
         return _compose([*search, *overrides])
     except (HydraException, OmegaConfBaseException) as error:
-        raise several(_composition_problems(search, overrides, error), "The config does not compose:") from error
+        problems, rest = _composition_problems(search, overrides)
+        raise several(problems + _problems(rest) or [str(error)], "The config does not compose:") from error
 
 
 def _compose(overrides: Sequence[str]) -> DictConfig:
@@ -184,8 +185,8 @@ def _compose(overrides: Sequence[str]) -> DictConfig:
         return hydra.compose("train", overrides=list(overrides))
 
 
-def _composition_problems(search: list[str], overrides: Sequence[str], error: Exception) -> list[str]:
-    """Add the overrides one by one, group choices first, and say why each that fails does."""
+def _composition_problems(search: list[str], overrides: Sequence[str]) -> tuple[list[str], DictConfig]:
+    """Add the overrides one by one, group choices first, and say why each that fails does; and the config of the others."""
     accepted, problems = list(search), []
     cfg = _compose(accepted)
     for override in sorted(overrides, key=lambda text: not (CONFIG_DIR / _key(text).replace(".", "/")).is_dir()):
@@ -194,7 +195,7 @@ def _composition_problems(search: list[str], overrides: Sequence[str], error: Ex
             accepted.append(override)
         except (HydraException, OmegaConfBaseException) as failure:
             problems.append(f"{override}: {_explain(override, cfg, failure)}")
-    return problems or [str(error)]
+    return problems, cfg
 
 
 def _key(override: str) -> str:
@@ -238,28 +239,32 @@ def _flat_keys(node: Any, prefix: str = "") -> list[str]:
 # --- Checking ---
 
 
-def check(cfg: DictConfig, *, targets: bool = True) -> None:
-    """Raise one InputError that lists every unknown key, wrong type and missing or unfit `_target_`.
+def check(cfg: DictConfig) -> None:
+    """Raise one InputError that lists every unknown key, wrong type, and missing or unfit `_target_`.
 
-    targets: whether to import what `_target_` entries name and check their arguments by signature, which takes seconds.
+    Imports what the `_target_` entries name, to check their arguments by signature.
     """
-    cfg = cfg.copy()
-    if "paths" in cfg and cfg.paths.get("output_dir") is None:
-        cfg.paths.output_dir = ""  # the folder is claimed once everything is known to be right
-    try:
-        plain = OmegaConf.to_container(cfg, resolve=True)
-    except OmegaConfBaseException as error:
-        raise InputError(f"The config does not resolve: {str(error).splitlines()[0]}") from error
-    problems = _check_node(plain, TrainConfig, "", _trusted(plain) if targets else None)
-    if problems:
+    if problems := _problems(cfg):
         raise several(problems, "The config has problems:")
 
 
-def _trusted(plain: Any) -> tuple[str, ...]:
+def _problems(cfg: DictConfig) -> list[str]:
+    cfg = cfg.copy()
+    if cfg.paths.output_dir is None:
+        cfg.paths.output_dir = ""  # the folder is claimed once everything is known to be right
+    try:
+        plain: Any = OmegaConf.to_container(cfg, resolve=True, throw_on_missing=True)
+    except OmegaConfBaseException as error:
+        return [f"The config does not resolve: {str(error).splitlines()[0]}."]
+    return _check_node(plain, TrainConfig, "", trusted_prefixes(plain))
+
+
+def trusted_prefixes(plain: dict[str, Any]) -> tuple[str, ...]:
+    """What the name of a `_target_` may begin with under this config."""
     return (*TRUSTED_TARGETS, *(f"{package}." for package in plain.get("trusted_packages") or []))
 
 
-def _check_node(node: Any, schema: Any, path: str, trusted: tuple[str, ...] | None) -> list[str]:
+def _check_node(node: Any, schema: Any, path: str, trusted: tuple[str, ...]) -> list[str]:
     if schema is Target:
         return _check_target(node, path, trusted)
     if schema is Entries:
@@ -286,11 +291,9 @@ def _check_node(node: Any, schema: Any, path: str, trusted: tuple[str, ...] | No
     return [] if _fits(node, schema) else [f"{path}={node!r} is not {_type_name(schema)}."]
 
 
-def _check_target(node: Any, path: str, trusted: tuple[str, ...] | None) -> list[str]:
+def _check_target(node: Any, path: str, trusted: tuple[str, ...]) -> list[str]:
     if not isinstance(node, dict) or not node.get("_target_"):
         return [f"{path} needs a _target_ that says what it builds; it is {node!r}."]
-    if trusted is None:
-        return []
     name = node["_target_"]
     try:
         target = locate(name, trusted)

@@ -6,7 +6,7 @@ from typing import Any
 
 import torch
 from PIL import Image
-from torch import Tensor, nn
+from torch import Tensor
 
 from cnnlab.config import build
 from cnnlab.data.decoding import decode
@@ -21,11 +21,12 @@ from cnnlab.training.classifier import Classifier
 class LoadedRun:
     """A network with its preprocessing in eval mode, its class names, and `predict`."""
 
-    def __init__(self, classifier: Classifier, transform: EvalTransform, channels: int) -> None:
-        self.network: nn.Module = classifier.eval()
+    def __init__(self, classifier: Classifier, spec: dict[str, int]) -> None:
+        self.network: Classifier = classifier.eval()
         self.classes = classifier.classes
-        self.transform = transform
-        self.channels = channels
+        self.spec = spec
+        self.channels = spec["channels"]
+        self.transform = EvalTransform(spec["image_size"], spec["resize_size"])
 
     @torch.inference_mode()
     def predict(self, images: Sequence[str | Path | Image.Image] | Tensor) -> Tensor:
@@ -73,7 +74,7 @@ def load_run(folder: str | Path) -> LoadedRun:
         classifier.load_state_dict(state)
     except (KeyError, TypeError, AttributeError, RuntimeError) as error:
         raise DataError(f"{path} is no checkpoint of cnnlab, or a damaged one: {error}") from error
-    return LoadedRun(classifier, EvalTransform(spec["image_size"], spec["resize_size"]), spec["channels"])
+    return LoadedRun(classifier, spec)
 
 
 def hyperparameters(

@@ -17,12 +17,20 @@ from cnnlab.data.decoding import decode
 class LabelledImages(Protocol):
     """A sequence of pictures with one class each."""
 
-    classes: list[str]
-    """Human class names; `labels` index them."""
-    wnids: list[str] | None
-    """The WordNet ids of the classes, where the data set is named by them (ImageNet)."""
-    labels: np.ndarray
-    """int64, one class index for each image."""
+    @property
+    def classes(self) -> list[str]:
+        """Human class names; `labels` index them."""
+        ...
+
+    @property
+    def wnids(self) -> list[str] | None:
+        """The WordNet ids of the classes, where the data set is named by them (ImageNet)."""
+        ...
+
+    @property
+    def labels(self) -> np.ndarray:
+        """int64, one class index for each image."""
+        ...
 
     def __len__(self) -> int: ...
 

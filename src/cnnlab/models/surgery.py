@@ -33,8 +33,8 @@ class Dropout(Surgery):
             raise InputError(
                 f"regularization=[dropout]: the classifier of {type(network).__name__} has no linear layer."
             )
-        for layer in existing:
-            layer.p = self.p
+        for dropout in existing:
+            dropout.p = self.p
         if not existing:
             for layer in linear:
                 layer.register_forward_pre_hook(_DropInput(self.p))

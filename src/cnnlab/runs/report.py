@@ -15,7 +15,7 @@ from sklearn.metrics import confusion_matrix, precision_recall_fscore_support
 
 from cnnlab.data.images import LabelledImages
 from cnnlab.explain.confusion import confusion_figure
-from cnnlab.files import write_atomically, write_json, write_text
+from cnnlab.files import write_bytes, write_json, write_text
 
 MOST_CONFUSED = 20
 TOP_LOSSES = 24
@@ -91,7 +91,7 @@ def write_report(folder: Path, title: str, scored: Scored, channels: int) -> dic
         pictures = {"Confusion matrix": _confusion_picture(counts, names)} | pictures
     for name, picture in pictures.items():
         file = {"Confusion matrix": "confusion.png", "Largest losses": "top_losses.png"}[name]
-        write_atomically(folder / file, lambda f, picture=picture: f.write(picture))
+        write_bytes(folder / file, picture)
     write_text(folder / "report.html", report_html(title, numbers, per_class, confused, pictures))
     return numbers
 

@@ -59,16 +59,23 @@ class Classifier(L.LightningModule):
         self.preprocessing = preprocessing
         self.network = network
         self.classes = list(classes)
-        self.recipe = recipe
+        self._recipe = recipe
         count = len(classes)
         self.train_accuracy = MulticlassAccuracy(count, average="micro")
-        self.scores = nn.ModuleDict({f"{part}_scores": _scores(count, f"{part}/") for part in ("val", "test")})
-        self.losses = nn.ModuleDict({f"{part}_loss": MeanMetric() for part in ("val", "test")})
+        self.val_scores, self.test_scores = _scores(count, "val/"), _scores(count, "test/")
+        self.val_loss, self.test_loss = MeanMetric(), MeanMetric()
         self.confusion = MulticlassConfusionMatrix(count)
         if recipe:
             self.loss = recipe.loss()
             self.train_loss = recipe.loss(label_smoothing=recipe.label_smoothing.epsilon)
             self.batch_augmentation = v2.Compose(recipe.batch_transforms) if recipe.batch_transforms else nn.Identity()
+
+    @property
+    def recipe(self) -> Recipe:
+        """Raises RuntimeError if the network was loaded to predict only."""
+        if self._recipe is None:
+            raise RuntimeError("This classifier has no recipe to train by.")
+        return self._recipe
 
     def forward(self, images: Tensor) -> Tensor:
         """uint8 or float-in-[0, 1] images N x C x H x W -> float32 logits N x classes."""
@@ -77,7 +84,7 @@ class Classifier(L.LightningModule):
     def to_float(self, images: Tensor) -> Tensor:
         """Images in [0, 1], in the memory format that convolutions are fastest in."""
         images = images.float() / 255 if images.dtype == torch.uint8 else images
-        channels_last = self.recipe is None or self.recipe.channels_last
+        channels_last = self._recipe is None or self._recipe.channels_last
         return images.to(memory_format=torch.channels_last) if channels_last else images
 
     def on_fit_start(self) -> None:
@@ -98,7 +105,7 @@ class Classifier(L.LightningModule):
         logits = self(self.batch_augmentation(self.to_float(images)))
         loss = self.train_loss(logits, labels)
         if not torch.isfinite(loss):
-            rates = ", ".join(f"{group['lr']:.3g}" for group in self.optimizers().param_groups)
+            rates = ", ".join(f"{group['lr']:.3g}" for group in self.trainer.optimizers[0].param_groups)
             raise DivergedError(
                 f"The loss is {loss.item()} at step {self.global_step} (epoch {self.current_epoch}, learning rate {rates}). "
                 "Lower optimizer.lr, warm up (scheduler.warmup_epochs=1), or choose another init."
@@ -107,27 +114,27 @@ class Classifier(L.LightningModule):
         self.log("train/loss", loss.detach(), on_step=True, on_epoch=False)
         self.log("train/acc", self.train_accuracy, on_step=True, on_epoch=False)
         if self.recipe.l2.weight:
-            penalty = self.recipe.l2.weight / 2 * sum(p.square().sum() for p in self.network.parameters() if p.ndim > 1)
+            squares = [p.square().sum() for p in self.network.parameters() if p.ndim > 1]
+            penalty = self.recipe.l2.weight / 2 * torch.stack(squares).sum()
             self.log("train/l2", penalty.detach(), on_step=True, on_epoch=False)
             loss = loss + penalty
         return loss
 
     def validation_step(self, batch: tuple[Tensor, Tensor], batch_idx: int) -> None:
-        self._score("val", *batch)
+        logits = self._score("val", *batch, self.val_scores, self.val_loss)
+        self.confusion.update(logits, batch[1])
 
     def test_step(self, batch: tuple[Tensor, Tensor], batch_idx: int) -> None:
-        self._score("test", *batch)
+        self._score("test", *batch, self.test_scores, self.test_loss)
 
-    def _score(self, part: str, images: Tensor, labels: Tensor) -> None:
+    def _score(self, part: str, images: Tensor, labels: Tensor, scores: MetricCollection, loss: MeanMetric) -> Tensor:
         """Metric objects are logged, not their values: they weight by image and gather over ranks exactly."""
         logits = self(images)
-        scores, loss = self.scores[f"{part}_scores"], self.losses[f"{part}_loss"]
         scores.update(logits, labels)
         loss.update(self.loss(logits, labels), len(labels))
-        if part == "val":
-            self.confusion.update(logits, labels)
         self.log(f"{part}/loss", loss, on_step=False, on_epoch=True)
         self.log_dict(scores, on_step=False, on_epoch=True)
+        return logits
 
     def on_validation_epoch_start(self) -> None:
         self.confusion.reset()

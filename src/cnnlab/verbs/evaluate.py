@@ -52,12 +52,13 @@ def evaluate_run(run: Path, changes: dict[str, str]) -> dict:
     part = changes.pop("split", None)
     apply_changes(cfg, changes)
     loaded = load_run(run)
-    stored = loaded.network.hparams["input"]
     data = build_data(
         build(cfg["data"]["dataset"]),
         cache_dir=Path(cfg["paths"]["cache_dir"]),
         seed=cfg["seed"],
-        **stored,
+        channels=loaded.spec["channels"],
+        image_size=loaded.spec["image_size"],
+        resize_size=loaded.spec["resize_size"],
         **{key: value for key, value in cfg["data"].items() if key not in ("name", "root", "channels", "dataset")},
     )
     part = part or ("test" if data.parts.test is not None else "val")
@@ -71,7 +72,7 @@ def evaluate_run(run: Path, changes: dict[str, str]) -> dict:
             f"The data have the classes {', '.join(data.classes[:9])}; the network knows {', '.join(loaded.classes[:9])}."
         )
     scored = score(loaded.network, data, images, images.labels, loaded.classes)
-    return report(run / "report", f"{run.name}: {part} images of {cfg['data']['name']}", scored, stored["channels"])
+    return report(run / "report", f"{run.name}: {part} images of {cfg['data']['name']}", scored, loaded.channels)
 
 
 def evaluate_model(arguments: Sequence[str]) -> dict:

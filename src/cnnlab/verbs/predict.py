@@ -15,7 +15,7 @@ from tqdm import tqdm
 from cnnlab.data.datasets.image_folder import files_below
 from cnnlab.data.decoding import EXTENSIONS, decode
 from cnnlab.errors import DataError, InputError
-from cnnlab.files import write_atomically, write_text
+from cnnlab.files import write_bytes, write_text
 from cnnlab.loading import LoadedRun, load_run
 from cnnlab.runs.report import png, sheet
 from cnnlab.verbs.arguments import parse
@@ -132,7 +132,7 @@ def write_pictures(
     for path, caption in captions.items():
         target = folder / "pictures" / path.relative_to(source).with_suffix(".png")
         annotated = png(sheet([pictures[path]], [caption], side=320))
-        write_atomically(target, lambda file, annotated=annotated: file.write(annotated))
+        write_bytes(target, annotated)
     shown = list(captions)[:most]
     page = png(sheet([pictures[path] for path in shown], [captions[path] for path in shown]))
-    write_atomically(folder / "sheet.png", lambda file: file.write(page))
+    write_bytes(folder / "sheet.png", page)

@@ -10,7 +10,7 @@ import torch
 from lightning.pytorch.strategies import DDPStrategy
 from lightning.pytorch.trainer.states import TrainerStatus
 
-from cnnlab.config import build, build_entries
+from cnnlab.config import build, build_entries, trusted_prefixes
 from cnnlab.data.datamodule import ImageDataModule, build_data
 from cnnlab.data.transforms import batch_transforms
 from cnnlab.errors import InputError
@@ -37,6 +37,7 @@ WEIGHTED_BY = {
 
 def train(cfg: Config, run: RunFolder, resume_from: Path | None = None) -> dict[str, Any]:
     """Train what `cfg` (plain, resolved, checked) describes; returns the run's record."""
+    require_device(cfg["trainer"]["accelerator"])
     trusted = trusted_prefixes(cfg)
     regularizers = build_entries(cfg["regularization"], trusted)
     spec = input_spec(*(cfg["model"][key] for key in ("name", "weights", "in_channels", "image_size", "resize_size")))
@@ -49,10 +50,12 @@ def train(cfg: Config, run: RunFolder, resume_from: Path | None = None) -> dict[
     return run.record
 
 
-def trusted_prefixes(cfg: Config) -> tuple[str, ...]:
-    from cnnlab.config import TRUSTED_TARGETS
-
-    return (*TRUSTED_TARGETS, *(f"{package}." for package in cfg["trusted_packages"]))
+def require_device(accelerator: str) -> None:
+    """Raises InputError if a GPU is asked for where there is none."""
+    if accelerator in ("gpu", "cuda") and not torch.cuda.is_available():
+        raise InputError(
+            f"trainer.accelerator={accelerator}: this machine has no CUDA GPU. Use trainer=cpu or trainer=auto."
+        )
 
 
 def data_from(cfg: Config, spec: InputSpec, trusted: tuple[str, ...]) -> ImageDataModule:
@@ -115,11 +118,6 @@ def trainer_from(
     cfg: Config, run: RunFolder, classifier: Classifier, regularizers: Config, trusted: tuple[str, ...]
 ) -> L.Trainer:
     """The config groups trainer, callbacks, checkpoint and logger; DDP looks for unused parameters if any are ever frozen."""
-    accelerator = cfg["trainer"]["accelerator"]
-    if accelerator in ("gpu", "cuda") and not torch.cuda.is_available():
-        raise InputError(
-            f"trainer.accelerator={accelerator}: this machine has no CUDA GPU. Use trainer=cpu or trainer=auto."
-        )
     arguments = {key: value for key, value in cfg["trainer"].items() if key != "scale_lr"}
     if arguments["strategy"] == "ddp":
         arguments["strategy"] = DDPStrategy(
@@ -151,11 +149,7 @@ def describe(run: RunFolder, data: ImageDataModule, trainer: L.Trainer) -> None:
     """Write what is known before the first step: device, split, classes, skipped files."""
     parts = {name: part for name in ("train", "val", "test") if (part := getattr(data.parts, name)) is not None}
     counts = {name: len(part) for name, part in parts.items()}
-    device = (
-        torch.cuda.get_device_name()
-        if trainer.accelerator.auto_device_count and trainer.strategy.root_device.type == "cuda"
-        else "cpu"
-    )
+    device = torch.cuda.get_device_name() if trainer.strategy.root_device.type == "cuda" else "cpu"
     run.update(
         device=device,
         world_size=trainer.world_size,
@@ -188,8 +182,9 @@ def fit(trainer: L.Trainer, classifier: Classifier, data: ImageDataModule, resum
 
 def keep_best(run: RunFolder, trainer: L.Trainer, classifier: Classifier, data: ImageDataModule) -> None:
     """Record the metrics, score the best network on the test images if there are any, and export its weights."""
-    best = next(callback for callback in trainer.callbacks if isinstance(callback, BestMetric))
-    throughput = next(callback for callback in trainer.callbacks if isinstance(callback, Throughput))
+    callbacks: list[L.Callback] = trainer.callbacks  # type: ignore[attr-defined]
+    best = next(callback for callback in callbacks if isinstance(callback, BestMetric))
+    throughput = next(callback for callback in callbacks if isinstance(callback, Throughput))
     last = {key: float(value) for key, value in trainer.callback_metrics.items() if key.startswith(("val/", "train/"))}
     run.update(
         best={} if best.value is None else {best.monitor: best.value, "epoch": best.epoch},

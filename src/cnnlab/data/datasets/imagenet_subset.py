@@ -27,8 +27,10 @@ def imagenet_subset(root: str) -> Splits:
             "there with train/<wnid>/ and val/<wnid>/ (or flat files <wnid>_<name>.JPEG), or set data.root or paths.data_dir."
         )
     flat = [path for path in files_below(folder) if path.parent == folder and FLAT_NAME.fullmatch(path.name)]
-    splits = Splits(_flat(folder, flat)) if flat else image_folder(root)
-    return Splits(*(_with_names(images) for images in (splits.train, splits.val, splits.test)))
+    if flat:
+        return Splits(_with_names(_flat(folder, flat)))
+    splits = image_folder(root)
+    return Splits(*(images and _with_names(images) for images in (splits.train, splits.val, splits.test)))  # type: ignore[arg-type]
 
 
 @cache
@@ -44,9 +46,7 @@ def _flat(root: Path, paths: list[Path]) -> ImageFiles:
     return ImageFiles(root, paths, labels.astype(np.int64), classes.tolist())
 
 
-def _with_names(images: ImageFiles | None) -> ImageFiles | None:
-    if images is None:
-        return None
+def _with_names(images: ImageFiles) -> ImageFiles:
     unknown = [wnid for wnid in images.classes if wnid not in imagenet_classes()]
     if unknown:
         raise DataError(

@@ -4,6 +4,7 @@ import lightning as L
 import torch
 from torch import Tensor
 
+from cnnlab.data.datamodule import ImageDataModule
 from cnnlab.explain.feature_maps import feature_maps, resolve_layers
 from cnnlab.explain.grids import channel_grid
 from cnnlab.training.callbacks.tensorboard import tensorboard_writer
@@ -46,9 +47,10 @@ class FeatureMaps(L.Callback):
             module.training = mode
 
     def _fixed_images(self, trainer: L.Trainer) -> Tensor | None:
-        part = trainer.datamodule.parts.val
+        data: ImageDataModule = trainer.datamodule  # type: ignore[attr-defined]
+        part = data.parts.val
         if self._fixed is None and part is not None:
             count = min(self.images, len(part))
-            dataset = trainer.datamodule.eval_dataset(part)
+            dataset = data.eval_dataset(part)
             self._fixed = torch.stack([dataset[(0, index)][0] for index in range(count)])
         return self._fixed

@@ -4,6 +4,7 @@ from typing import Any
 
 import lightning as L
 
+from cnnlab.models.stages import stages
 from cnnlab.training.classifier import Classifier
 
 
@@ -12,7 +13,7 @@ class LearningRate(L.Callback):
 
     def on_train_batch_start(self, trainer: L.Trainer, pl_module: Classifier, batch: Any, batch_idx: int) -> None:
         groups = trainer.optimizers[0].param_groups
-        head = {id(p) for p in pl_module.network.classifier.parameters()}
+        head = {id(p) for p in stages(pl_module.network)["classifier"].parameters()}
         of_head = next(
             (group["lr"] for group in groups if any(id(p) in head for p in group["params"])), groups[0]["lr"]
         )

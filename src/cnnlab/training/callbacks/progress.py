@@ -16,7 +16,8 @@ class Progress(TQDMProgressBar):
         metrics = trainer.callback_metrics
         shown = {"loss": "train/loss", "acc": "train/acc", "val_acc": "val/acc", "best": "best/val/acc"}
         items: dict[str, Any] = {label: f"{metrics[key]:.3f}" for label, key in shown.items() if key in metrics}
-        speed = next((c.speed for c in trainer.callbacks if isinstance(c, Throughput)), None)
+        callbacks: list[L.Callback] = trainer.callbacks  # type: ignore[attr-defined]
+        speed = next((callback.speed for callback in callbacks if isinstance(callback, Throughput)), None)
         return items | ({"img/s": f"{speed:.0f}"} if speed else {})
 
 
