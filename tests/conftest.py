@@ -5,6 +5,9 @@ import subprocess
 import sys
 from pathlib import Path
 
+# The networks of tests are tiny: a second thread costs more than it gives, most of all on a busy machine.
+os.environ.setdefault("OMP_NUM_THREADS", "1")
+
 import numpy as np
 import pytest
 from PIL import Image, ImageDraw

@@ -87,7 +87,8 @@ class Classifier(L.LightningModule):
         channels_last = self._recipe is None or self._recipe.channels_last
         return images.to(memory_format=torch.channels_last) if channels_last else images
 
-    def on_fit_start(self) -> None:
+    def setup(self, stage: str) -> None:
+        """Before DDP wraps the network and takes note of its strides."""
         if self.recipe.channels_last:
             self.network.to(memory_format=torch.channels_last)
 

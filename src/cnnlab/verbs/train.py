@@ -9,6 +9,7 @@ import lightning as L
 import torch
 from lightning.pytorch.strategies import DDPStrategy
 from lightning.pytorch.trainer.states import TrainerStatus
+from lightning.pytorch.utilities.exceptions import MisconfigurationException
 
 from cnnlab.config import build, build_entries, trusted_prefixes
 from cnnlab.data.datamodule import ImageDataModule, build_data
@@ -171,9 +172,11 @@ def describe(run: RunFolder, data: ImageDataModule, trainer: L.Trainer) -> None:
 
 
 def fit(trainer: L.Trainer, classifier: Classifier, data: ImageDataModule, resume_from: Path | None) -> None:
-    """Lightning turns Ctrl-C into an exit; give it back as what it was."""
+    """Lightning turns Ctrl-C into an exit and wrong settings into its own error; give them back as what they are."""
     try:
         trainer.fit(classifier, datamodule=data, ckpt_path=resume_from)
+    except MisconfigurationException as error:
+        raise InputError(str(error)) from error
     except SystemExit as error:
         if trainer.state.status == TrainerStatus.INTERRUPTED:
             raise KeyboardInterrupt from error
