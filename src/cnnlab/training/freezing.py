@@ -61,10 +61,9 @@ class FreezePlan:
         if self.batch_norm == "train":
             return
         for name, module in stages(network).items():
-            if name not in trainable:
-                for layer in module.modules():
-                    if isinstance(layer, _BatchNorm):
-                        layer.eval()
+            for layer in module.modules():
+                if isinstance(layer, _BatchNorm):
+                    layer.train(name in trainable)
 
 
 def _as_list(patterns: str | list[str]) -> list[str]:
