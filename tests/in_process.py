@@ -1,0 +1,83 @@
+"""Runs inside the test's own process: what `train.py` does behind the command line, without a second interpreter."""
+
+import signal
+from pathlib import Path
+from typing import Any
+
+import lightning as L
+import pytest
+import torch
+from omegaconf import OmegaConf
+
+from cnnlab.config import check, compose
+from cnnlab.runs.folder import RunFolder
+from cnnlab.verbs import train as verb
+
+torch.set_num_threads(1)  # networks this small are slower on two
+
+DIGITS = (
+    "model=lenet5",
+    "data=digits",
+    "trainer=cpu",
+    "augmentation=none",
+    "callbacks=none",
+    "logger=none",
+    "data.num_workers=0",
+)
+"""LeNet-5 on scikit-learn's digits, on the CPU, without pictures: an epoch takes a second."""
+
+
+def config(folder: Path, *overrides: str) -> dict[str, Any]:
+    """The composed, checked and resolved config of a run in `folder`."""
+    own = [f"paths.output_dir='{folder}'", f"paths.cache_dir='{folder.parent / 'cache'}'"]
+    cfg = compose([*overrides, *own])
+    check(cfg)
+    plain: Any = OmegaConf.to_container(cfg, resolve=True)
+    plain.pop("resume")
+    return plain
+
+
+def train_in_process(folder: Path, *overrides: str, resume: bool = False) -> dict[str, Any]:
+    """Train into `folder` and return the record; `resume` continues from its last checkpoint."""
+    cfg = config(folder, *overrides)
+    run = RunFolder.create(folder, cfg, list(overrides))
+    record = verb.train(cfg, run, run.last_checkpoint if resume else None)
+    run.update(status="finished")
+    return record
+
+
+def parts_of_a_run(folder: Path, *overrides: str) -> tuple[L.Trainer, Any, Any]:
+    """(trainer, classifier, data) as the verb `train` makes them, before it fits."""
+    cfg = config(folder, *overrides)
+    regularizers = verb.build_entries(cfg["regularization"])
+    spec = verb.input_spec(
+        *(cfg["model"][key] for key in ("name", "weights", "in_channels", "image_size", "resize_size"))
+    )
+    data = verb.data_from(cfg, spec, verb.trusted_prefixes(cfg))
+    classifier = verb.classifier_from(cfg, spec, data, regularizers, verb.trusted_prefixes(cfg))
+    run = RunFolder.create(folder, cfg, list(overrides))
+    return verb.trainer_from(cfg, run, classifier, regularizers, verb.trusted_prefixes(cfg)), classifier, data
+
+
+def interrupt_at_epoch(monkeypatch: pytest.MonkeyPatch, epoch: int) -> None:
+    """Make every fit behave as if Ctrl-C were pressed at the start of `epoch`."""
+    from cnnlab.training.classifier import Classifier
+
+    original = Classifier.on_train_epoch_start
+
+    def press(self: Classifier) -> None:
+        if self.current_epoch == epoch:
+            raise KeyboardInterrupt
+        original(self)
+
+    monkeypatch.setattr(Classifier, "on_train_epoch_start", press)
+
+
+class KeptSignals:
+    """Gives Ctrl-C back to pytest: Lightning makes the process deaf to it while it shuts an interrupted fit down."""
+
+    def __enter__(self) -> None:
+        self.handler = signal.getsignal(signal.SIGINT)
+
+    def __exit__(self, *error: object) -> None:
+        signal.signal(signal.SIGINT, self.handler)
