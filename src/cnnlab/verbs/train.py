@@ -2,6 +2,7 @@
 
 import dataclasses
 import logging
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -29,7 +30,7 @@ from cnnlab.training.regularization import L2Penalty, LabelSmoothing, WeightDeca
 
 log = logging.getLogger(__name__)
 Config = dict[str, Any]
-WEIGHTED_BY = {
+WEIGHTED_BY: dict[str, Callable[[int], float]] = {
     "none": lambda processes: 1,
     "linear": lambda processes: processes,
     "sqrt": lambda processes: processes**0.5,
@@ -49,6 +50,13 @@ def train(cfg: Config, run: RunFolder, resume_from: Path | None = None) -> dict[
     fit(trainer, classifier, data, resume_from)
     keep_best(run, trainer, classifier, data)
     return run.record
+
+
+def lr_rule(name: str) -> Callable[[int], float]:
+    """How the learning rate grows with the number of processes; raises InputError for an unknown name."""
+    if name not in WEIGHTED_BY:
+        raise InputError(f"trainer.scale_lr={name}: use one of {', '.join(WEIGHTED_BY)}.")
+    return WEIGHTED_BY[name]
 
 
 def require_device(accelerator: str) -> None:
@@ -102,7 +110,7 @@ def classifier_from(
         loss=build(cfg["loss"], trusted),
         plan=FreezePlan(network, **cfg["freeze"]),
         lr=cfg["optimizer"]["lr"],
-        scale_lr=WEIGHTED_BY[cfg["trainer"]["scale_lr"]],
+        scale_lr=lr_rule(cfg["trainer"]["scale_lr"]),
         seed=cfg["seed"],
         weight_decay=by_type.get(WeightDecay, WeightDecay(0.0)),
         l2=by_type.get(L2Penalty, L2Penalty(0.0)),
