@@ -2,6 +2,7 @@
 
 import fnmatch
 from collections.abc import Sequence
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -38,13 +39,14 @@ def resolve_layers(network: nn.Module, layers: Sequence[str]) -> dict[str, nn.Mo
 def feature_maps(network: nn.Module, inputs: Tensor, layers: dict[str, nn.Module]) -> dict[str, Tensor]:
     """Layer name -> its output N x C x H x W for preprocessed `inputs`; the network's mode is kept.
 
-    Outputs are copied in the hook, because the in-place ReLU that follows a convolution would change them.
+    Layers that give anything else are left out. Outputs are copied in the hook, because the in-place ReLU that follows a convolution would change them.
     """
     maps: dict[str, Tensor] = {}
 
     def keep(name: str):
-        def hook(module: nn.Module, arguments: tuple, output: Tensor) -> None:
-            maps[name] = output.detach().float().cpu().clone()
+        def hook(module: nn.Module, arguments: tuple, output: Any) -> None:
+            if isinstance(output, Tensor) and output.ndim == 4:
+                maps[name] = output.detach().float().cpu().clone()
 
         return hook
 
@@ -54,7 +56,7 @@ def feature_maps(network: nn.Module, inputs: Tensor, layers: dict[str, nn.Module
     finally:
         for handle in handles:
             handle.remove()
-    return {name: maps[name] for name in layers if name in maps and maps[name].ndim == 4}
+    return {name: maps[name] for name in layers if name in maps}
 
 
 def _auto(network: nn.Module) -> list[str]:
