@@ -1,0 +1,188 @@
+"""What a run leaves behind, and how it says that it ended."""
+
+import json
+import logging
+import sys
+
+import pytest
+import torch
+import torchvision
+import yaml
+from conftest import draw_picture
+from in_process import DIGITS, KeptSignals, interrupt_at_epoch, train_in_process
+from sklearn.datasets import load_digits
+
+from cnnlab import cli
+from cnnlab.errors import InputError
+from cnnlab.models.lenet5 import LeNet5
+from cnnlab.runs.folder import RunFolder, read_config, read_overrides
+
+
+@pytest.fixture
+def kept_logging():
+    """Hydra replaces the root logger's handlers; give them back."""
+    root = logging.getLogger()
+    handlers, level = root.handlers[:], root.level
+    yield
+    for handler in set(root.handlers) - set(handlers):
+        handler.close()
+    root.handlers[:] = handlers
+    root.setLevel(level)
+
+
+def command_line(monkeypatch, *arguments: str) -> int:
+    """`train.py ARGUMENTS` in this process; returns the exit code."""
+    monkeypatch.setattr(sys, "argv", ["train.py", *arguments])
+    with pytest.raises(SystemExit) as exit_:
+        cli.train()
+    return int(exit_.value.code or 0)
+
+
+def record_of(folder) -> dict:
+    return json.loads((folder / "run.json").read_text(encoding="utf-8"))
+
+
+def test_record_of_a_finished_run(quick_run):
+    record = record_of(quick_run)
+    assert record["status"] == "finished"
+    assert record["images"] == {"train": 1266, "val": 176, "test": 355}
+    assert sum(record["images"].values()) == len(load_digits().target)
+    assert (record["classes"], record["seed"], record["device"], record["world_size"]) == (10, 0, "cpu", 1)
+    assert set(record["versions"]) >= {"cnnlab", "torch", "lightning", "hydra-core"}
+    assert record["versions"]["torch"] == torch.__version__.split("+")[0]
+    assert "experiment=quickstart" in record["command"]
+    assert record["images_per_second"] > 0
+    assert record["wall_seconds"] > 0
+    assert record["best"]["epoch"] in range(3)
+    assert record["last"]["epoch"] == 2
+
+
+def test_classes_and_splits_of_a_finished_run(quick_run):
+    assert json.loads((quick_run / "class_indices.json").read_text()) == {str(i): str(i) for i in range(10)}
+    splits = {name: (quick_run / "splits" / f"{name}.txt").read_text().split() for name in ("train", "val", "test")}
+    everything = [name for names in splits.values() for name in names]
+    assert sorted(everything) == [f"{number:05d}" for number in range(1797)]
+    labels = load_digits().target
+    for name, fraction in (("val", 0.1), ("test", 0.2)):
+        for digit in range(10):
+            chosen = sum(labels[int(image)] == digit for image in splits[name])
+            assert chosen == int((labels == digit).sum() * fraction + 1e-9)
+
+
+def test_config_and_overrides_of_a_finished_run(quick_run):
+    cfg = read_config(quick_run)
+    assert cfg["trainer"]["max_epochs"] == 3
+    assert cfg["model"]["network"]["_target_"] == "cnnlab.models.lenet5.LeNet5"
+    assert "${" not in (quick_run / "config.yaml").read_text()
+    assert read_overrides(quick_run)[:2] == ["experiment=quickstart", "trainer.max_epochs=3"]
+
+
+def test_log_of_a_finished_run(quick_run):
+    lines = (quick_run / "train.log").read_text(encoding="utf-8").splitlines()
+    assert sum("Run folder:" in line for line in lines) == 1
+    assert sum("Stages in epoch 0" in line for line in lines) == 1
+    assert any("Best val/acc" in line for line in lines)
+
+
+def test_exported_weights_are_those_of_the_best_checkpoint(quick_run):
+    state = torch.load(quick_run / "best_weights.pth", weights_only=True)
+    LeNet5().load_state_dict(state, strict=True)
+    best = torch.load(quick_run / "checkpoints" / "best.ckpt", weights_only=True)["state_dict"]
+    assert all(torch.equal(value, best[f"network.{name}"]) for name, value in state.items())
+
+
+def test_exported_weights_fit_torchvision(tmp_path):
+    """Without cnnlab: the file alone, torchvision's class, and `weights_only=True`."""
+    for label, shape in enumerate(("circle", "square", "round <square>")):
+        for number in range(4):
+            draw_picture(tmp_path / "pictures" / shape / f"{number}.png", shape, 100 * label + number)
+    train_in_process(
+        tmp_path / "run",
+        "model=mobilenet_v2",
+        "model.weights=null",
+        "model.image_size=32",
+        "model.resize_size=32",
+        "preprocessing=standardize",
+        "data=image_folder",
+        f"data.root={tmp_path / 'pictures'}",
+        "data.batch_size=4",
+        "data.val_fraction=0.25",
+        "trainer=cpu",
+        "trainer.max_epochs=1",
+        "callbacks=none",
+        "logger=none",
+    )
+    network = torchvision.models.mobilenet_v2(num_classes=3)
+    network.load_state_dict(torch.load(tmp_path / "run" / "best_weights.pth", weights_only=True), strict=True)
+    names = json.loads((tmp_path / "run" / "class_indices.json").read_text())
+    assert names == {"0": "circle", "1": "round <square>", "2": "square"}
+    assert not (tmp_path / "run" / "skipped_images.txt").exists()
+
+
+def test_run_that_diverged_says_so_and_exits_with_4(tmp_path, monkeypatch, kept_logging):
+    code = command_line(
+        monkeypatch,
+        *DIGITS,
+        "optimizer=sgd",
+        "optimizer.lr=1e30",
+        "scheduler=none",
+        "trainer.max_epochs=1",
+        f"paths.output_dir={tmp_path / 'run'}",
+    )
+    record = record_of(tmp_path / "run")
+    assert code == 4
+    assert record["status"] == "failed"
+    assert "The loss is" in record["error"]
+    assert "learning rate 1e+30" in (tmp_path / "run" / "train.log").read_text()
+
+
+def test_interrupted_run_says_how_to_go_on_and_goes_on(tmp_path, monkeypatch, kept_logging):
+    folder = tmp_path / "run"
+    overrides = (*DIGITS, "trainer.max_epochs=3", "trainer.limit_train_batches=3", f"paths.output_dir={folder}")
+    with monkeypatch.context() as patched, KeptSignals():
+        interrupt_at_epoch(patched, 1)
+        assert command_line(patched, *overrides) == 130
+    assert record_of(folder)["status"] == "interrupted"
+    assert f"resume={folder}" in (folder / "train.log").read_text()
+    assert command_line(monkeypatch, f"resume={folder}") == 0
+    record = record_of(folder)
+    assert record["status"] == "finished"
+    assert record["last"]["epoch"] == 2
+    assert torch.load(folder / "checkpoints" / "last.ckpt", weights_only=True)["global_step"] == 9
+
+
+def test_only_rank_zero_writes(tmp_path):
+    run = RunFolder.create(tmp_path / "run", {"seed": 1}, [], writes=False)
+    run.update(status="finished")
+    run.write_text("a.txt", "text")
+    run.write_json("a.json", {})
+    assert not (tmp_path / "run").exists()
+    assert run.record["status"] == "finished"
+
+
+def test_files_keep_every_letter(tmp_path):
+    run = RunFolder.create(tmp_path / "run", {"seed": 1, "data": {"root": "Größe, 图片"}}, ["data.root='Größe, 图片'"])
+    assert read_config(run.path)["data"]["root"] == "Größe, 图片"
+    assert read_overrides(run.path) == ["data.root='Größe, 图片'"]
+    run.write_json("x.json", {"acc": float("nan"), "é": [float("inf"), 1.5]})
+    assert json.loads((run.path / "x.json").read_text(encoding="utf-8")) == {"acc": None, "é": [None, 1.5]}
+
+
+def test_best_checkpoint_is_the_last_where_nothing_was_validated(tmp_path):
+    run = RunFolder.create(tmp_path / "run", {"seed": 1}, [])
+    (tmp_path / "run" / "checkpoints").mkdir()
+    assert run.best_checkpoint == run.last_checkpoint
+    (tmp_path / "run" / "checkpoints" / "best.ckpt").write_bytes(b"")
+    assert run.best_checkpoint.name == "best.ckpt"
+
+
+def test_folder_without_a_config_is_no_run(tmp_path):
+    with pytest.raises(InputError, match=r"no run folder: config\.yaml"):
+        read_config(tmp_path)
+    (tmp_path / "config.yaml").write_text("a: [", encoding="utf-8")
+    with pytest.raises(InputError, match="no run folder"):
+        read_config(tmp_path)
+
+
+def test_config_is_plain_yaml(quick_run):
+    assert yaml.safe_load((quick_run / "config.yaml").read_text(encoding="utf-8")) == read_config(quick_run)
