@@ -186,7 +186,7 @@ def _compose(overrides: Sequence[str]) -> DictConfig:
 
 
 def _composition_problems(search: list[str], overrides: Sequence[str]) -> tuple[list[str], DictConfig]:
-    """Add the overrides one by one, group choices first, and say why each that fails does; and the config of the others."""
+    """Add the overrides one by one, group choices first; say why each that fails does, and give the config of the rest."""
     accepted, problems = list(search), []
     cfg = _compose(accepted)
     for override in sorted(overrides, key=lambda text: not (CONFIG_DIR / _key(text).replace(".", "/")).is_dir()):
@@ -212,7 +212,8 @@ def _explain(override: str, cfg: DictConfig, failure: Exception) -> str:
         return f"{', '.join(unknown) or value} is no option of {key}. {nearest(unknown or [value], options)}"
     known = [*_flat_keys(cfg), *(path.name for path in CONFIG_DIR.iterdir() if path.is_dir())]
     if "mismatched input" in str(failure) or "token recognition" in str(failure) or "=" not in override:
-        return f"it cannot be parsed ({str(failure).splitlines()[0]}). Write key=value, with quotes around special characters: 'key=\"a b\"'."
+        reason = str(failure).splitlines()[0]
+        return f"it cannot be parsed ({reason}). Write key=value, and quote special characters: 'key=\"a b\"'."
     return f"there is no key {key}. {nearest([key], known)}" if key not in known else str(failure).splitlines()[0]
 
 
@@ -388,7 +389,7 @@ def locate(name: str, trusted: Sequence[str] = TRUSTED_TARGETS) -> Any:
 
 
 def build(node: Any, trusted: Sequence[str] = TRUSTED_TARGETS, **arguments: Any) -> Any:
-    """What the plain config node describes: `_target_(**node, **arguments)`, or a partial of it under `_partial_: true`.
+    """What the plain config node describes: `_target_(**node, **arguments)`, or its partial under `_partial_: true`.
 
     Raises InputError if the target refuses its arguments.
     """

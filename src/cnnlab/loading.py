@@ -30,7 +30,7 @@ class LoadedRun:
 
     @torch.inference_mode()
     def predict(self, images: Sequence[str | Path | Image.Image] | Tensor) -> Tensor:
-        """Probabilities N x classes, float32, for files, PIL images, or a uint8 batch N x C x H x W of the network's size.
+        """Probabilities N x classes, float32, for files, PIL images, or uint8 N x C x H x W of the network's size.
 
         Raises DataError, naming the file, for one that is no readable image.
         """

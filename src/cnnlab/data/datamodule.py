@@ -79,7 +79,7 @@ class ImageDataModule(L.LightningDataModule):
         return ImageDataset(images, self.eval_transform, self.channels, self.seed)
 
     def train_images(self) -> Iterator[Tensor]:
-        """The training images as evaluation sees them, as float32 batches in [0, 1]: what preprocessing is fitted on."""
+        """The training images as evaluation sees them, as float32 batches in [0, 1]."""
         dataset = self.eval_dataset(self.parts.train)
         for images, _ in self._loader(dataset, [(0, index) for index in range(len(dataset))]):
             yield images.float() / 255
@@ -201,7 +201,7 @@ def build_data(
 
 
 def default_workers(images: int) -> int:
-    """One process for each core that this process may use, up to 8; none for data that a worker's start would outlast."""
+    """One process for each core that this process may use, up to 8; none for data too small to be worth one."""
     available = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else (os.cpu_count() or 1)
     return min(8, available) if images > 2500 else 0
 

@@ -51,7 +51,7 @@ class LabelledImages(Protocol):
         ...
 
     def with_classes(self, kept: Sequence[int]) -> LabelledImages:
-        """The same images with the classes `kept` only, renumbered in that order; every image must be of one of them."""
+        """The same images with the classes `kept` only, renumbered in that order; no image may be of another."""
         ...
 
 

@@ -20,8 +20,8 @@ def split(
 ) -> Splits:
     """Cut the parts that a data set does not publish from its training images, stratified by class.
 
-    A class of n images gives floor(n * fraction) of them, at least one, to each part that is cut. Images with equal content
-    (equal `digests`, one for each training image) all stay in training, so that no image is on two sides.
+    A class of n images gives floor(n * fraction) of them, at least one, to each part that is cut. Images with equal
+    content (equal `digests`, one for each training image) all stay in training, so that no image is on two sides.
     Raises DataError, naming the class, if one has too few images for that.
     """
     images = published.train
@@ -104,8 +104,8 @@ def _without_twins(images: LabelledImages, digests: Sequence[str]) -> np.ndarray
 
 def _too_few(name: str, count: int) -> str:
     return (
-        f"Class {name!r} has too few images to split ({count}, twins counted): every part needs one of its own. Add images, "
-        "remove the class, or lower data.val_fraction or data.test_fraction."
+        f"Class {name!r} has too few images to split ({count}, twins counted): every part needs one of its own. "
+        "Add images, remove the class, or lower data.val_fraction or data.test_fraction."
     )
 
 

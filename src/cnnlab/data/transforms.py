@@ -28,7 +28,7 @@ class EvalTransform:
 
 
 class TrainTransform:
-    """The augmentations in the order given; an image that no crop brings to size is resized and cut as in evaluation."""
+    """The augmentations in the order given; an image that no crop sizes is resized and cut as in evaluation."""
 
     def __init__(self, augmentations: Iterable[torch.nn.Module], image_size: int, resize_size: int) -> None:
         self.augmentations = [step for step in augmentations if not isinstance(step, BATCH_TRANSFORMS)]

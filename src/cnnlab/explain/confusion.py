@@ -5,7 +5,7 @@ from matplotlib.figure import Figure
 
 
 def confusion_figure(counts: np.ndarray, classes: list[str]) -> Figure:
-    """Rows are true classes, columns predictions; colour is the share of the row, numbers are counts (up to 25 classes)."""
+    """Rows are true classes, columns predictions; colour is the share of the row; counts up to 25 classes."""
     size = min(24.0, 3.0 + 0.45 * len(classes))
     figure = Figure(figsize=(size, size), layout="constrained")
     axes = figure.add_subplot()

@@ -39,7 +39,8 @@ def resolve_layers(network: nn.Module, layers: Sequence[str]) -> dict[str, nn.Mo
 def feature_maps(network: nn.Module, inputs: Tensor, layers: dict[str, nn.Module]) -> dict[str, Tensor]:
     """Layer name -> its output N x C x H x W for preprocessed `inputs`; the network's mode is kept.
 
-    Layers that give anything else are left out. Outputs are copied in the hook, because the in-place ReLU that follows a convolution would change them.
+    Layers that give anything else are left out. Outputs are copied in the hook, because the in-place ReLU that follows
+    a convolution would change them.
     """
     maps: dict[str, Tensor] = {}
 

@@ -10,7 +10,7 @@ def channel_grid(maps_CHW: Tensor, padding: int = 1) -> Tensor:
     """Every channel of one feature map side by side in a near-square grid, each scaled to its own range.
 
     maps_CHW: float. A channel without contrast is black if it is zero, grey otherwise; values that are no number are 0.
-    Returns uint8 1 x H' x W' with white lines of `padding` pixels; maps smaller than 16 pixels are enlarged by repetition.
+    Returns uint8 1 x H' x W' with white lines of `padding` pixels; maps below 16 pixels are enlarged by repetition.
     """
     maps = torch.nan_to_num(maps_CHW.float(), nan=0.0, posinf=0.0, neginf=0.0)
     low, high = maps.amin((1, 2), keepdim=True), maps.amax((1, 2), keepdim=True)
@@ -20,7 +20,7 @@ def channel_grid(maps_CHW: Tensor, padding: int = 1) -> Tensor:
 
 
 def filter_grid(filters_OIHW: Tensor, padding: int = 1) -> Tensor:
-    """The filters of a convolution in a near-square grid, zero in mid-grey, scaled to the largest magnitude of each filter.
+    """The filters of a convolution in a near-square grid, zero in mid-grey, each scaled to its largest magnitude.
 
     Filters with three input channels are shown in colour, others by their first input channel.
     Returns uint8 3 x H' x W'.

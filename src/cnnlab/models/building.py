@@ -32,7 +32,7 @@ class InputSpec:
 def input_spec(
     name: str, weights: str | None, in_channels: int, image_size: int | None, resize_size: int | None
 ) -> InputSpec:
-    """The input of a model; sizes that are None, and mean and std, are those of its torchvision weights, else ImageNet's."""
+    """The input of a model; sizes that are None, mean and std are those of its torchvision weights, else ImageNet's."""
     own: Any = None
     if weights is not None and name in torchvision.models.list_models():
         enum = torchvision.models.get_model_weights(name)
@@ -59,7 +59,7 @@ def build_network(
 ) -> nn.Module:
     """A network with `features` and `classifier`, ready to train.
 
-    network: called with num_classes. init: called with the network and the names of the parameters that no weights filled.
+    network: called with num_classes. init: called with the network and the parameters that no weights filled.
     Raises InputError if the network cannot have that many classes, or surgery finds no place.
     """
     with derived_rng(seed, "init"):

@@ -54,7 +54,7 @@ def stages(network: nn.Module) -> dict[str, nn.Module]:
 
 
 def match_stages(network: nn.Module, patterns: list[str]) -> list[str]:
-    """The stages that the patterns name: `all`, `features`, `last_N` (of the features), a stage name, or a glob of them.
+    """The stages that the patterns name: `all`, `features`, `last_N` (of the features), a stage name, or a glob.
 
     Raises InputError, with the list of stages, for a pattern that names nothing.
     """

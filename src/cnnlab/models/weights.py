@@ -58,15 +58,15 @@ def find_weights(weights: str, model: str, data_dir: Path) -> Weights:
         if local is None:
             raise DataError(
                 f"The {weights} weights of {model} could not be fetched:\n  {error}\n"
-                f"Ways on: put a file {model}.pth (or .safetensors) into {(data_dir / 'weights').absolute()}, name one with "
-                "model.weights=FILE, or start from scratch with model.weights=null."
+                f"Ways on: put a file {model}.pth (or .safetensors) into {(data_dir / 'weights').absolute()}, "
+                "name one with model.weights=FILE, or start from scratch with model.weights=null."
             ) from error
         log.warning("%s could not be fetched (%s); using %s instead.", entry.url, error.__cause__ or error, local)
         return _from_file(local)
 
 
 def torchvision_weights(model: str, weights: str) -> WeightsEnum:
-    """The entry `weights` of torchvision's model `model`; raises InputError, with the names it has, if there is none."""
+    """The entry `weights` of torchvision's model `model`; raises InputError, with its names, if there is none."""
     try:
         return torchvision.models.get_model_weights(model)[weights]
     except (ValueError, KeyError) as error:
@@ -88,7 +88,8 @@ def load_weights(network: nn.Module, weights: Weights) -> set[str]:
     new = [name for name in own if name not in fits and not name.endswith("num_batches_tracked")]
     if not any(value.is_floating_point() for value in fits.values()):
         raise DataError(
-            f"{weights.source} fits nothing in {type(network).__name__}: it has {', '.join(ignored[:3]) or 'no tensor'}; "
+            f"{weights.source} fits nothing in {type(network).__name__}: it has "
+            f"{', '.join(ignored[:3]) or 'no tensor'}; "
             f"the network has {', '.join(f'{name} {tuple(own[name].shape)}' for name in list(own)[:3])}."
         )
     network.load_state_dict(fits, strict=False)

@@ -13,7 +13,7 @@ from cnnlab.files import write_text
 
 
 class MetricsCsv(Logger):
-    """Keeps the rows of a run that is resumed, up to the step it continues from (Lightning's CSVLogger deletes them)."""
+    """Keeps the rows of a run that is resumed, up to where it continues (Lightning's CSVLogger deletes them)."""
 
     def __init__(self, save_dir: str) -> None:
         super().__init__()

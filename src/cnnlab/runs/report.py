@@ -165,13 +165,15 @@ def report_html(
         ["cross entropy", f"{numbers['loss']:.4f}"],
     ]
     images = "".join(
-        f'<h2>{html.escape(name)}</h2><img alt="{html.escape(name)}" src="data:image/png;base64,{base64.b64encode(data).decode()}">'
+        f"<h2>{html.escape(name)}</h2>"
+        f'<img alt="{html.escape(name)}" src="data:image/png;base64,{base64.b64encode(data).decode()}">'
         for name, data in pictures.items()
     )
     scores = [[row[0], *(f"{value:.4f}" for value in row[1:4]), row[4]] for row in per_class]
     return (
         '<!doctype html><html lang="en"><meta charset="utf-8"><meta name="viewport" content="width=device-width">'
-        f"<title>{html.escape(title)}</title><style>body{{font:15px/1.5 system-ui,sans-serif;margin:2em auto;max-width:75em;padding:0 1em}}"
+        f"<title>{html.escape(title)}</title><style>"
+        "body{font:15px/1.5 system-ui,sans-serif;margin:2em auto;max-width:75em;padding:0 1em}"
         "td,th{text-align:left;padding:.1em 1.2em .1em 0;border-bottom:1px solid #ddd}img{max-width:100%}</style>"
         f"<h1>{html.escape(title)}</h1>{_table(summary)}"
         f"<h2>Classes</h2>{_table(scores, ['class', 'precision', 'recall', 'F1', 'images'])}"

@@ -108,7 +108,8 @@ class Classifier(L.LightningModule):
         if not torch.isfinite(loss):
             rates = ", ".join(f"{group['lr']:.3g}" for group in self.trainer.optimizers[0].param_groups)
             raise DivergedError(
-                f"The loss is {loss.item()} at step {self.global_step} (epoch {self.current_epoch}, learning rate {rates}). "
+                f"The loss is {loss.item()} at step {self.global_step} "
+                f"(epoch {self.current_epoch}, learning rate {rates}). "
                 "Lower optimizer.lr, warm up (scheduler.warmup_epochs=1), or choose another init."
             )
         self.train_accuracy(logits.detach(), labels)

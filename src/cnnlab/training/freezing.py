@@ -22,7 +22,7 @@ class Phase:
 class FreezePlan:
     """The phases of one network, with patterns resolved to stage names.
 
-    batch_norm: "eval" keeps frozen batch norm on its stored statistics; "train" lets them drift (as the course's script did).
+    batch_norm: "eval" keeps frozen batch norm on its stored statistics; "train" lets them drift.
     """
 
     def __init__(self, network: nn.Module, phases: Sequence[dict], batch_norm: str = "eval") -> None:

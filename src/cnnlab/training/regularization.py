@@ -22,7 +22,7 @@ class WeightDecay:
 
 @dataclass(frozen=True)
 class L2Penalty:
-    """weight / 2 * |w|^2 added to the loss, over weights but not biases and norm parameters; logged apart as train/l2."""
+    """weight / 2 * |w|^2 added to the loss, over weights but not biases and norms; logged apart as train/l2."""
 
     weight: float = 1e-4
 

@@ -1,4 +1,4 @@
-"""Learning rate schedules that torch does not have ready-made; every one is built as `scheduler(optimizer, total_steps)`."""
+"""Learning rate schedules, each built as `scheduler(optimizer, total_steps, steps_per_epoch)`."""
 
 from torch.optim import Optimizer
 from torch.optim.lr_scheduler import (
@@ -32,7 +32,7 @@ def cosine(
     warmup_start: float = 0.1,
     final_lr: float = 0.0,
 ) -> LRScheduler:
-    """Linear warm-up from `warmup_start` times the learning rate, then half a cosine down to `final_lr` (Loshchilov, Hutter 2017)."""
+    """Linear warm-up from `warmup_start` times the learning rate, then half a cosine to `final_lr`."""
     warmup_steps = min(round(warmup_epochs * steps_per_epoch), total_steps - 1)
     down = CosineAnnealingLR(optimizer, T_max=max(1, total_steps - warmup_steps), eta_min=final_lr)
     if not warmup_steps:

@@ -64,12 +64,12 @@ def evaluate_run(run: Path, changes: dict[str, str]) -> dict:
     part = part or ("test" if data.parts.test is not None else "val")
     images = getattr(data.parts, part, None) if part in PARTS else None
     if images is None:
-        raise InputError(
-            f"split={part}: this run's data have no such part. There are: {', '.join(p for p in PARTS if getattr(data.parts, p))}."
-        )
+        there = ", ".join(name for name in PARTS if getattr(data.parts, name))
+        raise InputError(f"split={part}: this run's data have no such part. There are: {there}.")
     if data.classes != loaded.classes:
         raise InputError(
-            f"The data have the classes {', '.join(data.classes[:9])}; the network knows {', '.join(loaded.classes[:9])}."
+            f"The data have the classes {', '.join(data.classes[:9])}; "
+            f"the network knows {', '.join(loaded.classes[:9])}."
         )
     scored = score(loaded.network, data, images, images.labels, loaded.classes)
     return report(run / "report", f"{run.name}: {part} images of {cfg['data']['name']}", scored, loaded.channels)
@@ -118,7 +118,10 @@ def evaluate_model(arguments: Sequence[str]) -> dict:
 
 
 def apply_changes(cfg: dict[str, Any], changes: dict[str, str]) -> None:
-    """Replace values of a resolved config; a changed paths.data_dir moves every path below it. Raises InputError for unknown keys."""
+    """Replace values of a resolved config; a changed paths.data_dir moves the paths below it.
+
+    Raises InputError for an unknown key.
+    """
     old_data_dir = cfg["paths"]["data_dir"]
     for key, text in changes.items():
         node, *rest = key.split(".")
@@ -145,7 +148,7 @@ def everything(options: dict[str, Any], cache_dir: Path) -> LabelledImages:
 
 
 def match_classes(images: LabelledImages, outputs: int) -> tuple[np.ndarray, list[str]]:
-    """The output index of each image's class, and the names of all outputs; folders named by WordNet id fit 1,000 outputs."""
+    """The output index of each image's class, and all outputs' names; folders named by WordNet id fit 1,000."""
     wnids = list(imagenet_classes())
     named = images.wnids or (images.classes if set(images.classes) <= set(wnids) else None)
     if outputs == len(wnids) and named:
@@ -179,7 +182,8 @@ def report(folder: Path, title: str, scored: Scored, channels: int) -> dict:
     numbers = write_report(folder, title, scored, channels)
     low, high = numbers["acc_interval_95"]
     print(
-        f"acc {numbers['acc']:.4f} (95 % interval {low:.4f} to {high:.4f})   acc_top5 {numbers['acc_top5']:.4f}   n {numbers['n']}"
+        f"acc {numbers['acc']:.4f} (95 % interval {low:.4f} to {high:.4f})   "
+        f"acc_top5 {numbers['acc_top5']:.4f}   n {numbers['n']}"
     )
     print(f"Report: {folder / 'report.html'}")
     return numbers

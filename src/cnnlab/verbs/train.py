@@ -126,7 +126,7 @@ def classifier_from(
 def trainer_from(
     cfg: Config, run: RunFolder, classifier: Classifier, regularizers: Config, trusted: tuple[str, ...]
 ) -> L.Trainer:
-    """The config groups trainer, callbacks, checkpoint and logger; DDP looks for unused parameters if any are ever frozen."""
+    """The config groups trainer, callbacks, checkpoint and logger; DDP expects unused parameters if any are frozen."""
     arguments = {key: value for key, value in cfg["trainer"].items() if key != "scale_lr"}
     if arguments["strategy"] == "ddp":
         arguments["strategy"] = DDPStrategy(

@@ -31,7 +31,8 @@ def flowers(root: str) -> Splits:
                 f"The flower photos are not in {folder.absolute()}, and fetching them failed:\n  {error}\n"
                 "Ways on:\n"
                 f"  - put the folder flower_photos (with {', '.join(CLASSES)}) there;\n"
-                "  - or say where it is: paths.data_dir=FOLDER (FOLDER/flower_photos) or data.root=FOLDER/flower_photos;\n"
+                "  - or say where it is: paths.data_dir=FOLDER (FOLDER/flower_photos) "
+                "or data.root=FOLDER/flower_photos;\n"
                 "  - or begin without a download: make quickstart (data=digits)."
             ) from error
     return Splits(class_folders(folder))

@@ -17,14 +17,15 @@ FLAT_NAME = re.compile(r"(n\d{8})_.+")
 def imagenet_subset(root: str) -> Splits:
     """`root/{train,val}/<wnid>/*`, `root/<wnid>/*`, or flat files `root/<wnid>_<any name>.JPEG`.
 
-    Class names are the human ones of the 1,000 ImageNet classes ("tench" for n01440764), in the order of the WordNet ids.
+    Class names are the human ones ("tench" for n01440764), in the order of the WordNet ids.
     Raises DataError if `root` does not exist or a class is named by something else than a WordNet id.
     """
     folder = Path(root)
     if not folder.is_dir():
         raise DataError(
             f"There is no folder {folder.absolute()} with ImageNet photos. ImageNet has no free download: put a folder "
-            "there with train/<wnid>/ and val/<wnid>/ (or flat files <wnid>_<name>.JPEG), or set data.root or paths.data_dir."
+            "there with train/<wnid>/ and val/<wnid>/ (or flat files <wnid>_<name>.JPEG), or set data.root "
+            "or paths.data_dir."
         )
     flat = [path for path in files_below(folder) if path.parent == folder and FLAT_NAME.fullmatch(path.name)]
     if flat:

@@ -12,9 +12,12 @@ from cnnlab.training.classifier import Classifier
 
 
 class FeatureMaps(L.Callback):
-    """Logs `features/<layer>/<image>`: every channel of the layer in one grid, before training and every `every_n_epochs`.
+    """Logs `features/<layer>/<image>`: every channel of the layer in one grid.
 
-    layers: names or globs of layers, or "auto" (first, middle and last stage). images: how many of the first validation images.
+    Before training, and every `every_n_epochs`.
+
+    layers: names or globs of layers, or "auto" (first, middle and last stage).
+    images: how many of the first validation images.
     """
 
     def __init__(self, layers: list[str], images: int = 2, every_n_epochs: int = 1) -> None:

@@ -9,7 +9,7 @@ from cnnlab.training.classifier import Classifier
 
 
 class Filters(L.Callback):
-    """Logs `filters/<layer>`, the first convolution's filters in one grid, before training and every `every_n_epochs`."""
+    """Logs `filters/<layer>`, the first convolution's filters, before training and every `every_n_epochs`."""
 
     def __init__(self, every_n_epochs: int = 1) -> None:
         self.every_n_epochs = every_n_epochs

@@ -10,7 +10,7 @@ from cnnlab.training.classifier import Classifier
 
 
 class Histograms(L.Callback):
-    """Logs `weights/<name>` and `gradients/<name>` of every weight of ndim > 1 that trains, at the first step of an epoch.
+    """Logs `weights/<name>` and `gradients/<name>` of the weights of ndim > 1 that train, at an epoch's first step.
 
     Values that are no finite number are left out of the histogram and counted in `non_finite/<...>`: TensorBoard's own
     histogram of a diverged network would end the run.
