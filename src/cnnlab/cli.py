@@ -7,6 +7,7 @@ import importlib
 import logging
 import os
 import sys
+import warnings
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -168,6 +169,7 @@ def _task(cfg: DictConfig, rerun: list[str], failures: dict[str, int]) -> float 
         from cnnlab.verbs.train import train
 
         _adopt_lightning_messages()
+        log.info("Run folder: %s", folder)
         record = train(plain, run, resume_from)
         run.update(status="finished")
         return record["best"].get("val/acc")
@@ -194,6 +196,7 @@ def _adopt_lightning_messages() -> None:
         logger.propagate = True
     for name in ("lightning.pytorch.utilities.rank_zero", "lightning.fabric.utilities.rank_zero"):
         logging.getLogger(name).setLevel(logging.WARNING)
+    warnings.filterwarnings("ignore", message=".*isinstance.treespec, LeafSpec.*")  # Lightning 2.6 on torch 2.14
 
 
 def _complain(error: CnnlabError) -> int:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import os
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -123,6 +124,19 @@ def _renumbered(images: ImageFiles | ImageArray, kept: Sequence[int]) -> dict[st
         "classes": [images.classes[label] for label in kept],
         "wnids": [images.wnids[label] for label in kept] if images.wnids else None,
     }
+
+
+def joined(first: LabelledImages, second: LabelledImages) -> LabelledImages:
+    """The images of both, which must be of one kind and have the same classes."""
+    labels = np.concatenate([first.labels, second.labels])
+    if isinstance(first, ImageFiles) and isinstance(second, ImageFiles):
+        root = Path(os.path.commonpath([first.root, second.root]))
+        return replace(first, root=root, paths=first.paths + second.paths, labels=labels)
+    if isinstance(first, ImageArray) and isinstance(second, ImageArray):
+        pixels = np.concatenate([first.pixels, second.pixels])
+        numbers = np.concatenate([first.numbers, len(first) + second.numbers])
+        return replace(first, pixels=pixels, labels=labels, numbers=numbers)
+    raise TypeError(f"{type(first).__name__} and {type(second).__name__} cannot be joined")
 
 
 @dataclass(frozen=True)

@@ -1,5 +1,6 @@
 """`cnnlab evaluate`: score a run on its own data, or pretrained weights on any data set, and write a report."""
 
+import functools
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -14,7 +15,7 @@ from tqdm import tqdm
 from cnnlab.config import build, check, compose, nearest, quote_path
 from cnnlab.data.datamodule import ImageDataModule, build_data
 from cnnlab.data.datasets.imagenet_subset import imagenet_classes
-from cnnlab.data.images import LabelledImages, Splits
+from cnnlab.data.images import LabelledImages, Splits, joined
 from cnnlab.data.scanning import scan
 from cnnlab.data.splitting import select
 from cnnlab.errors import InputError
@@ -140,9 +141,9 @@ def apply_changes(cfg: dict[str, Any], changes: dict[str, str]) -> None:
 
 
 def everything(options: dict[str, Any], cache_dir: Path) -> LabelledImages:
-    """All images of a data set that publishes no parts; its validation (else test) images if it does."""
-    published = build(options["dataset"])()
-    images = published.val or published.test or published.train
+    """All images of a data set, whatever part it publishes them in."""
+    published: Splits = build(options["dataset"])()
+    images = functools.reduce(joined, [part for part in (published.train, published.val, published.test) if part])
     chosen = select(images, options["classes"], options["images_per_class"], options["split_seed"])
     return scan(chosen, options["bad_images"], cache_dir).images
 

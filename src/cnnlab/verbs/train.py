@@ -171,7 +171,6 @@ def describe(run: RunFolder, data: ImageDataModule, trainer: L.Trainer) -> None:
         run.write_text(f"splits/{name}.txt", "".join(f"{part.name(index)}\n" for index in range(len(part))))
     if data.skipped:
         run.write_text("skipped_images.txt", "".join(f"{reason}\n" for reason in data.skipped.values()))
-    log.info("Run folder: %s", run.path)
     log.info(
         "Images: %s in %d classes",
         ", ".join(f"{count} {name}" for name, count in counts.items()),
