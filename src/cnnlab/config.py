@@ -186,7 +186,7 @@ def _compose(overrides: Sequence[str]) -> DictConfig:
 
 
 def _composition_problems(search: list[str], overrides: Sequence[str]) -> tuple[list[str], DictConfig]:
-    """Add the overrides one by one, group choices first; say why each that fails does, and give the config of the rest."""
+    """Add the overrides one by one, group choices first: why each that fails does, and the config of the rest."""
     accepted, problems = list(search), []
     cfg = _compose(accepted)
     for override in sorted(overrides, key=lambda text: not (CONFIG_DIR / _key(text).replace(".", "/")).is_dir()):

@@ -8,7 +8,7 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from cnnlab.config import build
+from cnnlab.config import build, trusted_prefixes
 from cnnlab.data.decoding import decode
 from cnnlab.data.transforms import EvalTransform
 from cnnlab.errors import DataError, InputError
@@ -48,9 +48,10 @@ class LoadedRun:
         return self.transform(picture)
 
 
-def load_run(folder: str | Path) -> LoadedRun:
+def load_run(folder: str | Path, trusted_packages: Sequence[str] = ()) -> LoadedRun:
     """The best network of a run folder, or that of one `.ckpt` file; needs that file alone.
 
+    trusted_packages: packages of your own that the network's class is from; a checkpoint cannot name them itself.
     Raises InputError or DataError if there is none, or it is damaged or not of cnnlab.
     """
     path = Path(folder)
@@ -60,14 +61,15 @@ def load_run(folder: str | Path) -> LoadedRun:
     if not path.is_file():
         raise InputError(f"{folder} holds no run: there is no {path}.")
     contents = load_tensors(path)
+    trusted = trusted_prefixes({"trusted_packages": list(trusted_packages)})
     try:
         stored, state = contents["hyper_parameters"], contents["state_dict"]
         spec = stored["input"]
         network = build_network(
-            build(stored["network"]),
+            build(stored["network"], trusted),
             num_classes=len(stored["classes"]),
             weights=None,
-            surgery=[build(node) for node in stored["surgery"]],
+            surgery=[build(node, trusted) for node in stored["surgery"]],
             seed=0,
         )
         classifier = Classifier(from_state(state), network, stored["classes"], stored)

@@ -12,7 +12,7 @@ from torch import nn
 from torch.utils.data import DataLoader
 from tqdm import tqdm
 
-from cnnlab.config import build, check, compose, nearest, quote_path
+from cnnlab.config import build, check, compose, nearest, quote_path, trusted_prefixes
 from cnnlab.data.datamodule import ImageDataModule, build_data
 from cnnlab.data.datasets.imagenet_subset import imagenet_classes
 from cnnlab.data.images import LabelledImages, Splits, joined
@@ -47,14 +47,16 @@ def main(arguments: Sequence[str]) -> None:
 def evaluate_run(run: Path, changes: dict[str, str]) -> dict:
     """Score a run's best network on its validation images (its test images, if it has some; or split=train|val|test).
 
-    changes: values of the run's config to replace, such as data.root; writes `run/report/`. Returns the metrics.
+    changes: values of the run's config to replace, such as data.root, and trusted_packages, which the run's files
+    cannot choose themselves; writes `run/report/`. Returns the metrics.
     """
     cfg = read_config(run)
     part = changes.pop("split", None)
+    packages = OmegaConf.create(changes.pop("trusted_packages", "[]"))
     apply_changes(cfg, changes)
-    loaded = load_run(run)
+    loaded = load_run(run, list(packages))
     data = build_data(
-        build(cfg["data"]["dataset"]),
+        build(cfg["data"]["dataset"], trusted_prefixes({"trusted_packages": list(packages)})),
         cache_dir=Path(cfg["paths"]["cache_dir"]),
         seed=cfg["seed"],
         channels=loaded.spec["channels"],
@@ -129,6 +131,7 @@ def apply_changes(cfg: dict[str, Any], changes: dict[str, str]) -> None:
         if len(rest) != 1 or node not in ("data", "paths") or rest[0] not in cfg[node]:
             known = [
                 "split",
+                "trusted_packages",
                 *(f"{group}.{name}" for group in ("data", "paths") for name in cfg[group] if name != "dataset"),
             ]
             raise InputError(f"{key} cannot be changed in an evaluation. {nearest([key], known)}")
@@ -137,7 +140,10 @@ def apply_changes(cfg: dict[str, Any], changes: dict[str, str]) -> None:
     if "data.root" in changes:
         dataset["root"] = cfg["data"]["root"]
     elif "paths.data_dir" in changes and dataset.get("root"):
-        dataset["root"] = str(Path(cfg["paths"]["data_dir"]) / Path(dataset["root"]).relative_to(old_data_dir))
+        root = Path(dataset["root"])
+        if not root.is_relative_to(old_data_dir):
+            raise InputError(f"The data of this run are in {root}, not below {old_data_dir}: set data.root instead.")
+        dataset["root"] = str(Path(cfg["paths"]["data_dir"]) / root.relative_to(old_data_dir))
 
 
 def everything(options: dict[str, Any], cache_dir: Path) -> LabelledImages:

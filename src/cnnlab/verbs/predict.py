@@ -2,14 +2,14 @@
 
 import csv
 import io
-import logging
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import torch
 from omegaconf import MISSING
 from PIL import Image
+from torch import Tensor
 from tqdm import tqdm
 
 from cnnlab.data.datasets.image_folder import files_below
@@ -20,7 +20,19 @@ from cnnlab.loading import LoadedRun, load_run
 from cnnlab.runs.report import png, sheet
 from cnnlab.verbs.arguments import parse
 
-log = logging.getLogger(__name__)
+Ranking = list[tuple[str, float]]
+"""Classes with their probabilities, the most probable first."""
+LARGEST_SHOWN = 640
+"""Pixels of the longer side to which pictures are reduced once the network's input is cut from them."""
+
+
+@dataclass(frozen=True)
+class Picture:
+    """A file as the network takes it, uint8 C x H x W, and small enough to keep."""
+
+    path: Path
+    pixels: Tensor
+    small: Image.Image
 
 
 @dataclass
@@ -28,6 +40,7 @@ class PredictConfig:
     """run: run folder or checkpoint. images: one picture, or a folder searched for pictures.
 
     output: where the results go; null is <run>/predictions/<name of images>.
+    trusted_packages: packages of your own that the network's class is from.
     """
 
     run: str = MISSING
@@ -36,6 +49,7 @@ class PredictConfig:
     top_k: int = 3
     batch_size: int = 32
     sheet_images: int = 30
+    trusted_packages: list[str] = field(default_factory=list)
 
 
 def main(arguments: Sequence[str]) -> None:
@@ -47,17 +61,25 @@ def predict(cfg: PredictConfig) -> Path:
 
     Raises InputError or DataError if there is no run or no picture; single unreadable pictures are named and left out.
     """
-    run = load_run(cfg.run)
+    for name in ("top_k", "batch_size", "sheet_images"):
+        if getattr(cfg, name) < 1:
+            raise InputError(f"{name}={getattr(cfg, name)}: at least 1 is needed.")
+    run = load_run(cfg.run, cfg.trusted_packages)
     source, paths = find_pictures(Path(cfg.images))
     folder = output_folder(cfg)
-    pictures = readable(paths, run.channels)
-    rows = [
-        row
-        for batch in tqdm(batches(list(pictures), cfg.batch_size), "Predicting", unit="batch")
-        for row in top_k(run, pictures, batch, cfg.top_k)
-    ]
-    write_table(folder / "predictions.csv", [(path.relative_to(source), row) for path, row in rows], cfg.top_k)
-    write_pictures(folder, source, pictures, rows, cfg.sheet_images)
+    rows: list[tuple[Path, Ranking]] = []
+    shown: list[Image.Image] = []
+    for batch in tqdm(batches(paths, cfg.batch_size), "Predicting", unit="batch"):
+        pictures = readable(batch, run)
+        for picture, ranking in zip(pictures, top_k(run, pictures, cfg.top_k), strict=True):
+            annotated = png(sheet([picture.small], [caption(ranking)], side=320))
+            write_bytes(folder / "pictures" / annotated_name(picture.path.relative_to(source)), annotated)
+            rows.append((picture.path.relative_to(source), ranking))
+            shown += [picture.small] if len(shown) < cfg.sheet_images else []
+    if not rows:
+        raise DataError("None of the pictures can be read.")
+    write_table(folder / "predictions.csv", rows)
+    write_bytes(folder / "sheet.png", png(sheet(shown, [caption(ranking) for _, ranking in rows[: len(shown)]])))
     print(f"{len(rows)} pictures: {folder}/predictions.csv, {folder}/sheet.png")
     return folder
 
@@ -81,16 +103,18 @@ def output_folder(cfg: PredictConfig) -> Path:
     return (run if run.is_dir() else run.parent) / "predictions" / Path(cfg.images).absolute().name
 
 
-def readable(paths: Sequence[Path], channels: int) -> dict[Path, Image.Image]:
-    """Path -> picture; raises DataError if none can be read."""
-    pictures: dict[Path, Image.Image] = {}
+def readable(paths: Sequence[Path], run: LoadedRun) -> list[Picture]:
+    """The pictures that can be read; the others are named on the console."""
+    pictures = []
     for path in paths:
         try:
-            pictures[path] = decode(path, channels)
+            image = decode(path, run.channels)
         except DataError as error:
             print(f"Left out: {error}")
-    if not pictures:
-        raise DataError("None of the pictures can be read.")
+            continue
+        pixels = run.prepare(image)
+        image.thumbnail((LARGEST_SHOWN, LARGEST_SHOWN))
+        pictures.append(Picture(path, pixels, image))
     return pictures
 
 
@@ -98,41 +122,33 @@ def batches(paths: list[Path], size: int) -> list[list[Path]]:
     return [paths[start : start + size] for start in range(0, len(paths), size)]
 
 
-def top_k(
-    run: LoadedRun, pictures: dict[Path, Image.Image], paths: Sequence[Path], k: int
-) -> list[tuple[Path, list[tuple[str, float]]]]:
-    """For each path the k most probable classes with their probabilities."""
-    probabilities = run.predict([pictures[path] for path in paths])
+def top_k(run: LoadedRun, pictures: Sequence[Picture], k: int) -> list[Ranking]:
+    """For each picture the k most probable classes with their probabilities."""
+    if not pictures:
+        return []
+    probabilities = run.predict(torch.stack([picture.pixels for picture in pictures]))
     values, indices = torch.topk(probabilities, min(k, len(run.classes)))
     return [
-        (path, [(run.classes[i], float(v)) for v, i in zip(value, index.tolist(), strict=True)])
-        for path, value, index in zip(paths, values, indices, strict=True)
+        [(run.classes[i], float(v)) for v, i in zip(value, index.tolist(), strict=True)]
+        for value, index in zip(values, indices, strict=True)
     ]
 
 
-def write_table(path: Path, rows: Sequence[tuple[Path, list[tuple[str, float]]]], k: int) -> None:
+def caption(ranking: Ranking) -> str:
+    """The two best classes, one a line."""
+    return "\n".join(f"{name} {value:.1%}" for name, value in ranking[:2])
+
+
+def annotated_name(image: Path) -> Path:
+    """The PNG file for an image: a.png for a.png, a.jpg.png for a.jpg, so that neither replaces the other."""
+    return image if image.suffix == ".png" else image.with_name(f"{image.name}.png")
+
+
+def write_table(path: Path, rows: Sequence[tuple[Path, Ranking]]) -> None:
     table = io.StringIO()
     writer = csv.writer(table, lineterminator="\n")
     columns = range(1, len(rows[0][1]) + 1)
     writer.writerow(["image", *(name for rank in columns for name in (f"class_{rank}", f"probability_{rank}"))])
-    for image, ranked in rows:
-        writer.writerow([image.as_posix(), *(cell for name, value in ranked for cell in (name, f"{value:.6f}"))])
+    for image, ranking in rows:
+        writer.writerow([image.as_posix(), *(cell for name, value in ranking for cell in (name, f"{value:.6f}"))])
     write_text(path, table.getvalue())
-
-
-def write_pictures(
-    folder: Path,
-    source: Path,
-    pictures: dict[Path, Image.Image],
-    rows: Sequence[tuple[Path, list[tuple[str, float]]]],
-    most: int,
-) -> None:
-    """Each picture with its two best classes below it, and a sheet of the first `most`."""
-    captions = {path: "\n".join(f"{name} {value:.1%}" for name, value in ranked[:2]) for path, ranked in rows}
-    for path, caption in captions.items():
-        target = folder / "pictures" / path.relative_to(source).with_suffix(".png")
-        annotated = png(sheet([pictures[path]], [caption], side=320))
-        write_bytes(target, annotated)
-    shown = list(captions)[:most]
-    page = png(sheet([pictures[path] for path in shown], [captions[path] for path in shown]))
-    write_bytes(folder / "sheet.png", page)
