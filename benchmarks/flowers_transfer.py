@@ -86,7 +86,11 @@ def hardware() -> str:
 
 
 def table(rows: list[dict]) -> str:
-    head = "| setting | best val/acc (95 %) | last val/acc (95 %) | training img/s | minutes | peak GiB |\n|---|---|---|---|---|---|"
+    head = (
+        "| setting | best val/acc (95 %) | last val/acc (95 %) | training img/s | minutes | peak GiB |\n"
+        + "|---" * 6
+        + "|"
+    )
     lines = [
         f"| {r['setting']} | {r['best']:.4f} ({r['best_interval_95'][0]:.3f}-{r['best_interval_95'][1]:.3f}) "
         f"| {r['last']:.4f} ({r['last_interval_95'][0]:.3f}-{r['last_interval_95'][1]:.3f}) "
