@@ -1,0 +1,174 @@
+"""Evaluations against the run's own record, and against a plain torchvision loop."""
+
+import json
+import shutil
+
+import pytest
+import torch
+import torchvision
+from conftest import draw_picture
+from in_process import train_in_process
+from PIL import Image
+
+from cnnlab.data.datasets.imagenet_subset import imagenet_classes
+from cnnlab.errors import CnnlabError, InputError
+from cnnlab.loading import load_run
+from cnnlab.verbs.evaluate import evaluate_run, main
+
+
+@pytest.fixture
+def run(quick_run, tmp_path):
+    """A copy of the quick run, so that reports do not change it."""
+    shutil.copytree(quick_run, tmp_path / "run")
+    return tmp_path / "run"
+
+
+def test_run_is_scored_on_its_test_images(run, capsys):
+    numbers = evaluate_run(run, {})
+    record = json.loads((run / "run.json").read_text())
+    assert numbers["n"] == 355
+    assert numbers["acc"] == pytest.approx(record["test"]["test/acc"], abs=1e-6)
+    assert numbers["loss"] == pytest.approx(record["test"]["test/loss"], rel=1e-4)
+    assert numbers["f1"] == pytest.approx(record["test"]["test/f1"], abs=1e-5)
+    assert json.loads((run / "report" / "metrics.json").read_text()) == numbers
+    assert f"acc {numbers['acc']:.4f}" in capsys.readouterr().out
+
+
+def test_validation_accuracy_is_that_of_the_best_epoch(run):
+    record = json.loads((run / "run.json").read_text())
+    numbers = evaluate_run(run, {"split": "val"})
+    assert numbers["n"] == 176
+    assert numbers["acc"] == pytest.approx(record["best"]["val/acc"], abs=1e-6)
+
+
+def test_report_names_the_images_of_the_split(run):
+    evaluate_run(run, {"split": "val"})
+    lines = (run / "report" / "predictions.csv").read_text().splitlines()[1:]
+    assert [line.split(",")[0] for line in lines] == (run / "splits" / "val.txt").read_text().split()
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"split": "validation"}, "train, val, test"),
+        ({"data.batchsize": "3"}, "data.batch_size"),
+        ({"optimizer.lr": "3"}, "cannot be changed in an evaluation"),
+        ({"model": "vgg16"}, "cannot be changed in an evaluation"),
+    ],
+)
+def test_unknown_change_is_refused_with_the_nearest(run, changes, message):
+    with pytest.raises(InputError, match=message):
+        evaluate_run(run, changes)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ([], "needs run=FOLDER, or model="),
+        (["somewhere"], "takes key=value, not somewhere"),
+        (["run=nowhere"], "nowhere"),
+        (["model=lenet5", "model.weights=null", "data=digits"], "a network without weights knows nothing"),
+    ],
+)
+def test_wrong_arguments_say_what_is_needed(arguments, message, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(InputError, match=message):
+        main(arguments)
+
+
+@pytest.fixture
+def folder_run(tmp_path):
+    """A run of LeNet-5 on drawn pictures, and the folder above them."""
+    for label, shape in enumerate(("circle", "square")):
+        for number in range(10):
+            draw_picture(tmp_path / "here" / "shapes" / shape / f"{number}.png", shape, 100 * label + number)
+    train_in_process(
+        tmp_path / "run",
+        "model=lenet5",
+        "data=image_folder",
+        f"data.root={tmp_path / 'here' / 'shapes'}",
+        "data.val_fraction=0.3",
+        "trainer=cpu",
+        "trainer.max_epochs=1",
+        "callbacks=none",
+        "logger=none",
+    )
+    return tmp_path
+
+
+def test_data_may_have_moved(folder_run):
+    before = evaluate_run(folder_run / "run", {})
+    (folder_run / "here").rename(folder_run / "there")
+    after = evaluate_run(folder_run / "run", {"data.root": str(folder_run / "there" / "shapes")})
+    assert after == before
+
+
+def test_new_data_dir_for_data_that_is_not_below_it_is_explained(folder_run):
+    with pytest.raises(InputError, match=r"data\.root"):
+        evaluate_run(folder_run / "run", {"paths.data_dir": str(folder_run / "there")})
+
+
+def test_data_with_other_classes_are_refused(folder_run):
+    (folder_run / "here" / "shapes" / "square").rename(folder_run / "here" / "shapes" / "triangle")
+    with pytest.raises(InputError, match=r"circle, triangle.*circle, square"):
+        evaluate_run(folder_run / "run", {})
+
+
+def test_pretrained_weights_score_as_a_plain_loop(shared_data, tmp_path, monkeypatch):
+    """SqueezeNet on one photo of every 25th ImageNet class: torchvision's own preset and network, one by one."""
+    weights = shared_data / "weights" / "squeezenet1_1.pth"
+    names = sorted(path.name for path in (shared_data / "imagenet_samples").glob("*.JPEG"))
+    network = torchvision.models.squeezenet1_1()
+    network.load_state_dict(torch.load(weights, weights_only=True))
+    preset = torchvision.models.SqueezeNet1_1_Weights.IMAGENET1K_V1.transforms()
+    (tmp_path / "photos").mkdir()
+    losses, first, five = [], 0, 0
+    with torch.inference_mode():
+        for index in range(0, 1000, 25):
+            shutil.copy(shared_data / "imagenet_samples" / names[index], tmp_path / "photos")
+            image = preset(Image.open(shared_data / "imagenet_samples" / names[index]).convert("RGB"))
+            logits = network.eval()(image[None])
+            losses.append(torch.nn.functional.cross_entropy(logits, torch.tensor([index])).item())
+            first += int(logits.argmax() == index)
+            five += int(index in logits.topk(5).indices)
+    monkeypatch.chdir(tmp_path)
+    main(
+        [
+            "model=squeezenet1_1",
+            f"model.weights={weights}",
+            "data=imagenet_subset",
+            f"data.root={tmp_path / 'photos'}",
+            f"paths.output_dir={tmp_path / 'result'}",
+            "data.num_workers=0",
+        ]
+    )
+    numbers = json.loads((tmp_path / "result" / "report" / "metrics.json").read_text())
+    assert numbers["n"] == 40
+    assert 10 < first < 40
+    assert numbers["acc"] == pytest.approx(first / 40, abs=0.026)
+    assert numbers["acc_top5"] == pytest.approx(five / 40, abs=0.026)
+    assert numbers["loss"] == pytest.approx(sum(losses) / 40, rel=0.03)
+    assert set(numbers["per_class"]) == {list(imagenet_classes().values())[index] for index in range(0, 1000, 25)}
+
+
+def test_weights_for_other_classes_are_refused(shared_data, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    for shape in ("circle", "square"):
+        draw_picture(tmp_path / "pictures" / shape / "1.png", shape, 1)
+    with pytest.raises(CnnlabError, match="1000 classes, the data 2"):
+        main(
+            [
+                "model=squeezenet1_1",
+                f"model.weights={shared_data / 'weights' / 'squeezenet1_1.pth'}",
+                "data=image_folder",
+                f"data.root={tmp_path / 'pictures'}",
+            ]
+        )
+
+
+def test_evaluation_uses_the_best_network(run):
+    loaded = load_run(run)
+    numbers = evaluate_run(run, {"split": "val"})
+    (run / "checkpoints" / "last.ckpt").unlink()
+    assert evaluate_run(run, {"split": "val"}) == numbers
+    assert loaded.classes == list(numbers["per_class"])
