@@ -189,3 +189,21 @@ def test_network_of_zeros_has_the_entropy_of_chance():
     classifier.log = classifier.log_dict = lambda *arguments, **options: None
     loss = classifier.training_step((torch.rand(4, 1, 32, 32), torch.tensor([0, 3, 3, 9])), 0)
     assert loss.item() == pytest.approx(math.log(10))
+
+
+def test_step_schedule_counts_epochs_of_optimizer_steps(tmp_path):
+    """Five batches, two a step: three steps an epoch, the last of one batch."""
+    trainer, classifier, data = parts_of_a_run(
+        tmp_path / "run",
+        *DIGITS,
+        "scheduler=step",
+        "scheduler.step_epochs=1",
+        "scheduler.gamma=0.5",
+        "trainer.max_epochs=2",
+        "trainer.limit_train_batches=5",
+        "trainer.accumulate_grad_batches=2",
+        "optimizer.lr=0.008",
+    )
+    trainer.fit(classifier, datamodule=data)
+    assert trainer.global_step == 6
+    assert trainer.optimizers[0].param_groups[0]["lr"] == pytest.approx(0.002)

@@ -7,13 +7,16 @@ from pathlib import Path
 from typing import Any
 
 import lightning as L
+import numpy as np
 import torch
+from lightning.pytorch.callbacks import EarlyStopping
 from lightning.pytorch.strategies import DDPStrategy
 from lightning.pytorch.trainer.states import TrainerStatus
 from lightning.pytorch.utilities.exceptions import MisconfigurationException
 
 from cnnlab.config import build, build_entries, trusted_prefixes
 from cnnlab.data.datamodule import ImageDataModule, build_data
+from cnnlab.data.images import Splits
 from cnnlab.data.transforms import batch_transforms
 from cnnlab.errors import InputError
 from cnnlab.files import write_atomically
@@ -22,6 +25,7 @@ from cnnlab.models.building import InputSpec, build_network, input_spec
 from cnnlab.models.surgery import Surgery
 from cnnlab.models.weights import find_weights
 from cnnlab.runs.folder import RunFolder
+from cnnlab.seeds import derive
 from cnnlab.training.callbacks.best_metric import BestMetric
 from cnnlab.training.callbacks.progress import Throughput
 from cnnlab.training.classifier import Classifier, Recipe
@@ -30,6 +34,9 @@ from cnnlab.training.regularization import L2Penalty, LabelSmoothing, WeightDeca
 
 log = logging.getLogger(__name__)
 Config = dict[str, Any]
+OWN_ARGUMENTS = ("scale_lr", "overfit_batches")
+"""Entries of the config group trainer that Lightning does not get: its own overfit_batches takes the first images of
+the list, which are of one class where a data set is sorted."""
 WEIGHTED_BY: dict[str, Callable[[int], float]] = {
     "none": lambda processes: 1,
     "linear": lambda processes: processes,
@@ -44,6 +51,7 @@ def train(cfg: Config, run: RunFolder, resume_from: Path | None = None) -> dict[
     regularizers = build_entries(cfg["regularization"], trusted)
     spec = input_spec(*(cfg["model"][key] for key in ("name", "weights", "in_channels", "image_size", "resize_size")))
     data = data_from(cfg, spec, trusted)
+    require_validation(cfg, regularizers, data)
     classifier = classifier_from(cfg, spec, data, regularizers, trusted)
     trainer = trainer_from(cfg, run, classifier, regularizers, trusted)
     describe(run, data, trainer)
@@ -67,10 +75,21 @@ def require_device(accelerator: str) -> None:
         )
 
 
+def require_validation(cfg: Config, regularizers: Config, data: ImageDataModule) -> None:
+    """Raises InputError if something waits for a validation accuracy that there will not be."""
+    waiting = [f"regularization.{name}" for name, entry in regularizers.items() if isinstance(entry, EarlyStopping)]
+    waiting += ["scheduler"] if cfg["scheduler"]["_target_"].endswith(".ReduceLROnPlateau") else []
+    if waiting and (data.parts.val is None or not cfg["trainer"]["limit_val_batches"]):
+        raise InputError(f"{', '.join(waiting)} follows val/acc, but nothing is validated: raise data.val_fraction.")
+
+
 def data_from(cfg: Config, spec: InputSpec, trusted: tuple[str, ...]) -> ImageDataModule:
-    """The config group `data`, with the augmentations, at the size that the network takes."""
+    """The config group `data`, with the augmentations, at the size that the network takes.
+
+    With trainer.overfit_batches so many random batches are all there is, to train and to validate on.
+    """
     options = {key: value for key, value in cfg["data"].items() if key not in ("name", "root", "channels", "dataset")}
-    return build_data(
+    data = build_data(
         build(cfg["data"]["dataset"], trusted),
         augmentations=list(build_entries(cfg["augmentation"], trusted).values()),
         cache_dir=Path(cfg["paths"]["cache_dir"]),
@@ -80,6 +99,13 @@ def data_from(cfg: Config, spec: InputSpec, trusted: tuple[str, ...]) -> ImageDa
         resize_size=spec.resize_size,
         **options,
     )
+    if amount := cfg["trainer"]["overfit_batches"]:
+        train = data.parts.train
+        count = amount * data.batch_size if isinstance(amount, int) else round(amount * len(train))
+        order = np.random.default_rng(derive(cfg["seed"], "overfit")).permutation(len(train))
+        few = train.subset(np.sort(order[: max(1, count)]))
+        data.parts = Splits(few, few)
+    return data
 
 
 def classifier_from(
@@ -99,6 +125,11 @@ def classifier_from(
     statistics: Config = {}
     if cfg["preprocessing"]["name"] == "weights":
         statistics = {"mean": (found and found.mean) or spec.mean, "std": (found and found.std) or spec.std}
+        if len(statistics["mean"]) != spec.channels:
+            raise InputError(
+                f"preprocessing=weights has the statistics of {len(statistics['mean'])} channels, the network takes "
+                f"{spec.channels}. Use preprocessing=standardize."
+            )
     preprocessing = build(cfg["preprocessing"], trusted)(images_NCHW=data.train_images(), **statistics)
     surgery = [node for name, node in cfg["regularization"].items() if isinstance(regularizers.get(name), Surgery)]
     sizes = {key: value for key, value in dataclasses.asdict(spec).items() if key not in ("mean", "std")}
@@ -127,7 +158,7 @@ def trainer_from(
     cfg: Config, run: RunFolder, classifier: Classifier, regularizers: Config, trusted: tuple[str, ...]
 ) -> L.Trainer:
     """The config groups trainer, callbacks, checkpoint and logger; DDP expects unused parameters if any are frozen."""
-    arguments = {key: value for key, value in cfg["trainer"].items() if key != "scale_lr"}
+    arguments = {key: value for key, value in cfg["trainer"].items() if key not in OWN_ARGUMENTS}
     if arguments["strategy"] == "ddp":
         arguments["strategy"] = DDPStrategy(
             find_unused_parameters=classifier.recipe.plan.ever_freezes(classifier.network)

@@ -1,0 +1,116 @@
+"""The verb `train`: settings that need each other, and unusual ways to divide the data."""
+
+import json
+
+import numpy as np
+import pytest
+import torch
+from in_process import DIGITS, parts_of_a_run, train_in_process
+from sklearn.datasets import load_digits
+
+from cnnlab.errors import InputError
+
+SHORT = ("trainer.max_epochs=1", "trainer.limit_train_batches=2")
+
+
+def digits_with(*overrides: str) -> list[str]:
+    """The overrides of a run on digits, with these in place of those of the same key."""
+    keys = {override.split("=")[0] for override in overrides}
+    return [override for override in DIGITS if override.split("=")[0] not in keys] + list(overrides)
+
+
+def test_overfitting_learns_a_few_batches_by_heart(tmp_path):
+    record = train_in_process(
+        tmp_path / "run", *digits_with("debug=overfit", "optimizer.lr=0.005", "data.batch_size=16")
+    )
+    assert record["images"] == {"train": 48, "val": 48}
+    assert record["last"]["val/acc"] == 1.0
+    names = [(tmp_path / "run" / "splits" / f"{part}.txt").read_text().split() for part in ("train", "val")]
+    assert names[0] == names[1]
+    labels = load_digits().target[[int(name) for name in names[0]]]
+    assert len(np.unique(labels)) > 5
+
+
+def test_part_of_the_images_may_be_overfitted(tmp_path):
+    _, _, data = parts_of_a_run(tmp_path / "run", *digits_with("trainer.overfit_batches=0.1"))
+    assert len(data.parts.train) == round(0.1 * 1266)
+
+
+@pytest.mark.parametrize("callbacks", ["none", "default"])
+def test_run_without_validation_images_keeps_its_last_epoch(tmp_path, callbacks):
+    record = train_in_process(
+        tmp_path / "run",
+        *digits_with("data.val_fraction=0", f"callbacks={callbacks}", "logger=tensorboard", *SHORT),
+        *(["callbacks.progress=null"] if callbacks == "default" else []),
+    )
+    assert record["best"] == {}
+    assert "val" not in record["images"]
+    last = torch.load(tmp_path / "run" / "checkpoints" / "last.ckpt", weights_only=True)["state_dict"]
+    exported = torch.load(tmp_path / "run" / "best_weights.pth", weights_only=True)
+    assert all(torch.equal(value, last[f"network.{name}"]) for name, value in exported.items())
+
+
+@pytest.mark.parametrize("waiting", ["scheduler=plateau", "regularization=[early_stopping]"])
+@pytest.mark.parametrize("missing", ["data.val_fraction=0", "trainer.limit_val_batches=0"])
+def test_what_follows_validation_needs_some(tmp_path, waiting, missing):
+    with pytest.raises(InputError, match=r"follows val/acc, but nothing is validated"):
+        train_in_process(tmp_path / "run", *digits_with(waiting, missing, *SHORT))
+
+
+def test_early_stopping_stops(tmp_path):
+    record = train_in_process(
+        tmp_path / "run",
+        *digits_with(
+            "regularization=[early_stopping]",
+            "regularization.early_stopping.patience=2",
+            "optimizer.lr=1e-12",
+            "trainer.max_epochs=9",
+            "trainer.limit_train_batches=1",
+        ),
+    )
+    assert record["last"]["epoch"] == 2
+
+
+def test_colour_statistics_do_not_fit_a_grey_network(tmp_path):
+    with pytest.raises(InputError, match=r"statistics of 3 channels, the network takes 1.*standardize"):
+        train_in_process(tmp_path / "run", *digits_with("preprocessing=weights", *SHORT))
+
+
+def test_weights_of_a_run_bring_their_preprocessing(tmp_path):
+    """A second run that starts from the first one's folder, on its mean and deviation, begins at its accuracy."""
+    first = train_in_process(
+        tmp_path / "first", *digits_with("trainer.max_epochs=2", "trainer.limit_train_batches=30", "optimizer.lr=0.005")
+    )
+    second = train_in_process(
+        tmp_path / "second",
+        *digits_with(f"model.weights={tmp_path / 'first'}", "preprocessing=weights", "optimizer.lr=1e-12", *SHORT),
+    )
+    assert second["best"]["val/acc"] == first["best"]["val/acc"] > 0.2
+    assert second["test"]["test/acc"] == first["test"]["test/acc"]
+
+
+def test_run_of_zeros_is_at_chance_and_does_not_fail(tmp_path):
+    record = train_in_process(
+        tmp_path / "run",
+        *digits_with("init=zero", "callbacks=default", "callbacks.progress=null", "logger=tensorboard", *SHORT),
+    )
+    assert record["last"]["val/loss"] == pytest.approx(np.log(10), rel=1e-3)
+
+
+def test_gpu_is_refused_where_there_is_none(tmp_path):
+    if torch.cuda.is_available():
+        pytest.skip("this machine has a GPU")
+    with pytest.raises(InputError, match="no CUDA GPU"):
+        train_in_process(tmp_path / "run", *digits_with("trainer=gpu"))
+
+
+def test_equal_commands_give_equal_runs_and_other_seeds_others(tmp_path):
+    command = digits_with("augmentation=[random_crop,noise]", "regularization=[dropout]", *SHORT)
+    weights = []
+    for name, seed in (("a", 1), ("b", 1), ("c", 2)):
+        train_in_process(tmp_path / name, *command, f"seed={seed}")
+        weights.append(torch.load(tmp_path / name / "best_weights.pth", weights_only=True))
+    assert all(torch.equal(value, weights[1][name]) for name, value in weights[0].items())
+    assert not torch.equal(weights[0]["features.0.weight"], weights[2]["features.0.weight"])
+    splits = [json.loads((tmp_path / name / "run.json").read_text())["split_hash"] for name in "abc"]
+    assert len(set(splits)) == 1
