@@ -20,6 +20,15 @@ from cnnlab.loading import load_run
 from cnnlab.verbs import predict
 from cnnlab.verbs.evaluate import evaluate_run
 
+HEAD_BIAS = "network.classifier.5.bias"
+
+
+def changed(quick_run: Path, path: Path, change) -> Path:
+    contents = torch.load(quick_run / "checkpoints" / "best.ckpt", weights_only=True)
+    change(contents)
+    torch.save(contents, path)
+    return path
+
 
 @pytest.mark.parametrize(
     "overrides",
@@ -79,6 +88,10 @@ def test_predictions_are_better_than_chance(quick_run):
     assert right > 0.1 + 5 * math.sqrt(0.09 / len(test))
 
 
+def test_no_picture_gives_no_row(quick_run):
+    assert cnnlab.load_run(quick_run).predict([]).shape == (0, 10)
+
+
 def test_unreadable_picture_is_named(quick_run, tmp_path):
     (tmp_path / "broken.png").write_bytes(b"no picture")
     draw_picture(tmp_path / "fine.png", "circle", 0)
@@ -86,18 +99,15 @@ def test_unreadable_picture_is_named(quick_run, tmp_path):
         cnnlab.load_run(quick_run).predict([tmp_path / "fine.png", tmp_path / "broken.png"])
 
 
-def test_run_folder_gives_its_best_network(quick_run):
-    stored = torch.load(quick_run / "checkpoints" / "best.ckpt", weights_only=True)["state_dict"]
-    state = load_run(quick_run).network.state_dict()
-    assert all(torch.equal(value, state[name]) for name, value in stored.items())
-
-
-def test_run_without_a_best_checkpoint_gives_its_last(quick_run, tmp_path):
-    shutil.copytree(quick_run / "checkpoints", tmp_path / "run" / "checkpoints")
-    (tmp_path / "run" / "checkpoints" / "best.ckpt").unlink()
-    stored = torch.load(quick_run / "checkpoints" / "last.ckpt", weights_only=True)["state_dict"]
-    state = load_run(tmp_path / "run").network.state_dict()
-    assert torch.equal(state["network.features.0.weight"], stored["network.features.0.weight"])
+@pytest.mark.parametrize(("missing", "expected"), [("none", 0.25), ("best.ckpt", 0.5)])
+def test_run_folder_gives_its_best_network_else_its_last(quick_run, tmp_path, missing, expected):
+    folder = tmp_path / "run" / "checkpoints"
+    folder.mkdir(parents=True)
+    for name, value in (("best.ckpt", 0.25), ("last.ckpt", 0.5)):
+        bias = torch.full((10,), value)
+        changed(quick_run, folder / name, lambda contents, b=bias: contents["state_dict"].update({HEAD_BIAS: b}))
+    (folder / missing).unlink(missing_ok=True)
+    assert load_run(tmp_path / "run").network.state_dict()[HEAD_BIAS].tolist() == [expected] * 10
 
 
 @pytest.mark.parametrize("place", ["nowhere", "nowhere.ckpt", "."])
@@ -118,13 +128,6 @@ def test_cut_off_checkpoint_is_a_data_error(quick_run, tmp_path):
     (tmp_path / "cut.ckpt").write_bytes(whole[: len(whole) // 2])
     with pytest.raises(DataError, match=r"cut\.ckpt"):
         load_run(tmp_path / "cut.ckpt")
-
-
-def changed(quick_run: Path, path: Path, change) -> Path:
-    contents = torch.load(quick_run / "checkpoints" / "best.ckpt", weights_only=True)
-    change(contents)
-    torch.save(contents, path)
-    return path
 
 
 @pytest.mark.parametrize(

@@ -34,6 +34,8 @@ class LoadedRun:
 
         Raises DataError, naming the file, for one that is no readable image.
         """
+        if not len(images):
+            return torch.empty(0, len(self.classes))
         batch = images if isinstance(images, Tensor) else torch.stack([self.prepare(image) for image in images])
         device = next(self.network.parameters()).device
         return self.network(batch.to(device)).softmax(dim=1).cpu()

@@ -5,7 +5,6 @@ import io
 import shutil
 
 import pytest
-import torch
 from conftest import draw_picture
 from PIL import Image
 
@@ -131,8 +130,3 @@ def test_no_picture_is_an_input_error(quick_run, tmp_path, place):
     (tmp_path / "empty").mkdir()
     with pytest.raises(InputError, match=place):
         predict(PredictConfig(str(quick_run), str(tmp_path / place)))
-
-
-def test_prediction_is_of_the_best_network(quick_run, photos):
-    best = torch.load(quick_run / "checkpoints" / "best.ckpt", weights_only=True)["state_dict"]
-    assert torch.equal(load_run(quick_run).network.network.features[0].weight, best["network.features.0.weight"])

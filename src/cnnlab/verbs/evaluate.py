@@ -7,6 +7,7 @@ from typing import Any
 
 import numpy as np
 import torch
+import yaml
 from omegaconf import OmegaConf
 from torch import nn
 from torch.utils.data import DataLoader
@@ -52,11 +53,11 @@ def evaluate_run(run: Path, changes: dict[str, str]) -> dict:
     """
     cfg = read_config(run)
     part = changes.pop("split", None)
-    packages = OmegaConf.create(changes.pop("trusted_packages", "[]"))
+    packages = value_of("trusted_packages", changes.pop("trusted_packages", "[]"), [])
     apply_changes(cfg, changes)
-    loaded = load_run(run, list(packages))
+    loaded = load_run(run, packages)
     data = build_data(
-        build(cfg["data"]["dataset"], trusted_prefixes({"trusted_packages": list(packages)})),
+        build(cfg["data"]["dataset"], trusted_prefixes({"trusted_packages": packages})),
         cache_dir=Path(cfg["paths"]["cache_dir"]),
         seed=cfg["seed"],
         channels=loaded.spec["channels"],
@@ -135,8 +136,11 @@ def apply_changes(cfg: dict[str, Any], changes: dict[str, str]) -> None:
                 *(f"{group}.{name}" for group in ("data", "paths") for name in cfg[group] if name != "dataset"),
             ]
             raise InputError(f"{key} cannot be changed in an evaluation. {nearest([key], known)}")
-        cfg[node][rest[0]] = OmegaConf.to_container(OmegaConf.from_dotlist([f"value={text}"]))["value"]  # type: ignore[index, call-overload]
+        is_path = node == "paths" or rest == ["root"]
+        cfg[node][rest[0]] = text if is_path else value_of(key, text, cfg[node][rest[0]])
     dataset = cfg["data"]["dataset"]
+    if "data.root" in changes and "root" not in dataset:
+        raise InputError(f"data.root cannot be changed: {cfg['data']['name']} has no folder.")
     if "data.root" in changes:
         dataset["root"] = cfg["data"]["root"]
     elif "paths.data_dir" in changes and dataset.get("root"):
@@ -144,6 +148,18 @@ def apply_changes(cfg: dict[str, Any], changes: dict[str, str]) -> None:
         if not root.is_relative_to(old_data_dir):
             raise InputError(f"The data of this run are in {root}, not below {old_data_dir}: set data.root instead.")
         dataset["root"] = str(Path(cfg["paths"]["data_dir"]) / root.relative_to(old_data_dir))
+
+
+def value_of(key: str, text: str, old: Any) -> Any:
+    """What `text` means in YAML; raises InputError if it is no YAML or of another type than `old`."""
+    try:
+        value = OmegaConf.to_container(OmegaConf.from_dotlist([f"value={text}"]))["value"]  # type: ignore[index, call-overload]
+    except yaml.YAMLError as error:
+        raise InputError(f"{key}={text} cannot be parsed.") from error
+    alike = (int, float) if isinstance(old, int | float) else type(old)
+    if None not in (old, value) and not isinstance(value, alike):
+        raise InputError(f"{key}={text} is not of the type {type(old).__name__}, as {old!r} is.")
+    return value
 
 
 def everything(options: dict[str, Any], cache_dir: Path) -> LabelledImages:
