@@ -163,11 +163,15 @@ def test_building_leaves_the_global_generator_as_it_was():
     assert torch.equal(torch.rand(3), expected)
 
 
-def test_input_is_that_of_the_named_weights():
-    spec = input_spec("efficientnet_b1", "IMAGENET1K_V2", 3, None, None)
-    published = torchvision.models.EfficientNet_B1_Weights.IMAGENET1K_V2.transforms()
+@pytest.mark.parametrize(
+    ("name", "weights"),
+    [("efficientnet_b1", "IMAGENET1K_V2"), ("efficientnet_v2_l", "DEFAULT"), ("mobilenet_v2", "IMAGENET1K_V1")],
+)
+def test_input_is_that_of_the_named_weights(name, weights):
+    spec = input_spec(name, weights, 3, None, None)
+    published = torchvision.models.get_model_weights(name)[weights].transforms()
     assert (spec.image_size, spec.resize_size) == (published.crop_size[0], published.resize_size[0])
-    assert (spec.mean, spec.std) == (published.mean, published.std)
+    assert (spec.mean, spec.std) == (list(published.mean), list(published.std))
 
 
 def test_resize_size_is_never_smaller_than_the_input():

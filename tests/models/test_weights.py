@@ -121,11 +121,28 @@ def test_local_file_replaces_a_fetch_that_failed(offline, caplog):
     assert str(offline / "weights" / "shufflenet_v2_x0_5.pth") in caplog.text
 
 
-def test_local_file_of_another_network_is_not_taken(offline):
-    (offline / "weights").mkdir(parents=True)
-    torch.save(trained_state(), offline / "weights" / "resnet18.pth")
-    with pytest.raises(DataError, match="resnet50"):
-        find_weights("DEFAULT", "resnet50", offline)
+@pytest.mark.parametrize(
+    ("name", "taken"),
+    [
+        ("vgg16.pth", True),
+        ("vgg16.safetensors", True),
+        ("vgg16-397923af.pth", True),
+        ("vgg16_features_fp16.pth", True),
+        ("vgg16_bn.pth", False),
+        ("vgg16_bn-6c64b313.pth", False),
+        ("vgg16.txt", False),
+        ("other_vgg16.pth", False),
+    ],
+)
+def test_local_file_is_one_of_the_same_network(offline, name, taken):
+    path, state = offline / "weights" / name, {"features.0.bias": torch.arange(64.0)}
+    path.parent.mkdir(parents=True)
+    save_file(state, path) if path.suffix == ".safetensors" else torch.save(state, path)
+    if taken:
+        assert_same_state(find_weights("DEFAULT", "vgg16", offline).state, state)
+    else:
+        with pytest.raises(DataError, match="vgg16 could not be fetched"):
+            find_weights("DEFAULT", "vgg16", offline)
 
 
 def test_fetch_that_failed_says_where_a_file_may_lie(offline):

@@ -9,6 +9,8 @@ from in_process import DIGITS, parts_of_a_run, train_in_process
 from sklearn.datasets import load_digits
 
 from cnnlab.errors import InputError
+from cnnlab.training.classifier import Classifier
+from cnnlab.verbs.evaluate import evaluate_run
 
 SHORT = ("trainer.max_epochs=1", "trainer.limit_train_batches=2")
 
@@ -57,7 +59,7 @@ def test_what_follows_validation_needs_some(tmp_path, waiting, missing):
         train_in_process(tmp_path / "run", *digits_with(waiting, missing, *SHORT))
 
 
-def test_early_stopping_stops(tmp_path):
+def test_early_stopping_stops_and_the_first_of_equal_epochs_is_the_best(tmp_path):
     record = train_in_process(
         tmp_path / "run",
         *digits_with(
@@ -68,7 +70,28 @@ def test_early_stopping_stops(tmp_path):
             "trainer.limit_train_batches=1",
         ),
     )
-    assert record["last"]["epoch"] == 2
+    best = torch.load(tmp_path / "run" / "checkpoints" / "best.ckpt", weights_only=True)
+    assert (record["last"]["epoch"], record["best"]["epoch"], best["epoch"]) == (2, 0, 0)
+
+
+def test_test_score_and_export_are_of_the_best_epoch(tmp_path, monkeypatch):
+    """The network forgets everything before the validation of its last epoch."""
+
+    def forget(self: Classifier) -> None:
+        if self.current_epoch == 1:
+            torch.nn.init.zeros_(self.network.classifier[5].weight)
+
+    monkeypatch.setattr(Classifier, "on_validation_start", forget)
+    record = train_in_process(
+        tmp_path / "run", *digits_with("trainer.max_epochs=2", "trainer.limit_train_batches=30", "optimizer.lr=0.005")
+    )
+    assert record["best"]["epoch"] == 0
+    assert record["last"]["val/acc"] < record["best"]["val/acc"]
+    assert record["test"]["test/acc"] == pytest.approx(evaluate_run(tmp_path / "run", {})["acc"], abs=1e-6)
+    assert record["test"]["test/acc"] > record["last"]["val/acc"]
+    best = torch.load(tmp_path / "run" / "checkpoints" / "best.ckpt", weights_only=True)["state_dict"]
+    exported = torch.load(tmp_path / "run" / "best_weights.pth", weights_only=True)
+    assert all(torch.equal(value, best[f"network.{name}"]) for name, value in exported.items())
 
 
 def test_colour_statistics_do_not_fit_a_grey_network(tmp_path):
