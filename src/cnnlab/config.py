@@ -85,6 +85,7 @@ class SpeedConfig:
     compile: bool | None
     deterministic: bool
     benchmark: bool
+    num_threads: int | None
 
 
 @dataclass

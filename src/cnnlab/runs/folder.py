@@ -1,5 +1,6 @@
 """A run folder: what one run reads and leaves behind, and how it ended."""
 
+import json
 import logging
 import platform
 import subprocess
@@ -42,12 +43,17 @@ class RunFolder:
         self._began = time.monotonic() - record.get("wall_seconds", 0.0)
 
     @classmethod
-    def create(cls, path: Path, config: dict[str, Any], overrides: list[str], writes: bool = True) -> "RunFolder":
-        """Write config.yaml, overrides.yaml and a first run.json into `path`."""
-        record: dict[str, Any] = {
+    def create(
+        cls, path: Path, config: dict[str, Any], overrides: list[str], writes: bool = True, resumes: bool = False
+    ) -> "RunFolder":
+        """Write config.yaml, overrides.yaml and run.json into `path`; a run that `resumes` keeps its record."""
+        now = datetime.now(UTC).isoformat(timespec="seconds")
+        old = read_record(path) if resumes else {}
+        record: dict[str, Any] = old | {
             "status": "running",
             "seed": config["seed"],
-            "started": datetime.now(UTC).isoformat(timespec="seconds"),
+            "started": old.get("started", now),
+            "resumed": [*old.get("resumed", []), now] if resumes else [],
             "command": " ".join(sys.argv),
             "git_revision": _git_revision(),
             "python": platform.python_version(),
@@ -95,6 +101,12 @@ def read_config(folder: Path) -> dict[str, Any]:
 def read_overrides(folder: Path) -> list[str]:
     """The overrides that a run was started with."""
     return _read_yaml(folder, "overrides.yaml")
+
+
+def read_record(folder: Path) -> dict[str, Any]:
+    """run.json; empty where there is none."""
+    path = folder / "run.json"
+    return json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {}
 
 
 def _read_yaml(folder: Path, name: str) -> Any:

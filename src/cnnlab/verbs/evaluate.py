@@ -23,7 +23,8 @@ from cnnlab.errors import InputError
 from cnnlab.loading import load_run
 from cnnlab.models.building import build_network, input_spec
 from cnnlab.models.preprocessing import fit
-from cnnlab.models.weights import find_weights
+from cnnlab.models.stages import HEADS
+from cnnlab.models.weights import Weights, find_weights
 from cnnlab.runs.folder import read_config
 from cnnlab.runs.naming import claim, run_name
 from cnnlab.runs.report import Scored, write_report
@@ -89,10 +90,10 @@ def evaluate_model(arguments: Sequence[str]) -> dict:
         raise InputError("cnnlab evaluate model=... needs model.weights: a network without weights knows nothing.")
     weights = find_weights(model["weights"], model["name"], Path(cfg["paths"]["data_dir"]))
     images = everything(options, Path(cfg["paths"]["cache_dir"]))
-    head = [value for name, value in weights.state.items() if value.ndim >= 1][-1].shape[0]
-    truth, classes = match_classes(images, head)
+    outputs = outputs_of(weights)
+    truth, classes = match_classes(images, outputs)
     spec = input_spec(*(model[key] for key in ("name", "weights", "in_channels", "image_size", "resize_size")))
-    network = build_network(build({**model["network"], "_partial_": True}), num_classes=head, weights=weights, seed=0)
+    network = build_network(build({**model["network"], "_partial_": True}), num_classes=outputs, weights=weights, seed=0)
     preprocessing = fit("weights", [], mean=weights.mean or spec.mean, std=weights.std or spec.std)
     classifier = Classifier(preprocessing, network, classes, {}).eval()
     data = ImageDataModule(
@@ -168,6 +169,17 @@ def everything(options: dict[str, Any], cache_dir: Path) -> LabelledImages:
     images = functools.reduce(joined, [part for part in (published.train, published.val, published.test) if part])
     chosen = select(images, options["classes"], options["images_per_class"], options["split_seed"])
     return scan(chosen, options["bad_images"], cache_dir).images
+
+
+def outputs_of(weights: Weights) -> int:
+    """The number of classes that the weights' head scores; raises InputError if they have no head."""
+    heads = [value for name, value in weights.state.items() if name.split(".")[0] in HEADS and value.ndim]
+    if not heads:
+        raise InputError(
+            f"{weights.source} has no classifier (no {', '.join(f'{name}.*' for name in HEADS)}): it can name no class. "
+            "Train one first: python train.py model=... model.weights=... freeze=features"
+        )
+    return heads[-1].shape[0]
 
 
 def match_classes(images: LabelledImages, outputs: int) -> tuple[np.ndarray, list[str]]:

@@ -47,6 +47,8 @@ WEIGHTED_BY: dict[str, Callable[[int], float]] = {
 def train(cfg: Config, run: RunFolder, resume_from: Path | None = None) -> dict[str, Any]:
     """Train what `cfg` (plain, resolved, checked) describes; returns the run's record."""
     require_device(cfg["trainer"]["accelerator"])
+    if cfg["speed"]["num_threads"]:
+        torch.set_num_threads(cfg["speed"]["num_threads"])
     trusted = trusted_prefixes(cfg)
     regularizers = build_entries(cfg["regularization"], trusted)
     spec = input_spec(*(cfg["model"][key] for key in ("name", "weights", "in_channels", "image_size", "resize_size")))
@@ -227,11 +229,12 @@ def keep_best(run: RunFolder, trainer: L.Trainer, classifier: Classifier, data: 
     best = next(callback for callback in callbacks if isinstance(callback, BestMetric))
     throughput = next(callback for callback in callbacks if isinstance(callback, Throughput))
     last = {key: float(value) for key, value in trainer.callback_metrics.items() if key.startswith(("val/", "train/"))}
-    run.update(
-        best={} if best.value is None else {best.monitor: best.value, "epoch": best.epoch},
-        last={**last, "epoch": trainer.current_epoch - 1},
-        images_per_second=round(throughput.speed, 2) if throughput.speed else None,
-    )
+    if throughput.speed or "last" not in run.record:  # a finished run that is resumed keeps what it recorded
+        run.update(
+            best={} if best.value is None else {best.monitor: best.value, "epoch": best.epoch},
+            last={**last, "epoch": trainer.current_epoch - 1},
+            images_per_second=round(throughput.speed, 2) if throughput.speed else None,
+        )
     if not run.best_checkpoint.is_file():
         return
     test: dict[str, float] = {}
@@ -247,7 +250,7 @@ def keep_best(run: RunFolder, trainer: L.Trainer, classifier: Classifier, data: 
         "Best val/acc: %s (epoch %s)   last: %.4f",
         best.value and f"{best.value:.4f}",
         best.epoch,
-        last.get("val/acc", float("nan")),
+        run.record["last"].get("val/acc", float("nan")),
     )
     if test:
         log.info("Test: %s", "   ".join(f"{key.removeprefix('test/')} {value:.4f}" for key, value in test.items()))
