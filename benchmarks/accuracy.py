@@ -3,8 +3,8 @@
     python benchmarks/accuracy.py [paths.data_dir=FOLDER ...]
 
 runs what has not finished yet (about an hour on two cores; the flowers and the 1,000 ImageNet samples of
-`<data_dir>/imagenet_samples` must be there), then prints the table and writes results/accuracy.json. The runs are kept in
-outputs/benchmark_accuracy.
+`<data_dir>/imagenet_samples` must be there), then prints the table and writes results/accuracy.json. The runs are kept
+in outputs/benchmark_accuracy.
 """
 
 import json

@@ -40,7 +40,7 @@ def config(folder: Path, *overrides: str) -> dict[str, Any]:
 def train_in_process(folder: Path, *overrides: str, resume: bool = False) -> dict[str, Any]:
     """Train into `folder` and return the record; `resume` continues from its last checkpoint."""
     cfg = config(folder, *overrides)
-    run = RunFolder.create(folder, cfg, list(overrides))
+    run = RunFolder.create(folder, cfg, list(overrides), resumes=resume)
     record = verb.train(cfg, run, run.last_checkpoint if resume else None)
     run.update(status="finished")
     return record

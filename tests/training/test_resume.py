@@ -74,3 +74,14 @@ def test_record_of_the_resumed_run_knows_the_best_epoch_of_both_halves(pair):
     assert twin["best"] == whole["best"]
     assert twin["last"] == whole["last"]
     assert twin["test"] == whole["test"]
+
+
+def test_finished_run_that_is_resumed_keeps_its_record(pair):
+    whole, _ = pair
+    before = json.loads((whole / "run.json").read_text())
+    after = train_in_process(whole, *RUN, resume=True)
+    assert {key: after[key] for key in ("best", "last", "test", "started")} == {
+        key: before[key] for key in ("best", "last", "test", "started")
+    }
+    assert after["wall_seconds"] >= before["wall_seconds"]
+    assert len(after["resumed"]) == 1

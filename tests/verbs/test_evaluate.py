@@ -177,6 +177,15 @@ def test_weights_for_other_classes_are_refused(shared_data, tmp_path, monkeypatc
         )
 
 
+def test_weights_without_a_classifier_are_refused(pictures, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    features = torchvision.models.squeezenet1_1().features.state_dict(prefix="features.")
+    torch.save(features, tmp_path / "features.pth")
+    weights = f"model.weights={tmp_path / 'features.pth'}"
+    with pytest.raises(InputError, match=r"features\.pth has no classifier"):
+        main(["model=squeezenet1_1", weights, "data=image_folder", f"data.root={pictures}"])
+
+
 def test_evaluation_is_of_the_best_network(run):
     expected = evaluate_run(run, {"split": "val"})
     last = torch.load(run / "checkpoints" / "last.ckpt", weights_only=True)

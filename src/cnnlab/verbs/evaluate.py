@@ -93,7 +93,9 @@ def evaluate_model(arguments: Sequence[str]) -> dict:
     outputs = outputs_of(weights)
     truth, classes = match_classes(images, outputs)
     spec = input_spec(*(model[key] for key in ("name", "weights", "in_channels", "image_size", "resize_size")))
-    network = build_network(build({**model["network"], "_partial_": True}), num_classes=outputs, weights=weights, seed=0)
+    network = build_network(
+        build({**model["network"], "_partial_": True}), num_classes=outputs, weights=weights, seed=0
+    )
     preprocessing = fit("weights", [], mean=weights.mean or spec.mean, std=weights.std or spec.std)
     classifier = Classifier(preprocessing, network, classes, {}).eval()
     data = ImageDataModule(
@@ -175,8 +177,9 @@ def outputs_of(weights: Weights) -> int:
     """The number of classes that the weights' head scores; raises InputError if they have no head."""
     heads = [value for name, value in weights.state.items() if name.split(".")[0] in HEADS and value.ndim]
     if not heads:
+        names = ", ".join(f"{name}.*" for name in HEADS)
         raise InputError(
-            f"{weights.source} has no classifier (no {', '.join(f'{name}.*' for name in HEADS)}): it can name no class. "
+            f"{weights.source} has no classifier (none of {names}): it can name no class. "
             "Train one first: python train.py model=... model.weights=... freeze=features"
         )
     return heads[-1].shape[0]
