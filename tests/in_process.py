@@ -9,8 +9,9 @@ import pytest
 import torch
 from omegaconf import OmegaConf
 
-from cnnlab.config import check, compose
+from cnnlab.config import build_entries, check, compose, trusted_prefixes
 from cnnlab.runs.folder import RunFolder
+from cnnlab.verbs import assembly
 from cnnlab.verbs import train as verb
 
 torch.set_num_threads(1)  # networks this small are slower on two
@@ -49,14 +50,13 @@ def train_in_process(folder: Path, *overrides: str, resume: bool = False) -> dic
 def parts_of_a_run(folder: Path, *overrides: str) -> tuple[L.Trainer, Any, Any]:
     """(trainer, classifier, data) as the verb `train` makes them, before it fits."""
     cfg = config(folder, *overrides)
-    regularizers = verb.build_entries(cfg["regularization"])
-    spec = verb.input_spec(
-        *(cfg["model"][key] for key in ("name", "weights", "in_channels", "image_size", "resize_size"))
-    )
-    data = verb.data_from(cfg, spec, verb.trusted_prefixes(cfg))
-    classifier = verb.classifier_from(cfg, spec, data, regularizers, verb.trusted_prefixes(cfg))
+    trusted = trusted_prefixes(cfg)
+    regularizers = build_entries(cfg["regularization"], trusted)
+    spec = assembly.spec_from(cfg["model"])
+    data = assembly.data_from(cfg, spec, trusted)
+    classifier = assembly.classifier_from(cfg, spec, data, regularizers, trusted)
     run = RunFolder.create(folder, cfg, list(overrides))
-    return verb.trainer_from(cfg, run, classifier, regularizers, verb.trusted_prefixes(cfg)), classifier, data
+    return assembly.trainer_from(cfg, run, classifier, regularizers, trusted), classifier, data
 
 
 def interrupt_at_epoch(monkeypatch: pytest.MonkeyPatch, epoch: int) -> None:

@@ -21,7 +21,7 @@ from cnnlab.data.scanning import scan
 from cnnlab.data.splitting import select
 from cnnlab.errors import InputError
 from cnnlab.loading import load_run
-from cnnlab.models.building import build_network, input_spec
+from cnnlab.models.building import build_network
 from cnnlab.models.preprocessing import fit
 from cnnlab.models.stages import HEADS
 from cnnlab.models.weights import Weights, find_weights
@@ -29,6 +29,7 @@ from cnnlab.runs.folder import read_config
 from cnnlab.runs.naming import claim, run_name
 from cnnlab.runs.report import Scored, write_report
 from cnnlab.training.classifier import Classifier
+from cnnlab.verbs.assembly import spec_from
 
 PARTS = ("train", "val", "test")
 
@@ -92,7 +93,7 @@ def evaluate_model(arguments: Sequence[str]) -> dict:
     images = everything(options, Path(cfg["paths"]["cache_dir"]))
     outputs = outputs_of(weights)
     truth, classes = match_classes(images, outputs)
-    spec = input_spec(*(model[key] for key in ("name", "weights", "in_channels", "image_size", "resize_size")))
+    spec = spec_from(model)
     network = build_network(
         build({**model["network"], "_partial_": True}), num_classes=outputs, weights=weights, seed=0
     )
