@@ -31,3 +31,25 @@ class DivergedError(CnnlabError):
 def several(problems: list[str], heading: str) -> InputError:
     """One InputError that lists every problem on a line of its own."""
     return InputError("\n".join([heading, *(f"  - {problem}" for problem in problems)]))
+
+
+class Problems:
+    """Collects the InputErrors of the `with` blocks it is used for, to raise them as one."""
+
+    def __init__(self) -> None:
+        self.found: list[str] = []
+
+    def __enter__(self) -> "Problems":
+        return self
+
+    def __exit__(self, kind: object, error: BaseException | None, traceback: object) -> bool:
+        if isinstance(error, InputError):
+            self.found.append(str(error))
+        return isinstance(error, InputError)
+
+    def raise_all(self, heading: str) -> None:
+        """Raises the only problem as it is, several under `heading`."""
+        if len(self.found) == 1:
+            raise InputError(self.found[0])
+        if self.found:
+            raise several(self.found, heading)

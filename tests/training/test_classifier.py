@@ -104,7 +104,7 @@ def test_l2_penalty_is_half_the_squared_weights_of_the_layers():
     logged: dict[str, float] = {}
     losses = []
     for penalty in (L2Penalty(0.0), L2Penalty(0.3)):
-        classifier = Classifier(nn.Identity(), network, classes, {}, recipe_for(network, l2=penalty))
+        classifier = Classifier(nn.Identity(), network, classes, {}, recipe_for(network, penalties=[penalty]))
         classifier.log = lambda name, value, **options: logged.update({name: value})
         losses.append(classifier.training_step(batch, 0).item())
     weights = [value.detach().double() for name, value in network.named_parameters() if name.endswith("weight")]

@@ -126,9 +126,9 @@ def test_multiplier_is_that_of_the_first_phase_that_trains_a_stage():
         LeNet5(),
         {"epoch": 0, "train": "classifier"},
         {"epoch": 2, "train": ["classifier", "last_1"], "lr_multiplier": 0.1},
-        {"epoch": 3, "train": ["classifier", "features.[1-5]"], "lr_multiplier": 0.05},
+        {"epoch": 3, "train": ["classifier", "features.*"], "lr_multiplier": 0.05},
     )
-    expected = {"classifier": 1.0, "features.3": 0.1, "features.1": 0.05, "features.0": 1.0}
+    expected = {"classifier": 1.0, "features.3": 0.1, "features.0": 0.05}
     assert {stage: freezing.lr_multiplier(stage) for stage in expected} == expected
 
 

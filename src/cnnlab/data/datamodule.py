@@ -78,6 +78,13 @@ class ImageDataModule(L.LightningDataModule):
         """`images` as evaluation sees them."""
         return ImageDataset(images, self.eval_transform, self.channels, self.seed)
 
+    def sample(self, count: int) -> Tensor:
+        """At most `count` training images, chosen by the seed, as evaluation sees them: uint8 N x C x H x W."""
+        dataset = self.eval_dataset(self.parts.train)
+        generator = torch.Generator().manual_seed(derive(self.seed, "sample"))
+        chosen = torch.randperm(len(dataset), generator=generator)[:count].tolist()
+        return torch.stack([dataset[(0, index)][0] for index in chosen])
+
     def train_images(self) -> Iterator[Tensor]:
         """The training images as evaluation sees them, as float32 batches in [0, 1]."""
         dataset = self.eval_dataset(self.parts.train)

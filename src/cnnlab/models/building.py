@@ -59,7 +59,7 @@ def build_network(
 ) -> nn.Module:
     """A network with `features` and `classifier`, ready to train.
 
-    network: called with num_classes. init: called with the network and the parameters that no weights filled.
+    network: called with num_classes. init: called with the network and, as `only`, the names that no weights filled.
     Raises InputError if the network cannot have that many classes, or surgery finds no place.
     """
     with derived_rng(seed, "init"):

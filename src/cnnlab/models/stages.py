@@ -10,6 +10,8 @@ from cnnlab.errors import InputError
 HEADS = ("classifier", "fc", "head", "heads")
 """What torchvision and timm call the part of a network behind its features."""
 
+POOLING = (nn.MaxPool2d, nn.AvgPool2d)
+
 
 def with_features_and_classifier(network: nn.Module) -> nn.Module:
     """Give any classification network the attributes `features` (an ordered container) and `classifier`.
@@ -54,7 +56,8 @@ def stages(network: nn.Module) -> dict[str, nn.Module]:
 
 
 def match_stages(network: nn.Module, patterns: list[str]) -> list[str]:
-    """The stages that the patterns name: `all`, `features`, `last_N` (of the features), a stage name, or a glob.
+    """The stages that the patterns name: `all`, `features`, `last_N` (of the features), `last_block`, a stage name, or
+    a glob.
 
     Raises InputError, with the list of stages, for a pattern that names nothing.
     """
@@ -67,14 +70,36 @@ def match_stages(network: nn.Module, patterns: list[str]) -> list[str]:
         elif pattern == "features":
             found = features
         elif pattern.startswith("last_") and pattern[5:].isdigit():
-            with_parameters = [name for name in features if any(True for _ in stages(network)[name].parameters())]
-            found = with_parameters[len(with_parameters) - int(pattern[5:]) :] if int(pattern[5:]) else []
+            with_parameters = [name for name in features if _has_parameters(stages(network)[name])]
+            found = with_parameters[max(0, len(with_parameters) - int(pattern[5:])) :]
+        elif pattern == "last_block":
+            found = last_block(network)
         else:
             found = fnmatch.filter(names, pattern)
         if not found:
             raise InputError(f"freeze: no stage is named {pattern!r}. The stages are: {', '.join(names)}.")
         chosen.update(found)
     return [name for name in names if name in chosen]
+
+
+def last_block(network: nn.Module) -> list[str]:
+    """The features' last block: the last stage if stages are blocks (ResNet's layer4), else all behind the last pooling
+    that layers with parameters follow (VGG16's conv5_1 to conv5_3); the last layer of a chain that never pools."""
+    features = list(stages(network).items())[:-1]
+    while features and not _has_parameters(features[-1][1]):
+        features.pop()
+    block: list[str] = []
+    for name, module in reversed(features):
+        if isinstance(module, POOLING):
+            return block[::-1]
+        if next(module.children(), None) is not None:
+            break
+        block.append(name)
+    return [features[-1][0]] if features else []
+
+
+def _has_parameters(module: nn.Module) -> bool:
+    return next(module.parameters(), None) is not None
 
 
 def stage_of_parameter(network: nn.Module) -> dict[str, str]:

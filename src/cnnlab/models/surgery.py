@@ -18,14 +18,24 @@ class Surgery(ABC):
 
 
 class Dropout(Surgery):
-    """Sets the rate of the classifier's Dropout layers; if it has none, drops the input of its linear layers."""
+    """Sets the rate of the classifier's Dropout layers; if it has none, drops the input of its linear layers.
 
-    def __init__(self, p: float = 0.5) -> None:
-        if not 0 <= p < 1:
-            raise InputError(f"regularization.dropout.p={p}: a dropout rate is at least 0 and less than 1.")
+    conv_p: the rate at which whole channels of every convolution's output in `features` are dropped as well (Dropout2d,
+        Tompson et al. 2015); 0 leaves the convolutions alone.
+    """
+
+    def __init__(self, p: float = 0.5, conv_p: float = 0.0) -> None:
+        for name, rate in (("p", p), ("conv_p", conv_p)):
+            if not 0 <= rate < 1:
+                raise InputError(f"regularization.dropout.{name}={rate}: a dropout rate is at least 0 and less than 1.")
         self.p = p
+        self.conv_p = conv_p
 
     def operate(self, network: nn.Module) -> None:
+        if self.conv_p:
+            for layer in network.features.modules():  # type: ignore[union-attr]
+                if isinstance(layer, nn.Conv2d):
+                    layer.register_forward_hook(_DropChannels(self.conv_p))
         head = network.get_submodule(head_name(network))
         existing = [layer for layer in head.modules() if isinstance(layer, nn.Dropout)]
         linear = [layer for layer in head.modules() if isinstance(layer, nn.Linear)]
@@ -48,6 +58,39 @@ class _DropInput:
 
     def __call__(self, layer: nn.Module, inputs: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
         return (nn.functional.dropout(inputs[0], self.p, layer.training), *inputs[1:])
+
+
+class _DropChannels:
+    """Dropout2d as a hook, for the same reason."""
+
+    def __init__(self, p: float) -> None:
+        self.p = p
+
+    def __call__(self, layer: nn.Module, inputs: tuple[Tensor, ...], output: Tensor) -> Tensor:
+        return nn.functional.dropout2d(output, self.p, layer.training)
+
+
+class StochasticDepth(Surgery):
+    """Sets the rates at which residual branches are skipped, rising linearly to `p` (Huang et al. 2016, equation 4).
+
+    For networks that have such branches: torchvision's EfficientNet, ConvNeXt, MaxViT, Swin; timm's with DropPath.
+    """
+
+    def __init__(self, p: float = 0.2) -> None:
+        if not 0 <= p < 1:
+            raise InputError(f"regularization.stochastic_depth.p={p}: a rate is at least 0 and less than 1.")
+        self.p = p
+
+    def operate(self, network: nn.Module) -> None:
+        branches = [layer for layer in network.modules() if type(layer).__name__ in ("StochasticDepth", "DropPath")]
+        if not branches:
+            raise InputError(
+                f"regularization=[stochastic_depth]: {type(network).__name__} has no residual branch that can be "
+                "skipped (torchvision's StochasticDepth, timm's DropPath)."
+            )
+        for number, branch in enumerate(branches, start=1):
+            name = "p" if hasattr(branch, "p") else "drop_prob"
+            setattr(branch, name, self.p * number / len(branches))
 
 
 class BatchNorm(Surgery):

@@ -15,10 +15,11 @@ from torchmetrics.classification import MulticlassAccuracy, MulticlassConfusionM
 from torchvision.transforms import v2
 
 from cnnlab.errors import DivergedError
+from cnnlab.models.weighted import weights_of
 from cnnlab.seeds import derive
 from cnnlab.training.freezing import FreezePlan
 from cnnlab.training.optimizers import parameter_groups
-from cnnlab.training.regularization import L2Penalty, LabelSmoothing, WeightDecay
+from cnnlab.training.regularization import AfterStep, LabelSmoothing, Penalty, WeightDecay
 
 
 @dataclass(frozen=True)
@@ -34,7 +35,8 @@ class Recipe:
     """Number of processes -> factor of the learning rate."""
     seed: int
     weight_decay: WeightDecay = field(default_factory=lambda: WeightDecay(0.0))
-    l2: L2Penalty = field(default_factory=lambda: L2Penalty(0.0))
+    penalties: Sequence[Penalty] = ()
+    after_step: Sequence[AfterStep] = ()
     label_smoothing: LabelSmoothing = field(default_factory=lambda: LabelSmoothing(0.0))
     batch_transforms: Sequence[nn.Module] = ()
     channels_last: bool = True
@@ -115,11 +117,10 @@ class Classifier(L.LightningModule):
         self.train_accuracy(logits.detach(), labels)
         self.log("train/loss", loss.detach(), on_step=True, on_epoch=False)
         self.log("train/acc", self.train_accuracy, on_step=True, on_epoch=False)
-        if self.recipe.l2.weight:
-            squares = [p.square().sum() for p in self.network.parameters() if p.ndim > 1]
-            penalty = self.recipe.l2.weight / 2 * torch.stack(squares).sum()
-            self.log("train/l2", penalty.detach(), on_step=True, on_epoch=False)
-            loss = loss + penalty
+        for penalty in self.recipe.penalties:
+            term = penalty.loss(self.network)
+            self.log(f"train/{penalty.name}", term.detach(), on_step=True, on_epoch=False)
+            loss = loss + term
         return loss
 
     def validation_step(self, batch: tuple[Tensor, Tensor], batch_idx: int) -> None:
@@ -146,6 +147,8 @@ class Classifier(L.LightningModule):
         lr = recipe.lr * recipe.scale_lr(self.trainer.world_size)
         groups = parameter_groups(self.network, recipe.plan, lr, recipe.weight_decay.weight_decay)
         optimizer = recipe.optimizer(groups, lr=lr)
+        if recipe.after_step:
+            optimizer.register_step_post_hook(self._after_step)
         if getattr(recipe.scheduler, "func", recipe.scheduler) is ReduceLROnPlateau:
             plateau = recipe.scheduler(optimizer, mode="max")
             return {"optimizer": optimizer, "lr_scheduler": {"scheduler": plateau, "monitor": "val/acc"}}
@@ -153,6 +156,16 @@ class Classifier(L.LightningModule):
         steps_per_epoch = math.ceil(self.trainer.num_training_batches / self.trainer.accumulate_grad_batches)
         scheduler = recipe.scheduler(optimizer, total_steps=total_steps, steps_per_epoch=steps_per_epoch)
         return {"optimizer": optimizer, "lr_scheduler": {"scheduler": scheduler, "interval": "step"}}
+
+    @torch.no_grad()
+    def _after_step(self, optimizer: torch.optim.Optimizer, *_: Any) -> None:
+        """Proximal steps and norm limits, on the weights that the step has moved."""
+        weights = {id(weight) for weight in weights_of(self.network).values()}
+        for group in optimizer.param_groups:
+            for parameter in group["params"]:
+                if id(parameter) in weights and parameter.grad is not None:
+                    for entry in self.recipe.after_step:
+                        entry.after_step_(parameter, float(group["lr"]))
 
 
 def _scores(count: int, prefix: str) -> MetricCollection:

@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
 from torch import nn
 from torch.nn.modules.batchnorm import _BatchNorm
@@ -12,34 +13,37 @@ from cnnlab.models.stages import match_stages, stage_of_parameter, stages
 
 @dataclass(frozen=True)
 class Phase:
-    """From `epoch` on the stages `trainable` train; `lr_multiplier` holds for those that no earlier phase trained."""
+    """From `epoch` on the stages `trainable` train; the two factors hold for those that no earlier phase trained."""
 
     epoch: int
     trainable: list[str]
-    lr_multiplier: float
+    lr_multiplier: float = 1.0
+    lr_decay: float = 1.0
+    """Factor from each stage to the one below it."""
 
 
 class FreezePlan:
     """The phases of one network, with patterns resolved to stage names.
 
+    phases: dictionaries of `epoch`, `train` (patterns of stages) and, if not 1, `lr_multiplier` and `lr_decay`.
     batch_norm: "eval" keeps frozen batch norm on its stored statistics; "train" lets them drift.
+    Raises InputError for a key, stage or order of epochs that cannot be.
     """
 
     def __init__(self, network: nn.Module, phases: Sequence[dict], batch_norm: str = "eval") -> None:
         if batch_norm not in ("eval", "train"):
             raise InputError(f"freeze.batch_norm={batch_norm}: use eval or train.")
-        self.phases = [
-            Phase(
-                int(phase["epoch"]),
-                match_stages(network, _as_list(phase["train"])),
-                phase.get("lr_multiplier", 1.0),
-            )
-            for phase in phases
-        ]
+        self.phases = [_phase(network, dict(phase)) for phase in phases]
         epochs = [phase.epoch for phase in self.phases]
         if not epochs or epochs[0] != 0 or sorted(set(epochs)) != epochs:
             raise InputError(f"freeze.phases begin at epochs {epochs}: the first must be 0, and they must increase.")
         self.batch_norm = batch_norm
+        self._multipliers: dict[str, float] = {}
+        weighted = [name for name, module in stages(network).items() if next(module.parameters(), None) is not None]
+        for phase in self.phases:
+            new = [name for name in phase.trainable if name in weighted and name not in self._multipliers]
+            for depth, name in enumerate(reversed(new)):
+                self._multipliers[name] = phase.lr_multiplier * phase.lr_decay**depth
 
     def trainable(self, epoch: int) -> list[str]:
         """The stages that train in `epoch`."""
@@ -47,7 +51,7 @@ class FreezePlan:
 
     def lr_multiplier(self, stage: str) -> float:
         """That of the first phase that trains `stage`; 1 if none does."""
-        return next((phase.lr_multiplier for phase in self.phases if stage in phase.trainable), 1.0)
+        return self._multipliers.get(stage, 1.0)
 
     def ever_freezes(self, network: nn.Module) -> bool:
         return any(set(phase.trainable) != set(stages(network)) for phase in self.phases)
@@ -66,5 +70,15 @@ class FreezePlan:
                     layer.train(name in trainable)
 
 
-def _as_list(patterns: str | list[str]) -> list[str]:
-    return [patterns] if isinstance(patterns, str) else list(patterns)
+def _phase(network: nn.Module, given: dict[str, Any]) -> Phase:
+    known = ["epoch", "train", "lr_multiplier", "lr_decay"]
+    unknown = [key for key in given if key not in known]
+    missing = [key for key in known[:2] if key not in given]
+    if unknown or missing:
+        raise InputError(
+            f"freeze.phases: {given} has {f'the unknown {unknown[0]}' if unknown else f'no {missing[0]}'}. "
+            f"A phase has {', '.join(known)}."
+        )
+    patterns = given.pop("train")
+    trainable = match_stages(network, [patterns] if isinstance(patterns, str) else list(patterns))
+    return Phase(trainable=trainable, **given)

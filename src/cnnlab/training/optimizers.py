@@ -3,19 +3,21 @@
 from torch import nn
 
 from cnnlab.models.stages import stage_of_parameter
+from cnnlab.models.weighted import weights_of
 from cnnlab.training.freezing import FreezePlan
 
 
 def parameter_groups(network: nn.Module, plan: FreezePlan, lr: float, weight_decay: float) -> list[dict]:
-    """Groups by (stage's lr multiplier, decay or not); biases and norm parameters (ndim <= 1) are never decayed.
+    """Groups by (stage's lr multiplier, decay or not); biases and parameters of norm layers are never decayed.
 
     Frozen parameters are in a group too: optimizers skip them as long as their gradient is None.
     """
     stage = stage_of_parameter(network)
+    weights = weights_of(network)
     groups: dict[tuple[float, float], dict] = {}
     for name, parameter in network.named_parameters():
         multiplier = plan.lr_multiplier(stage[name])
-        decay = weight_decay if parameter.ndim > 1 else 0.0
+        decay = weight_decay if name in weights else 0.0
         group = groups.setdefault((multiplier, decay), {"params": [], "lr": lr * multiplier, "weight_decay": decay})
         group["params"].append(parameter)
     return list(groups.values())

@@ -1,13 +1,133 @@
-"""Regularization that acts during training; what changes the network itself is in models/surgery.py."""
+"""Regularization that acts during training; what changes the network itself is in models/surgery.py.
 
+It acts on weights, never on biases or the parameters of normalization layers.
+"""
+
+from abc import ABC, abstractmethod
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
+import torch
+from torch import Tensor, nn
+
 from cnnlab.errors import InputError
+from cnnlab.models.weighted import weights_of
+
+
+def penalty(name: str, module: nn.Module, beta: float = 1.0) -> Tensor:
+    """R(W) over the weights of `module`, a scalar without lambda and without 1/2.
+
+    l1: sum |w|. l2: sum w^2. elastic_net: beta * sum w^2 + sum |w| (Zou and Hastie 2005).
+    Raises InputError for another name.
+    """
+    weights = list(weights_of(module).values())
+    if name == "l1":
+        return _sum(w.abs().sum() for w in weights)
+    if name == "l2":
+        return _sum(w.square().sum() for w in weights)
+    if name == "elastic_net":
+        return beta * penalty("l2", module) + penalty("l1", module)
+    raise InputError(f"penalty {name}: use l1, l2 or elastic_net.")
+
+
+class AfterStep(ABC):
+    """Changes weights after every step of the optimizer."""
+
+    @abstractmethod
+    def after_step_(self, weight: Tensor, lr: float) -> None:
+        """In place; lr is the learning rate of the step."""
+
+
+class Penalty(ABC):
+    """Is added to the training loss and logged apart as `train/<name>`, so that train/loss compares with val/loss."""
+
+    name: str
+
+    @abstractmethod
+    def loss(self, module: nn.Module) -> Tensor:
+        """A scalar with lambda and all constants."""
+
+
+@dataclass(frozen=True)
+class L2Penalty(Penalty):
+    """lambd / 2 * sum w^2."""
+
+    lambd: float = 1e-4
+    name = "l2"
+
+    def __post_init__(self) -> None:
+        _at_least_zero("l2.lambd", self.lambd)
+
+    def loss(self, module: nn.Module) -> Tensor:
+        return self.lambd / 2 * penalty("l2", module)
+
+
+@dataclass(frozen=True)
+class L1Penalty(Penalty, AfterStep):
+    """lambd * sum |w|.
+
+    mode: "penalty" adds the subgradient lambd * sign(w), which makes weights small but hardly ever 0; "proximal"
+        shrinks each weight by lr * lambd after the optimizer's step and stops at exactly 0 (ISTA, Beck and Teboulle
+        2009, equation 1.5).
+    """
+
+    lambd: float = 1e-4
+    mode: str = "penalty"
+    name = "l1"
+
+    def __post_init__(self) -> None:
+        _at_least_zero("l1.lambd", self.lambd)
+        _check_mode("l1", self.mode)
+
+    def loss(self, module: nn.Module) -> Tensor:
+        return self.lambd * penalty("l1", module)
+
+    def after_step_(self, weight: Tensor, lr: float) -> None:
+        weight.copy_(nn.functional.softshrink(weight, lr * self.lambd))
+
+
+@dataclass(frozen=True)
+class ElasticNet(Penalty, AfterStep):
+    """lambd * (beta * sum w^2 + sum |w|) (Zou and Hastie 2005); `mode` as in L1Penalty.
+
+    The proximal step is the soft threshold, then a division by 1 + 2 * lr * lambd * beta (Parikh and Boyd 2014, 6.5.3).
+    """
+
+    lambd: float = 1e-4
+    beta: float = 1.0
+    mode: str = "penalty"
+    name = "elastic_net"
+
+    def __post_init__(self) -> None:
+        _at_least_zero("elastic_net.lambd", self.lambd)
+        _at_least_zero("elastic_net.beta", self.beta)
+        _check_mode("elastic_net", self.mode)
+
+    def loss(self, module: nn.Module) -> Tensor:
+        return self.lambd * penalty("elastic_net", module, beta=self.beta)
+
+    def after_step_(self, weight: Tensor, lr: float) -> None:
+        shrunk = nn.functional.softshrink(weight, lr * self.lambd)
+        weight.copy_(shrunk / (1 + 2 * lr * self.lambd * self.beta))
+
+
+@dataclass(frozen=True)
+class MaxNorm(AfterStep):
+    """Scales each unit's incoming weights down to the norm `max_norm` (Srivastava et al. 2014, section 5.1)."""
+
+    max_norm: float = 3.0
+
+    def __post_init__(self) -> None:
+        if self.max_norm <= 0:
+            raise InputError(f"regularization.max_norm.max_norm={self.max_norm}: it must be positive.")
+
+    def after_step_(self, weight: Tensor, lr: float) -> None:
+        weight.copy_(torch.renorm(weight, p=2, dim=0, maxnorm=self.max_norm))
 
 
 @dataclass(frozen=True)
 class WeightDecay:
-    """The optimizer's weight decay, for weights but not for biases and norm parameters.
+    """The optimizer's weight decay.
 
     SGD, Adam and RMSprop add it to the gradient, which is an L2 penalty of weight_decay / 2 * |w|^2; AdamW decouples it
     (Loshchilov and Hutter 2019).
@@ -16,19 +136,7 @@ class WeightDecay:
     weight_decay: float = 1e-4
 
     def __post_init__(self) -> None:
-        if self.weight_decay < 0:
-            raise InputError(f"weight_decay={self.weight_decay}: it must not be negative.")
-
-
-@dataclass(frozen=True)
-class L2Penalty:
-    """weight / 2 * |w|^2 added to the loss, over weights but not biases and norms; logged apart as train/l2."""
-
-    weight: float = 1e-4
-
-    def __post_init__(self) -> None:
-        if self.weight < 0:
-            raise InputError(f"regularization.l2.weight={self.weight}: it must not be negative.")
+        _at_least_zero("weight_decay.weight_decay", self.weight_decay)
 
 
 @dataclass(frozen=True)
@@ -40,3 +148,37 @@ class LabelSmoothing:
     def __post_init__(self) -> None:
         if not 0 <= self.epsilon < 1:
             raise InputError(f"regularization.label_smoothing.epsilon={self.epsilon}: at least 0 and less than 1.")
+
+
+def is_proximal(entry: object) -> bool:
+    """Whether the entry's penalty is a step after the optimizer's instead of a term of the loss."""
+    return getattr(entry, "mode", None) == "proximal"
+
+
+def check_together(entries: Sequence[object]) -> None:
+    """Raises InputError if two entries shrink the squares of the weights at once."""
+    kinds = [type(entry) for entry in entries]
+    squares = [kind for kind in (L2Penalty, ElasticNet) if kind in kinds]
+    if len(squares) == 2:
+        raise InputError("regularization: elastic_net contains an l2 penalty. Keep one, and set elastic_net.beta.")
+    if squares and WeightDecay in kinds:
+        name = squares[0].name
+        raise InputError(
+            f"regularization: {name} and weight_decay both shrink the squares of the weights, so that neither strength "
+            "means what it says. Keep one of them."
+        )
+
+
+def _sum(terms: Iterable[Tensor]) -> Tensor:
+    found = list(terms)
+    return torch.stack(found).sum() if found else torch.zeros(())
+
+
+def _at_least_zero(key: str, value: float) -> None:
+    if value < 0:
+        raise InputError(f"regularization.{key}={value}: it must not be negative.")
+
+
+def _check_mode(key: str, mode: str) -> None:
+    if mode not in ("penalty", "proximal"):
+        raise InputError(f"regularization.{key}.mode={mode}: use penalty or proximal.")

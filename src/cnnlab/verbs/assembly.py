@@ -1,6 +1,7 @@
 """The parts of a run, each built from the config groups of its name."""
 
 import dataclasses
+import functools
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -26,12 +27,14 @@ from cnnlab.training.callbacks.best_metric import BestMetric
 from cnnlab.training.callbacks.progress import Throughput
 from cnnlab.training.classifier import Classifier, Recipe
 from cnnlab.training.freezing import FreezePlan
-from cnnlab.training.regularization import L2Penalty, LabelSmoothing, WeightDecay
+from cnnlab.training.regularization import LabelSmoothing, MaxNorm, Penalty, WeightDecay, is_proximal
 
 Config = dict[str, Any]
 OWN_ARGUMENTS = ("scale_lr", "overfit_batches")
 """Entries of the config group trainer that Lightning does not get: its own overfit_batches takes the first images of
 the list, which are of one class where a data set is sorted."""
+LSUV_IMAGES = 64
+"""Training images by whose outputs init=lsuv sets the scale of each layer."""
 WEIGHTED_BY: dict[str, Callable[[int], float]] = {
     "none": lambda processes: 1,
     "linear": lambda processes: processes,
@@ -76,7 +79,7 @@ def classifier_from(
     weights = cfg["model"]["weights"]
     found = find_weights(weights, cfg["model"]["name"], Path(cfg["paths"]["data_dir"])) if weights else None
     preprocessing = preprocessing_from(cfg, spec, found, data, trusted)
-    network = network_from(cfg, found, data, regularizers, trusted)
+    network = network_from(cfg, found, data, preprocessing, regularizers, trusted)
     recipe = recipe_from(cfg, network, regularizers, trusted)
     surgery = [node for name, node in cfg["regularization"].items() if isinstance(regularizers.get(name), Surgery)]
     sizes = {key: value for key, value in dataclasses.asdict(spec).items() if key not in ("mean", "std")}
@@ -100,15 +103,21 @@ def preprocessing_from(
 
 
 def network_from(
-    cfg: Config, weights: Weights | None, data: ImageDataModule, regularizers: Config, trusted: tuple[str, ...]
+    cfg: Config,
+    weights: Weights | None,
+    data: ImageDataModule,
+    preprocessing: nn.Module,
+    regularizers: Config,
+    trusted: tuple[str, ...],
 ) -> nn.Module:
-    """The config groups `model` and `init`, with the surgery of `regularization`."""
+    """The config groups `model` and `init`, with the surgery of `regularization`; lsuv sees preprocessed images."""
+    sample = {"images": preprocessing(data.sample(LSUV_IMAGES).float() / 255)} if cfg["init"]["name"] == "lsuv" else {}
     network = build_network(
         build({**cfg["model"]["network"], "_partial_": True}, trusted),
         num_classes=len(data.classes),
         weights=weights,
         surgery=[entry for entry in regularizers.values() if isinstance(entry, Surgery)],
-        init=build(cfg["init"], trusted),
+        init=functools.partial(build(cfg["init"], trusted), **sample),
         seed=cfg["seed"],
     )
     if cfg["speed"]["compile"] or (cfg["speed"]["compile"] is None and torch.cuda.is_available()):
@@ -128,7 +137,8 @@ def recipe_from(cfg: Config, network: nn.Module, regularizers: Config, trusted: 
         scale_lr=lr_rule(cfg["trainer"]["scale_lr"]),
         seed=cfg["seed"],
         weight_decay=by_type.get(WeightDecay, WeightDecay(0.0)),
-        l2=by_type.get(L2Penalty, L2Penalty(0.0)),
+        penalties=[e for e in regularizers.values() if isinstance(e, Penalty) and not is_proximal(e)],
+        after_step=[e for e in regularizers.values() if isinstance(e, MaxNorm) or is_proximal(e)],
         label_smoothing=by_type.get(LabelSmoothing, LabelSmoothing(0.0)),
         batch_transforms=batch_transforms(build_entries(cfg["augmentation"], trusted).values()),
         channels_last=cfg["speed"]["channels_last"],

@@ -6,7 +6,6 @@ from typing import Any
 
 import lightning as L
 import torch
-from lightning.pytorch.callbacks import EarlyStopping
 from lightning.pytorch.trainer.states import TrainerStatus
 from lightning.pytorch.utilities.exceptions import MisconfigurationException
 
@@ -19,6 +18,7 @@ from cnnlab.training.callbacks.best_metric import BestMetric
 from cnnlab.training.callbacks.progress import Throughput
 from cnnlab.training.classifier import Classifier
 from cnnlab.verbs.assembly import Config, classifier_from, data_from, spec_from, trainer_from
+from cnnlab.verbs.combinations import check_combinations
 
 log = logging.getLogger(__name__)
 
@@ -32,7 +32,7 @@ def train(cfg: Config, run: RunFolder, resume_from: Path | None = None) -> dict[
     regularizers = build_entries(cfg["regularization"], trusted)
     spec = spec_from(cfg["model"])
     data = data_from(cfg, spec, trusted)
-    require_validation(cfg, regularizers, data)
+    check_combinations(cfg, regularizers, data, trusted)
     classifier = classifier_from(cfg, spec, data, regularizers, trusted)
     trainer = trainer_from(cfg, run, classifier, regularizers, trusted)
     describe(run, data, trainer)
@@ -47,14 +47,6 @@ def require_device(accelerator: str) -> None:
         raise InputError(
             f"trainer.accelerator={accelerator}: this machine has no CUDA GPU. Use trainer=cpu or trainer=auto."
         )
-
-
-def require_validation(cfg: Config, regularizers: Config, data: ImageDataModule) -> None:
-    """Raises InputError if something waits for a validation accuracy that there will not be."""
-    waiting = [f"regularization.{name}" for name, entry in regularizers.items() if isinstance(entry, EarlyStopping)]
-    waiting += ["scheduler"] if cfg["scheduler"]["_target_"].endswith(".ReduceLROnPlateau") else []
-    if waiting and (data.parts.val is None or not cfg["trainer"]["limit_val_batches"]):
-        raise InputError(f"{', '.join(waiting)} follows val/acc, but nothing is validated: raise data.val_fraction.")
 
 
 def describe(run: RunFolder, data: ImageDataModule, trainer: L.Trainer) -> None:
