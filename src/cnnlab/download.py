@@ -4,6 +4,8 @@ import hashlib
 import logging
 import tarfile
 import urllib.request
+import zlib
+from http.client import HTTPException
 from pathlib import Path
 from typing import IO
 
@@ -41,7 +43,7 @@ def download(url: str, path: Path, *, sha256: str, max_bytes: int, timeout: floa
 
     try:
         write_atomically(path, fetch)
-    except OSError as error:
+    except (OSError, HTTPException) as error:
         raise DataError(f"{url} cannot be downloaded: {error}") from error
     return path
 
@@ -49,7 +51,8 @@ def download(url: str, path: Path, *, sha256: str, max_bytes: int, timeout: floa
 def extract(archive: Path, folder: Path, *, max_bytes: int) -> None:
     """Unpack a tar archive of plain files below `folder`.
 
-    Raises DataError on links, devices, paths that leave `folder`, or more than `max_bytes` of contents.
+    Raises DataError on links, devices, paths that leave `folder`, more than `max_bytes` of contents, or damage.
+    Nothing is unpacked unless every path, kind and size is right.
     """
     try:
         with tarfile.open(archive) as tar:
@@ -57,9 +60,12 @@ def extract(archive: Path, folder: Path, *, max_bytes: int) -> None:
             links = [member.name for member in members if not member.isfile()]
             if links:
                 raise DataError(f"{archive} holds a link or device ({links[0]}): refused.")
+            strays = [name for name in tar.getnames() if name.startswith("/") or ".." in name.split("/")]
+            if strays:
+                raise DataError(f"{archive} holds a path that leaves its folder ({strays[0]}): refused.")
             size = sum(member.size for member in members)
             if size > max_bytes:
                 raise DataError(f"{archive} would unpack to {size} bytes, more than {max_bytes}: refused.")
             tar.extractall(folder, members=members, filter="data")
-    except tarfile.TarError as error:
+    except (tarfile.TarError, EOFError, zlib.error) as error:
         raise DataError(f"{archive} cannot be unpacked: {error}") from error
