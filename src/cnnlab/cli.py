@@ -81,6 +81,8 @@ def _prepare(arguments: list[str]) -> list[str]:
     if asks or claimed:
         return [*flags, *overrides]
     if any(override.startswith("resume=") for override in overrides):
+        if parsed.multirun:
+            raise InputError("resume continues one run: start it without -m.")
         return [*flags, *_resumed(overrides, parsed.config_dir)]
     jobs = _jobs(overrides) if parsed.multirun else [overrides]
     cfgs = [compose(job, parsed.config_dir) for job in jobs]
@@ -89,6 +91,8 @@ def _prepare(arguments: list[str]) -> list[str]:
         if parsed.multirun and cfg.trainer.strategy != "auto":
             raise InputError("A sweep (-m) runs each job in one process; start runs with several processes one by one.")
     folder = _folder(cfgs[0], overrides, sweep=parsed.multirun)
+    if len({run_name(job) for job in jobs}) < len(jobs):  # data=digits,mnist, or weights of one name in two folders
+        overrides.append(f"hydra.sweep.subdir={quoted('${hydra.job.num}-${run_name:${hydra.overrides.task}}')}")
     return [*flags, *overrides, f"hydra.{'sweep' if parsed.multirun else 'run'}.dir={quoted(str(folder))}"]
 
 
@@ -128,7 +132,7 @@ def _resumed(overrides: list[str], config_dir: str | None) -> list[str]:
     from cnnlab.runs.folder import read_overrides
 
     resume = next(override for override in overrides if override.startswith("resume="))
-    folder = Path(_parts(resume)[2]).expanduser().absolute()
+    folder = Path(str(OverridesParser.create().parse_override(resume).value())).expanduser().absolute()
     new = [override for override in overrides if override != resume]
     fixed = [override for override in new if not override.startswith(RESUMABLE)]
     if fixed:

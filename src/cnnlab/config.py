@@ -11,18 +11,19 @@ import inspect
 import re
 import types
 import typing
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, fields, is_dataclass
 from pathlib import Path
 from typing import Any
 
 import hydra
+import yaml
 from hydra.core.global_hydra import GlobalHydra
-from hydra.errors import HydraException
+from hydra.errors import HydraException, OverrideParseException
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
-from cnnlab.errors import CnnlabError, InputError, several
+from cnnlab.errors import CnnlabError, InputError, Problems, several
 
 _PACKAGE = Path(__file__).parent
 CONFIG_DIR = next(
@@ -31,6 +32,13 @@ CONFIG_DIR = next(
 )
 TRUSTED_TARGETS = ("cnnlab.", "torch.", "torchvision.", "torchmetrics.", "lightning.", "timm.")
 """Packages whose classes a config may name; a user's own are named by `trusted_packages=[...]`."""
+TRUSTED_MODULES = (
+    *("cnnlab.data.", "cnnlab.models.", "cnnlab.training.", "cnnlab.runs."),
+    *("torch.nn.", "torch.optim.", "torchvision.", "torchmetrics.", "timm."),
+    *("lightning.pytorch.trainer.", "lightning.pytorch.callbacks.", "lightning.pytorch.loggers."),
+    *("lightning.pytorch.strategies.", "lightning.pytorch.plugins.", "lightning.pytorch.profilers."),
+)
+"""Where what they name must be written: torch.os.system is the system's, and torch.hub.load runs what it fetches."""
 
 
 # --- The nodes without _target_: one dataclass each. ---
@@ -100,7 +108,7 @@ class PathsConfig:
 class TrainConfig:
     seed: int
     resume: str | None
-    trusted_packages: Any
+    trusted_packages: list[str]
     model: ModelConfig
     data: DataConfig
     preprocessing: Target
@@ -126,7 +134,7 @@ SUPPLIED_ARGUMENTS = {
     "optimizer": {"params"},
     "scheduler": {"optimizer", "total_steps", "steps_per_epoch"},
     "preprocessing": {"images_NCHW"},
-    "init": {"module", "only"},
+    "init": {"module", "only", "images"},
 }
 """Arguments that the program gives, so that a config need not."""
 OPEN_TARGETS = {
@@ -141,7 +149,17 @@ OPEN_TARGETS = {
     "torchvision.models.mobilenet_v2": {"width_mult", "dropout"},
     "torchvision.models.resnet18": {"zero_init_residual", "groups", "width_per_group"},
     "torchvision.models.squeezenet1_1": {"dropout"},
-    "cnnlab.models.initialization.initialize": {"a", "b", "mean", "std", "gain"},
+    "cnnlab.models.initialization.initialize": {
+        "a",
+        "b",
+        "mean",
+        "std",
+        "gain",
+        "mode",
+        "nonlinearity",
+        "tolerance",
+        "max_iterations",
+    },
 }
 """Targets that take **kwargs -> the names that are meant (None: any)."""
 
@@ -150,34 +168,43 @@ OPEN_TARGETS = {
 
 PATH_KEYS = {"run", "images", "resume", "output", "data.root", "model.weights"}
 """Keys whose values are paths: they may hold spaces, commas and any letter without being quoted twice."""
-PLAIN = re.compile(r"[A-Za-z0-9_./~+:-]*")
+PLAIN = re.compile(r"[A-Za-z0-9_./-]*")
+NO_STRING = re.compile(r"[+-]?[0-9_]*\.?[0-9_]*(e[+-]?[0-9_]+)?|[+-]?(inf|nan)|true|false", re.IGNORECASE)
+"""Folders such as 2024, which Hydra would take for numbers."""
+_FAILURES = (HydraException, OmegaConfBaseException, yaml.YAMLError, ValueError)
+"""What Hydra raises for overrides and files that do not compose (ValueError: model=null)."""
 
 
 def quote_path(override: str, sweeping: bool = False) -> str:
     """`key=value` in Hydra's quotes if the key takes a path whose letters Hydra's grammar would stumble over."""
     key, equals, value = override.partition("=")
     takes_path = key.lstrip("+") in PATH_KEYS or key.startswith("paths.")
-    if not equals or not takes_path or PLAIN.fullmatch(value) or value[:1] in "'\"[" or "${" in value:
+    plain = value == "null" or (PLAIN.fullmatch(value) and not NO_STRING.fullmatch(value))
+    if not equals or not takes_path or plain or value[:1] in ("'", '"', "[") or "${" in value:
         return override
     return override if sweeping and "," in value else f"{key}={quoted(value)}"
 
 
 def quoted(value: str) -> str:
-    """A value in Hydra's quotes."""
-    return "'" + value.replace("'", "\\'") + "'"
+    """A value in Hydra's quotes, where backslashes count only before a quote or at the end."""
+    return "'" + re.sub(r"(\\*)('|$)", lambda match: match[1] * 2 + ("\\'" if match[2] else ""), value) + "'"
 
 
 def compose(overrides: Sequence[str], config_dir: str | None = None) -> DictConfig:
     """The train config with `overrides`; interpolations are left as they are.
 
-    config_dir: a folder of the user's own groups. Raises InputError that lists every override that does not fit.
+    config_dir: a folder of the user's own groups. Raises InputError that lists every override that does not fit, or
+    says that there is no such folder.
     """
-    search = [f"hydra.searchpath=[file://{Path(config_dir).absolute()}]"] if config_dir else []
+    if config_dir and not Path(config_dir).is_dir():
+        raise InputError(f"--config-dir: there is no folder {config_dir}.")
+    folders = [CONFIG_DIR, Path(config_dir).absolute()] if config_dir else [CONFIG_DIR]
+    search = [f"hydra.searchpath=[{quoted(f'file://{folder}')}]" for folder in folders[1:]]
     try:
         return _compose([*search, *overrides])
-    except (HydraException, OmegaConfBaseException) as error:
-        problems, rest = _composition_problems(search, overrides)
-        raise several(problems + _problems(rest) or [str(error)], "The config does not compose:") from error
+    except _FAILURES as error:
+        problems = _composition_problems(search, overrides, folders)
+        raise several(problems or [_one_line(error)], "The config does not compose:") from error
 
 
 def _compose(overrides: Sequence[str]) -> DictConfig:
@@ -186,36 +213,52 @@ def _compose(overrides: Sequence[str]) -> DictConfig:
         return hydra.compose("train", overrides=list(overrides))
 
 
-def _composition_problems(search: list[str], overrides: Sequence[str]) -> tuple[list[str], DictConfig]:
-    """Add the overrides one by one, group choices first: why each that fails does, and the config of the rest."""
+def _composition_problems(search: list[str], overrides: Sequence[str], folders: list[Path]) -> list[str]:
+    """Add the overrides one by one, group choices first: why each that fails does, and what is wrong with the rest."""
     accepted, problems = list(search), []
-    cfg = _compose(accepted)
-    for override in sorted(overrides, key=lambda text: not (CONFIG_DIR / _key(text).replace(".", "/")).is_dir()):
+    try:
+        cfg = _compose(accepted)
+    except _FAILURES as failure:  # local/default.yaml, which is taken without being chosen
+        return [_one_line(failure)]
+    for override in sorted(overrides, key=lambda text: not _options(_key(text), folders)):
         try:
             cfg = _compose([*accepted, override])
             accepted.append(override)
-        except (HydraException, OmegaConfBaseException) as failure:
-            problems.append(f"{override}: {_explain(override, cfg, failure)}")
-    return problems, cfg
+        except _FAILURES as failure:
+            problems.append(f"{override}: {_explain(override, cfg, failure, folders)}")
+    return problems + _problems(cfg)
+
+
+def _options(group: str, folders: list[Path]) -> list[str]:
+    return sorted({path.stem for folder in folders for path in (folder / group).glob("*.yaml")}) if group else []
+
+
+def _one_line(failure: Exception) -> str:
+    """The message without the pages that Hydra adds to it; of a YAML error with its file and line."""
+    text = str(failure) or type(failure).__name__
+    return " ".join(text.split()) if isinstance(failure, yaml.YAMLError) else text.splitlines()[0]
 
 
 def _key(override: str) -> str:
     return override.lstrip("+~").split("=", 1)[0].split("@", 1)[0]
 
 
-def _explain(override: str, cfg: DictConfig, failure: Exception) -> str:
+def _explain(override: str, cfg: DictConfig, failure: Exception, folders: list[Path]) -> str:
     key, _, value = override.lstrip("+~").partition("=")
-    group = CONFIG_DIR / key
-    if group.is_dir():
-        options = sorted(path.stem for path in group.glob("*.yaml"))
+    if isinstance(failure, OverrideParseException) or not key:
+        reason = _one_line(failure)
+        return f"it cannot be parsed ({reason}). Write key=value, and quote special characters: 'key=\"a b\"'."
+    if options := _options(key, folders):
         wanted = [part.strip(" '\"") for part in value.strip("[]").split(",")]
         unknown = [part for part in wanted if part not in options]
-        return f"{', '.join(unknown) or value} is no option of {key}. {nearest(unknown or [value], options)}"
-    known = [*_flat_keys(cfg), *(path.name for path in CONFIG_DIR.iterdir() if path.is_dir())]
-    if "mismatched input" in str(failure) or "token recognition" in str(failure) or "=" not in override:
-        reason = str(failure).splitlines()[0]
-        return f"it cannot be parsed ({reason}). Write key=value, and quote special characters: 'key=\"a b\"'."
-    return f"there is no key {key}. {nearest([key], known)}" if key not in known else str(failure).splitlines()[0]
+        if unknown:
+            return f"{', '.join(unknown)} is no option of {key}. {nearest(unknown, options)}"
+        return _one_line(failure)  # the option's own file is wrong
+    known = [
+        *(name for name, _ in _flat(cfg)),
+        *(path.name for folder in folders for path in folder.iterdir() if path.is_dir()),
+    ]
+    return f"there is no key {key}. {nearest([key], known)}" if key not in known else _one_line(failure)
 
 
 def nearest(wanted: Sequence[str], options: Sequence[str]) -> str:
@@ -228,14 +271,13 @@ def nearest(wanted: Sequence[str], options: Sequence[str]) -> str:
     return f"There are: {', '.join(options)}." if len(options) <= 40 else ""
 
 
-def _flat_keys(node: Any, prefix: str = "") -> list[str]:
-    keys = []
+def _flat(node: Any, prefix: str = "") -> Iterator[tuple[str, Any]]:
+    """Every key with its node, which is not resolved."""
     for key in node:
-        keys.append(f"{prefix}{key}")
         child = node._get_node(key)
-        if isinstance(child, DictConfig) and not child._is_none():
-            keys += _flat_keys(child, f"{prefix}{key}.")
-    return keys
+        yield f"{prefix}{key}", child
+        if isinstance(child, DictConfig) and not (child._is_none() or child._is_missing() or child._is_interpolation()):
+            yield from _flat(child, f"{prefix}{key}.")
 
 
 # --- Checking ---
@@ -252,13 +294,18 @@ def check(cfg: DictConfig) -> None:
 
 def _problems(cfg: DictConfig) -> list[str]:
     cfg = cfg.copy()
-    if cfg.paths.output_dir is None:
+    if "output_dir" in (cfg.get("paths") or {}) and cfg.paths.output_dir is None:
         cfg.paths.output_dir = ""  # the folder is claimed once everything is known to be right
     try:
-        plain: Any = OmegaConf.to_container(cfg, resolve=True, throw_on_missing=True)
+        missing = [key for key, node in _flat(cfg) if node._is_missing()]
+        for key in missing:
+            OmegaConf.update(cfg, key, "")  # so that what else is wrong can be seen
+        plain: Any = OmegaConf.to_container(cfg, resolve=True)
     except OmegaConfBaseException as error:
-        return [f"The config does not resolve: {str(error).splitlines()[0]}."]
-    return _check_node(plain, TrainConfig, "", trusted_prefixes(plain))
+        return [f"The config does not resolve: {_one_line(error)}."]
+    packages = plain.get("trusted_packages")
+    trusted = trusted_prefixes(plain if isinstance(packages, list) else {})
+    return [f"{key}=... is needed." for key in missing] + _check_node(plain, TrainConfig, "", trusted)
 
 
 def trusted_prefixes(plain: dict[str, Any]) -> tuple[str, ...]:
@@ -377,16 +424,28 @@ def _type_name(hint: Any) -> str:
 
 def locate(name: str, trusted: Sequence[str] = TRUSTED_TARGETS) -> Any:
     """The class or function called `name`; raises InputError if it is of no trusted package or does not exist."""
+    if not isinstance(name, str):
+        raise InputError(f"{name!r} is no name of a class or function.")
     if not name.startswith(tuple(trusted)):
         raise InputError(
             f"{name} is not of {', '.join(prefix.rstrip('.') for prefix in trusted)}. "
             "To use a package of your own, add it: trusted_packages=[my_package]."
         )
     try:
-        return hydra.utils.get_object(name)
+        found = hydra.utils.get_object(name)
     except Exception as error:  # whatever an import can raise
         reason = str(error.__cause__ or error).splitlines()[0]
         raise InputError(f"{name} cannot be imported: {reason}") from error
+    if not callable(found):
+        raise InputError(f"{name} is a {type(found).__name__}, no class or function.")
+    own = tuple(prefix for prefix in trusted if prefix not in TRUSTED_TARGETS)
+    module = getattr(found, "__module__", None)
+    if not f"{module}.".startswith((*TRUSTED_MODULES, *own)):
+        raise InputError(
+            f"{name} is written in {module}, of which a config names nothing; it may name what is in "
+            f"{', '.join(prefix.rstrip('.') for prefix in TRUSTED_MODULES)}, and in trusted_packages=[...]."
+        )
+    return found
 
 
 def build(node: Any, trusted: Sequence[str] = TRUSTED_TARGETS, **arguments: Any) -> Any:
@@ -411,5 +470,14 @@ def build(node: Any, trusted: Sequence[str] = TRUSTED_TARGETS, **arguments: Any)
 
 
 def build_entries(entries: dict[str, Any], trusted: Sequence[str] = TRUSTED_TARGETS) -> dict[str, Any]:
-    """The objects of a group of named entries, in order; entries that are null are switched off."""
-    return {name: build(entry, trusted) for name, entry in entries.items() if entry is not None}
+    """The objects of a group of named entries, in order; entries that are null are switched off.
+
+    Raises one InputError for all entries that cannot be built.
+    """
+    built, problems = {}, Problems()
+    for name, entry in entries.items():
+        with problems:
+            if entry is not None:
+                built[name] = build(entry, trusted)
+    problems.raise_all("These entries cannot be built:")
+    return built

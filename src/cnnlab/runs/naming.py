@@ -8,8 +8,10 @@ from pathlib import Path
 from cnnlab.errors import InputError
 
 LONGEST = 100
-UNNAMED = ("experiment", "data", "debug", "paths", "hydra", "logger", "callbacks", "trusted_packages")
-"""Keys that say where or how a run is kept, not what it is."""
+UNNAMED = ("experiment", "debug", "paths", "hydra", "logger", "callbacks", "trusted_packages")
+"""Keys, with all below them, that say where or how a run is kept, not what it is."""
+UNNAMED_DATA = ("data", "data.root", "data.num_workers")
+"""The folder above says the data already; data.split_seed and the like are the run's own."""
 
 
 def run_name(overrides: Sequence[str], model: str | None = None) -> str:
@@ -18,18 +20,19 @@ def run_name(overrides: Sequence[str], model: str | None = None) -> str:
     model: comes first if no override chooses one. Holds letters, digits, `_`, `.`, `+` and `-` only; a pure function.
     """
     chosen = dict(override.lstrip("+").split("=", 1) for override in overrides if "=" in override)
-    chosen = {key: value for key, value in chosen.items() if key.split(".")[0] not in UNNAMED and key != "model"} | (
-        {} if "model" not in chosen else {"model": chosen["model"]}
-    )
     first = chosen.pop("model", model)
+    chosen = {
+        key: value for key, value in chosen.items() if key.split(".")[0] not in UNNAMED and key not in UNNAMED_DATA
+    }
     parts = [_slug(first)] if first else []
     for key, value in chosen.items():
         parts.append(
             _slug(value) if "." not in key and key != "seed" else f"{_slug(key.rsplit('.', 1)[-1])}-{_slug(value)}"
         )
     name = "-".join(part for part in parts if part) or "default"
-    if len(name) > LONGEST:
-        name = f"{name[: LONGEST - 9]}-{hashlib.blake2b(name.encode(), digest_size=4).hexdigest()}"
+    whole = name.encode()  # file systems count bytes
+    if len(whole) > LONGEST:
+        name = f"{whole[: LONGEST - 9].decode(errors='ignore')}-{hashlib.blake2b(whole, digest_size=4).hexdigest()}"
     return name
 
 
