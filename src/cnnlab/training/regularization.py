@@ -150,6 +150,15 @@ class LabelSmoothing:
             raise InputError(f"regularization.label_smoothing.epsilon={self.epsilon}: at least 0 and less than 1.")
 
 
+def sparsity(module: nn.Module) -> dict[str, float]:
+    """Name -> share of exact zeros of every weight, and of all of them together as `all`."""
+    weights = weights_of(module)
+    zeros = {name: int((weight == 0).sum()) for name, weight in weights.items()}
+    total = sum(weight.numel() for weight in weights.values())
+    shares = {name: count / weights[name].numel() for name, count in zeros.items()}
+    return {"all": sum(zeros.values()) / max(total, 1)} | shares
+
+
 def is_proximal(entry: object) -> bool:
     """Whether the entry's penalty is a step after the optimizer's instead of a term of the loss."""
     return getattr(entry, "mode", None) == "proximal"

@@ -17,6 +17,7 @@ from cnnlab.runs.folder import RunFolder
 from cnnlab.training.callbacks.best_metric import BestMetric
 from cnnlab.training.callbacks.progress import Throughput
 from cnnlab.training.classifier import Classifier
+from cnnlab.training.regularization import is_proximal, sparsity
 from cnnlab.verbs.assembly import Config, classifier_from, data_from, spec_from, trainer_from
 from cnnlab.verbs.combinations import check_combinations
 
@@ -108,6 +109,10 @@ def keep_best(run: RunFolder, trainer: L.Trainer, classifier: Classifier, data: 
         weights = {key.removeprefix("network."): value for key, value in state.items() if key.startswith("network.")}
         write_atomically(run.path / "best_weights.pth", lambda file: torch.save(weights, file))
     run.update(test=test)
+    if any(is_proximal(entry) for entry in classifier.recipe.after_step):
+        run.update(sparsity=sparsity(classifier.network))
+        shares = [f"{name.removesuffix('.weight')} {share:.1%}" for name, share in run.record["sparsity"].items()]
+        log.info("Exact zeros among the weights: %s", "   ".join(shares))
     log.info(
         "Best val/acc: %s (epoch %s)   last: %.4f",
         best.value and f"{best.value:.4f}",
