@@ -12,6 +12,7 @@ from cnnlab.models.alexnet import AlexNet
 from cnnlab.models.alphago_policy import AlphaGoPolicy
 from cnnlab.models.building import build_network, input_spec
 from cnnlab.models.lenet5 import LeNet5
+from cnnlab.models.plain import Plain
 from cnnlab.models.stages import stage_of_parameter, stages, with_features_and_classifier
 
 OPTIONS = sorted(path.stem for path in (CONFIG_DIR / "model").glob("*.yaml"))
@@ -26,6 +27,7 @@ ORIGINS = {
     "alphago_policy": lambda num_classes: AlphaGoPolicy(num_classes, k=8),
     "lenet5": LeNet5,
     "mobilenet_v2": torchvision.models.mobilenet_v2,
+    "plain": Plain,
     "resnet18": torchvision.models.resnet18,
     "squeezenet1_1": torchvision.models.squeezenet1_1,
     "torchvision": torchvision.models.shufflenet_v2_x0_5,

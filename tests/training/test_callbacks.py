@@ -56,6 +56,7 @@ def test_pictures(events):
         "filters/features.0",
         "input/train",
         "confusion/val",
+        "diagnostics/depth",
     }
 
 

@@ -1,0 +1,116 @@
+"""How signals pass through the layers: what tells a vanishing, an exploding and a healthy network apart."""
+
+import math
+from typing import Any
+
+import lightning as L
+import torch
+from torch import Tensor, nn
+from torch.nn.modules.conv import _ConvNd
+from torch.optim import Optimizer
+from torch.utils.hooks import RemovableHandle
+
+from cnnlab.explain.depth_profile import depth_profile
+from cnnlab.training.callbacks.tensorboard import tensorboard_writer
+from cnnlab.training.classifier import Classifier
+
+WEIGHTED = (_ConvNd, nn.Linear)
+ACTIVATIONS = (nn.ReLU, nn.ReLU6, nn.LeakyReLU, nn.ELU, nn.GELU, nn.SiLU, nn.Hardswish, nn.Sigmoid, nn.Tanh, nn.PReLU)
+
+
+class Diagnostics(L.Callback):
+    """Logs of every convolution and linear layer, at the first step of every `every_n_epochs`-th epoch:
+
+    activation_mean, activation_std: of its output, before the nonlinearity, over batch, channels and positions.
+    zero_share: the share of zeros behind its nonlinearity. dead_channels: the share of channels that are all zero there
+        for the whole batch.
+    gradient_norm, weight_norm: Euclidean, of its weight. sparsity: the weight's share of exact zeros.
+    update_ratio: |change of the weight by this step| / |weight|; about 1e-3 is healthy.
+
+    `diagnostics/depth` draws the curves over the layers. Inside a compiled network activations cannot be seen.
+    """
+
+    def __init__(self, every_n_epochs: int = 1) -> None:
+        self.every_n_epochs = every_n_epochs
+        self._hooks: list[RemovableHandle] = []
+        self._found: dict[str, dict[str, float]] = {}
+        self._before: dict[str, Tensor] = {}
+        self._active = False
+        self._step = 0
+
+    def on_train_batch_start(self, trainer: L.Trainer, pl_module: Classifier, batch: Any, batch_idx: int) -> None:
+        if batch_idx or trainer.current_epoch % self.every_n_epochs or tensorboard_writer(trainer) is None:
+            return
+        self._active, self._step, self._found, self._before = True, trainer.global_step, {}, {}
+        self._hooks = watch(pl_module.network, self._found)
+
+    @torch.no_grad()
+    def on_before_optimizer_step(self, trainer: L.Trainer, pl_module: Classifier, optimizer: Optimizer) -> None:
+        if not self._active:
+            return
+        for name, layer in weighted_layers(pl_module.network).items():
+            if layer.weight.grad is not None:
+                self._before[name] = layer.weight.detach().clone()
+                self._found.setdefault(name, {})["gradient_norm"] = layer.weight.grad.norm().item()
+
+    @torch.no_grad()
+    def on_train_batch_end(
+        self, trainer: L.Trainer, pl_module: Classifier, outputs: Any, batch: Any, batch_idx: int
+    ) -> None:
+        for hook in self._hooks:
+            hook.remove()
+        self._hooks = []
+        writer = tensorboard_writer(trainer)
+        if not self._active or trainer.global_step == self._step or writer is None:
+            return
+        self._active = False
+        for name, layer in weighted_layers(pl_module.network).items():
+            norm = layer.weight.detach().norm().item()
+            zeros = (layer.weight == 0).float().mean().item()
+            self._found.setdefault(name, {}).update(weight_norm=norm, sparsity=zeros)
+            if name in self._before:
+                change = (layer.weight.detach() - self._before[name]).norm().item()
+                self._found[name]["update_ratio"] = change / max(norm, 1e-12)
+        for name, values in self._found.items():
+            for key, value in values.items():
+                if math.isfinite(value):
+                    writer.add_scalar(f"{key}/{name}", value, self._step)
+        writer.add_figure("diagnostics/depth", depth_profile(self._found, self._step), self._step)
+
+
+def weighted_layers(network: nn.Module) -> dict[str, Any]:
+    """The convolutions and linear layers by name."""
+    return {name: layer for name, layer in network.named_modules() if isinstance(layer, WEIGHTED)}
+
+
+def watch(network: nn.Module, found: dict[str, dict[str, float]]) -> list[RemovableHandle]:
+    """Hooks that fill `found` (layer -> quantity -> value) in the order of the forward pass."""
+    current = ""
+
+    @torch.no_grad()
+    def output_of_layer(name: str, output: Tensor) -> None:
+        nonlocal current
+        current = name
+        values = output.detach().float()
+        deviation, mean = torch.std_mean(values, correction=0)
+        found[name] = {"activation_mean": mean.item(), "activation_std": deviation.item(), **_zeros(values)}
+
+    @torch.no_grad()
+    def output_of_nonlinearity(output: Tensor) -> None:
+        if current:
+            found[current] |= _zeros(output.detach())
+
+    handles = []
+    for name, module in network.named_modules():
+        if isinstance(module, WEIGHTED):
+            handles.append(module.register_forward_hook(lambda m, i, output, name=name: output_of_layer(name, output)))
+        elif isinstance(module, ACTIVATIONS):
+            handles.append(module.register_forward_hook(lambda m, i, output: output_of_nonlinearity(output)))
+    return handles
+
+
+def _zeros(values: Tensor) -> dict[str, float]:
+    """Of N x C x ...: the share of zeros, and of channels that are zero throughout."""
+    zero = values == 0
+    of_channel = zero.transpose(0, 1).flatten(1).all(dim=1)
+    return {"zero_share": zero.float().mean().item(), "dead_channels": of_channel.float().mean().item()}

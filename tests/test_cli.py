@@ -1,0 +1,264 @@
+"""The command line: what is typed arrives, what is wrong is said once, and nothing is left behind by either."""
+
+import json
+import logging
+import shlex
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import yaml
+from conftest import REPOSITORY
+from hydra.core.hydra_config import HydraConfig
+from hydra.core.override_parser.overrides_parser import OverridesParser
+from hypothesis import example, given
+from hypothesis import strategies as st
+
+from cnnlab import cli
+from cnnlab.config import compose, quote_path
+
+DIGITS = ("model=lenet5", "data=digits")
+
+
+def parsed(override: str) -> object:
+    """The value of an override as Hydra itself reads it."""
+    return OverridesParser.create().parse_override(override).value()
+
+
+# What starts with a quote or a bracket is in Hydra's own notation already, and ${...} refers to another value.
+paths = st.text(st.characters(exclude_categories=["Cs"], exclude_characters="\n\r\0"), min_size=1).filter(
+    lambda text: text[0] not in "'\"[" and "${" not in text and text != "null"
+)
+names = st.lists(st.sampled_from([*"ab/.,()=ü'\"\\ :~+-{}[]#%&$;!?*|<>", "2024", "1e5", "true"]), min_size=1).map(
+    "".join
+)
+
+
+@pytest.mark.parametrize("key", ["images", "data.root", "model.weights", "paths.output_dir"])
+@given(paths | names.filter(lambda text: text[0] not in "'\"[" and "${" not in text))
+@example("my photos, (1)/Größe='5\" x'")
+@example("ends in\\")
+@example("a\\'b")
+@example("2024")
+@example("1e5")
+@example("True")
+@example("~/a+b:c-d")
+def test_path_arrives_as_it_was_typed(key, path):
+    assert parsed(quote_path(f"{key}={path}")) == path
+
+
+@pytest.mark.parametrize(
+    "override",
+    ["optimizer.lr=0.1", "model.weights=null", "data.root='a b'", "data.root=${paths.data_dir}/x", "seed", "~paths"],
+)
+def test_what_needs_no_quotes_gets_none(override):
+    assert quote_path(override) == override
+
+
+def test_path_reaches_the_config():
+    assert compose([quote_path("data.root=a (1), ü's\\")]).data.root == "a (1), ü's\\"
+
+
+PROBE = """
+import json, runpy, sys
+sys.argv = ["train.py", *sys.argv[2:]]
+try:
+    runpy.run_path({program!r}, run_name="__main__" if len(sys.argv) > 1 else "train")
+finally:
+    loaded = [name for name in ("torch", "lightning", "torchvision", "numpy", "matplotlib") if name in sys.modules]
+    print(json.dumps(loaded), file=sys.stderr)
+"""
+
+
+@pytest.mark.parametrize(
+    ("arguments", "shown"),
+    [
+        ("", ""),
+        ("--cfg job model=vgg16", "name: vgg16\n"),
+        ("--help", "Choose an option of each group with group=option"),
+    ],
+)
+def test_nothing_heavy_is_imported_before_it_is_needed(tmp_path, arguments, shown):
+    program = PROBE.format(program=str(REPOSITORY / "train.py"))
+    done = subprocess.run(
+        [sys.executable, "-c", program, "probe", *shlex.split(arguments)],
+        cwd=tmp_path,
+        capture_output=True,
+        text=True,
+        timeout=120,
+    )
+    assert done.returncode == 0
+    assert json.loads(done.stderr) == []
+    assert shown in done.stdout
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.fixture
+def started(monkeypatch, tmp_path) -> list[list[str]]:
+    """The command lines that would have been started; the tests' working directory is empty."""
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(sys, "argv", ["train.py"])
+    for name in ("RANK", "SLURM_PROCID", "LOCAL_RANK"):
+        monkeypatch.delenv(name, raising=False)
+    commands: list[list[str]] = []
+    monkeypatch.setattr(cli, "_application", lambda rerun, failures: commands.append(list(sys.argv[1:])))
+    return commands
+
+
+def train(*arguments: str) -> int:
+    """The exit code of `train.py ARGUMENTS`."""
+    sys.argv = ["train.py", *arguments]
+    with pytest.raises(SystemExit) as exit_:
+        cli.train()
+    return int(exit_.value.code or 0)
+
+
+def complaint(capsys: pytest.CaptureFixture) -> str:
+    """What was said: once, on stderr."""
+    said = capsys.readouterr()
+    assert said.out == ""
+    assert said.err.count("Error: ") == 1
+    assert said.err.startswith("Error: ")
+    assert "Traceback" not in said.err
+    return said.err
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["model=vgg17", "seed=abc"], "vgg17 is no option of model. Nearest: vgg16"),
+        (["model=vgg17", "seed=abc"], "seed='abc' is not int"),
+        (["optimizr.lr=1"], "there is no key optimizr.lr. Nearest: optimizer.lr"),
+        (["optimizer._target_=os.system"], "os.system is not of cnnlab"),
+        (["-m", "seed=0,1,abc"], "seed='abc' is not int"),
+        (["-m", "model=lenet5,vgg17"], "vgg17 is no option of model"),
+        (["-m", "trainer=ddp_cpu", "seed=0,1"], "A sweep (-m) runs each job in one process"),
+        (["-m", "trainer=cpu,ddp"], "A sweep (-m) runs each job in one process"),
+        (["-m", "resume=x"], "resume continues one run: start it without -m"),
+        (["resume=x"], "x cannot be resumed: it has no checkpoints/last.ckpt"),
+        (["resume=x", "optimizer.lr=1"], "resume continues a run as it was: optimizer.lr=1 cannot change"),
+        (["--config-dir", "absent"], "--config-dir: there is no folder absent"),
+    ],
+)
+def test_mistake_ends_with_2_and_one_message_and_nothing_done(started, tmp_path, capsys, arguments, message):
+    assert train(*arguments) == 2
+    assert message in complaint(capsys)
+    assert started == []
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_unknown_verb_is_named(monkeypatch, capsys):
+    monkeypatch.setattr(sys, "argv", ["cnnlab", "trian"])
+    with pytest.raises(SystemExit) as exit_:
+        cli.main()
+    assert exit_.value.code == 2
+    assert "no verb 'trian'; there are: train, evaluate" in complaint(capsys)
+
+
+@pytest.mark.parametrize("arguments", [[], ["--help"], ["-h"]])
+def test_verbs_are_listed(monkeypatch, capsys, arguments):
+    monkeypatch.setattr(sys, "argv", ["cnnlab", *arguments])
+    cli.main()
+    shown = capsys.readouterr().out
+    assert all(f"  {verb} " in shown for verb in ("train", "evaluate", "predict"))
+
+
+def test_run_gets_a_folder_of_its_own(started, tmp_path):
+    for _ in range(2):
+        assert train(*DIGITS, "init=zero") == 0
+    folders = [parsed(command[-1]) for command in started]
+    assert folders == [str(tmp_path / "outputs" / "digits" / name) for name in ("lenet5-zero", "lenet5-zero-2")]
+    assert all(Path(folder).is_dir() for folder in folders)
+    assert started[0][:3] == [*DIGITS, "init=zero"]
+
+
+def test_folder_that_was_named_is_taken_once(started, tmp_path, capsys):
+    folder = tmp_path / "Größe, (1) it's"
+    assert train(*DIGITS, f"paths.output_dir={folder}") == 0
+    assert [parsed(override) for override in started[0][-2:]] == [str(folder), str(folder)]
+    (folder / "run.json").touch()
+    assert train(*DIGITS, f"paths.output_dir={folder}") == 2
+    assert f"paths.output_dir={folder} holds a run already" in complaint(capsys)
+    assert len(started) == 1
+
+
+@pytest.mark.parametrize("variable", ["RANK", "SLURM_PROCID"])
+def test_processes_that_others_start_need_a_folder_to_agree_on(started, tmp_path, monkeypatch, capsys, variable):
+    monkeypatch.setenv(variable, "0")
+    assert train(*DIGITS) == 2
+    assert "set paths.output_dir=FOLDER" in complaint(capsys)
+    assert (started, list(tmp_path.iterdir())) == ([], [])
+    monkeypatch.setenv(variable, "1")
+    assert train(*DIGITS, "paths.output_dir=run") == 0
+    assert list(tmp_path.iterdir()) == []  # rank 0 claims it
+    monkeypatch.setenv(variable, "0")
+    assert train(*DIGITS, "paths.output_dir=run") == 0
+    assert list(tmp_path.iterdir()) == [tmp_path / "run"]
+    assert [parsed(command[-1]) for command in started] == [str(tmp_path / "run")] * 2
+
+
+@pytest.mark.parametrize("name", ["run", "a run, (1) of it's = ü"])
+def test_resuming_repeats_the_stored_command(started, tmp_path, name):
+    folder = tmp_path / name
+    (folder / "checkpoints").mkdir(parents=True)
+    (folder / "checkpoints" / "last.ckpt").touch()
+    (folder / "overrides.yaml").write_text(yaml.safe_dump([*DIGITS, "seed=3", "trainer.max_epochs=5"]))
+    assert train(f"resume={name}", "trainer.max_epochs=9") == 0
+    *overrides, resume, run_dir = started[0]
+    assert overrides == [*DIGITS, "seed=3", "trainer.max_epochs=9"]
+    assert (parsed(resume), parsed(run_dir)) == (name, str(folder))
+
+
+def test_lists_can_be_swept():
+    jobs = cli._jobs(["augmentation=[flip],[flip,noise],none", "seed=0,1"])
+    found = [(list(cfg.augmentation), cfg.seed) for cfg in map(compose, jobs)]
+    entries = (["flip"], ["flip", "noise"], [])
+    assert found == [(names, seed) for names in entries for seed in (0, 1)]
+
+
+@pytest.fixture
+def kept_logging():
+    """Hydra replaces the root logger's handlers; give them back."""
+    root = logging.getLogger()
+    handlers, level = root.handlers[:], root.level
+    yield
+    for handler in set(root.handlers) - set(handlers):
+        handler.close()
+    root.handlers[:] = handlers
+    root.setLevel(level)
+
+
+@pytest.mark.parametrize(
+    ("swept", "folders"),
+    [
+        (["init=zero,normal", "seed=0,1"], ["zero-seed-0", "zero-seed-1", "normal-seed-0", "normal-seed-1"]),
+        (["augmentation=[flip],[flip,noise],none"], ["flip", "flip+noise", "none"]),
+        (["data.split_seed=0,1,2"], ["split_seed-0", "split_seed-1", "split_seed-2"]),
+        (["data=digits,mnist"], ["0-default", "1-default"]),
+        (["model.weights=a/w.pth,b/w.pth"], ["0-weights-w", "1-weights-w"]),
+    ],
+)
+def test_no_two_jobs_of_a_sweep_share_a_folder(tmp_path, monkeypatch, kept_logging, capsys, swept, folders):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(sys, "argv", ["train.py"])
+    found = []
+    monkeypatch.setattr(cli, "_task", lambda cfg, rerun, failures: found.append(HydraConfig.get().runtime.output_dir))
+    assert train("-m", "experiment=quickstart", *swept) == 0
+    (sweep,) = (tmp_path / "outputs" / "quickstart").iterdir()
+    assert found == [str(sweep / folder) for folder in folders]
+
+
+def test_exit_code_is_that_of_the_job_that_failed(tmp_path, monkeypatch, kept_logging, capsys):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(sys, "argv", ["train.py"])
+    seeds = []
+
+    def task(cfg, rerun, failures) -> None:
+        seeds.append(cfg.seed)
+        if cfg.seed == 1:
+            failures["folder"] = 4
+
+    monkeypatch.setattr(cli, "_task", task)
+    assert train("-m", *DIGITS, "seed=0,1,2") == 4
+    assert seeds == [0, 1, 2]
