@@ -137,31 +137,31 @@ SUPPLIED_ARGUMENTS = {
     "init": {"module", "only", "images"},
 }
 """Arguments that the program gives, so that a config need not."""
-OPEN_TARGETS = {
+OPEN_TARGETS: dict[str, dict[str, Any] | None] = {
     "timm.create_model": None,
     "torchvision.models.get_model": {
-        "name",
-        "dropout",
-        "stochastic_depth_prob",
-        "aux_logits",
-        "init_weights",
+        "name": str,
+        "dropout": float,
+        "stochastic_depth_prob": float,
+        "aux_logits": bool,
+        "init_weights": bool,
     },
-    "torchvision.models.mobilenet_v2": {"width_mult", "dropout"},
-    "torchvision.models.resnet18": {"zero_init_residual", "groups", "width_per_group"},
-    "torchvision.models.squeezenet1_1": {"dropout"},
+    "torchvision.models.mobilenet_v2": {"width_mult": float, "dropout": float},
+    "torchvision.models.resnet18": {"zero_init_residual": bool, "groups": int, "width_per_group": int},
+    "torchvision.models.squeezenet1_1": {"dropout": float},
     "cnnlab.models.initialization.initialize": {
-        "a",
-        "b",
-        "mean",
-        "std",
-        "gain",
-        "mode",
-        "nonlinearity",
-        "tolerance",
-        "max_iterations",
+        **dict.fromkeys(("a", "b", "mean", "std", "gain", "tolerance"), float),
+        **dict.fromkeys(("mode", "nonlinearity"), str),
+        "max_iterations": int,
+    },
+    "cnnlab.models.preprocessing.fit": {
+        "per": str,
+        "components": float | None,
+        "epsilon": float,
+        "patch": int | None,
     },
 }
-"""Targets that take **kwargs -> the names that are meant (None: any)."""
+"""Targets that take **kwargs -> the names that are meant, with their types (None: any name)."""
 
 
 # --- Composing ---
@@ -358,11 +358,11 @@ def _check_target(node: Any, path: str, trusted: tuple[str, ...]) -> list[str]:
         if parameter.kind in (parameter.POSITIONAL_OR_KEYWORD, parameter.KEYWORD_ONLY) and key not in supplied
     }
     open_ended = any(parameter.kind is parameter.VAR_KEYWORD for parameter in signature.parameters.values())
-    extra = OPEN_TARGETS.get(name, set()) if open_ended else set()
-    hints = _hints(target)
+    extra = OPEN_TARGETS.get(name, {}) if open_ended else {}
+    hints = _hints(target) | (extra or {}) | own
     problems = []
     for key, value in given.items():
-        hint = own.get(key, hints.get(key, Any))
+        hint = hints.get(key, Any)
         if key not in parameters and key not in own and extra is not None and key not in extra:
             known = [*parameters, *own, *extra]
             problems.append(f"{path}.{key} is no argument of {name}. {nearest([key], known)}")

@@ -1,5 +1,6 @@
 """The one DataModule: any data set, split, augmented and batched with derived randomness."""
 
+import hashlib
 import logging
 import os
 from collections.abc import Callable, Iterator, Sequence
@@ -11,7 +12,7 @@ from torch import Tensor
 from torch.utils.data import DataLoader, Dataset, Sampler
 
 from cnnlab.data.images import LabelledImages, Splits
-from cnnlab.data.scanning import scan
+from cnnlab.data.scanning import Scan, scan
 from cnnlab.data.splitting import content_hash, select, split
 from cnnlab.data.transforms import EvalTransform, TrainTransform
 from cnnlab.errors import InputError
@@ -29,6 +30,7 @@ class ImageDataModule(L.LightningDataModule):
         self,
         parts: Splits,
         *,
+        train_fingerprint: str = "",
         skipped: dict[str, str],
         augmentations: Sequence[torch.nn.Module],
         channels: int,
@@ -40,6 +42,8 @@ class ImageDataModule(L.LightningDataModule):
     ) -> None:
         super().__init__()
         self.parts = parts
+        self.train_fingerprint = train_fingerprint
+        """Identifies the training images as evaluation sees them: their contents, in order, and their size."""
         self.skipped = skipped
         self.channels = channels
         self.batch_size = batch_size
@@ -196,6 +200,7 @@ def build_data(
     skipped = {name: reason for part in (train, *others) if part for name, reason in part.skipped.items()}
     return ImageDataModule(
         parts,
+        train_fingerprint=fingerprint(parts.train, train, channels, image_size, resize_size),
         skipped=skipped,
         augmentations=augmentations,
         channels=channels,
@@ -205,6 +210,15 @@ def build_data(
         num_workers=num_workers,
         seed=seed,
     )
+
+
+def fingerprint(images: LabelledImages, scanned: Scan, *size: int) -> str:
+    """A hash of the contents of `images`, which are some of those scanned, and of the size they are brought to."""
+    digests = {scanned.images.name(index): digest for index, digest in enumerate(scanned.digests)}
+    digest = hashlib.blake2b(repr(size).encode(), digest_size=16)
+    for index in range(len(images)):
+        digest.update(digests[images.name(index)].encode())
+    return digest.hexdigest()
 
 
 def default_workers(images: int) -> int:

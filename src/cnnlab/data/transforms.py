@@ -20,6 +20,7 @@ class EvalTransform:
     """Resize the short side to `resize_size`, then cut the central `image_size` square (torchvision's evaluation)."""
 
     def __init__(self, image_size: int, resize_size: int) -> None:
+        self.image_size = image_size
         self.steps = v2.Compose([v2.Resize(resize_size, antialias=True), v2.CenterCrop(image_size)])
 
     def __call__(self, image: Image.Image) -> Tensor:

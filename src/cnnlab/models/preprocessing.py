@@ -1,32 +1,155 @@
 """Preprocessing as a layer in front of the network: fitted on the training images, kept in the checkpoint."""
 
-from collections.abc import Iterable, Mapping, Sequence
+import hashlib
+import inspect
+import math
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
+from contextlib import suppress
+from itertools import chain
+from pathlib import Path
+from typing import Any
 
 import torch
+from safetensors.torch import save
 from torch import Tensor, nn
 
-from cnnlab.errors import DataError, InputError
+from cnnlab.errors import DataError, InputError, Problems
+from cnnlab.files import load_tensors, write_bytes
+from cnnlab.models.statistics import largest_magnitude, moments, principal_components
 
-NAMES = ("none", "weights", "zero_mean", "standardize")
+VERSION = 1
+"""Changes when the numbers that are fitted do, so that kept ones are not reused."""
+LARGEST_PCA = 64
+"""Pixels of a side up to which whole images are decorrelated: the covariance grows with the fourth power of it."""
 
 
 class Normalize(nn.Module):
-    """(x - mean) / std for each channel."""
+    """(x - mean) / std, with one mean and std for each channel (C) or for each pixel (C x H x W)."""
 
     mean: Tensor
     std: Tensor
 
-    def __init__(self, mean: Sequence[float], std: Sequence[float]) -> None:
+    def __init__(self, mean: Sequence | Tensor, std: Sequence | Tensor) -> None:
         super().__init__()
-        self.register_buffer("mean", torch.tensor(mean).view(-1, 1, 1))
-        self.register_buffer("std", torch.tensor(std).view(-1, 1, 1))
+        for name, value in (("mean", mean), ("std", std)):
+            values = torch.as_tensor(value, dtype=torch.float32)
+            self.register_buffer(name, values if values.ndim == 3 else values.view(-1, 1, 1))
 
     def forward(self, images: Tensor) -> Tensor:
         """Float N x C x H x W in [0, 1] -> the same shape and dtype."""
         return (images - self.mean) / self.std
 
     def extra_repr(self) -> str:
+        if self.mean.shape[1:] != (1, 1):
+            return f"of each pixel of {' x '.join(map(str, self.mean.shape))}"
         return f"mean={self.mean.flatten().tolist()}, std={self.std.flatten().tolist()}"
+
+
+class Decorrelate(nn.Module):
+    """(x - mean) matrix + offset on the pixels of whole images, or of each patch of h x w.
+
+    mean, offset: C x h x w. matrix: D x D with D = C h w, applied to rows.
+    """
+
+    mean: Tensor
+    matrix: Tensor
+    offset: Tensor
+
+    def __init__(self, mean: Tensor, matrix: Tensor, offset: Tensor) -> None:
+        super().__init__()
+        for name, value in (("mean", mean), ("matrix", matrix), ("offset", offset)):
+            self.register_buffer(name, value.float())
+
+    def forward(self, images: Tensor) -> Tensor:
+        """Float N x C x H x W in [0, 1] -> the same shape; H and W are multiples of h and w. In float32, whatever the
+        autocast: bfloat16 would round the small components away."""
+        with torch.autocast(images.device.type, enabled=False):
+            rows = patches(images.float(), *self.mean.shape[1:])
+            mapped = (rows - self.mean.flatten()) @ self.matrix + self.offset.flatten()
+            return from_patches(mapped, images.shape, *self.mean.shape[1:])
+
+    def extra_repr(self) -> str:
+        return f"{' x '.join(map(str, self.mean.shape))}"
+
+
+def patches(images: Tensor, height: int, width: int) -> Tensor:
+    """N x C x H x W -> rows of C * height * width, one for each patch of the grid; raises InputError if none fits."""
+    rows, columns = images.shape[2] / height, images.shape[3] / width
+    if rows % 1 or columns % 1:
+        raise InputError(f"Patches of {height} x {width} do not cover images of {images.shape[2]} x {images.shape[3]}.")
+    grid = images.unflatten(3, (-1, width)).unflatten(2, (-1, height))
+    return grid.permute(0, 2, 4, 1, 3, 5).flatten(3).flatten(0, 2)
+
+
+def from_patches(rows: Tensor, shape: Sequence[int], height: int, width: int) -> Tensor:
+    """The inverse of `patches`: N x C x H x W of the given shape."""
+    count, channels, image_height, image_width = shape
+    grid = rows.view(count, image_height // height, image_width // width, channels, height, width)
+    return grid.permute(0, 3, 1, 4, 2, 5).reshape(shape)
+
+
+# --- Fitting: each function gets batches N x C x H x W and their common shape C x H x W. ---
+
+Batches = Iterator[Tensor]
+Shape = tuple[int, int, int]
+
+
+def _none(batches: Batches, shape: Shape) -> nn.Module:
+    return nn.Identity()
+
+
+def _zero_mean(batches: Batches, shape: Shape, per: str = "channel") -> nn.Module:
+    _, mean, _ = moments(_columns(batches, per))
+    mean = mean.view(_extent(shape, per))
+    return Normalize(mean, torch.ones_like(mean))
+
+
+def _standardize(batches: Batches, shape: Shape, per: str = "channel") -> nn.Module:
+    count, mean, squares = moments(_columns(batches, per))
+    std = (squares / count).sqrt()
+    std = torch.where(std < 1e-6, 1.0, std)  # what never varies stays 0, as in scikit-learn's StandardScaler
+    return Normalize(mean.view(_extent(shape, per)), std.view(_extent(shape, per)))
+
+
+def _max_abs(batches: Batches, shape: Shape, per: str = "channel") -> nn.Module:
+    largest = largest_magnitude(_columns(batches, per)).view(_extent(shape, per))
+    return Normalize(torch.zeros_like(largest), torch.where(largest == 0, 1.0, largest))
+
+
+def _pca(batches: Batches, shape: Shape, components: float | None = None, patch: int | None = None) -> nn.Module:
+    mean, _, directions = _components(batches, patch, components)
+    return Decorrelate(mean, directions @ directions.T, mean)
+
+
+def _pca_whiten(
+    batches: Batches,
+    shape: Shape,
+    components: float | None = None,
+    epsilon: float = 0.0,
+    patch: int | None = None,
+) -> nn.Module:
+    mean, variances, directions = _components(batches, patch, components, epsilon)
+    whitened = directions * _inverse_root(variances, epsilon)
+    matrix = nn.functional.pad(whitened, (0, len(directions) - len(variances)))
+    return Decorrelate(mean, matrix, torch.zeros_like(mean))
+
+
+def _zca(batches: Batches, shape: Shape, epsilon: float = 0.0, patch: int | None = None) -> nn.Module:
+    mean, variances, directions = _components(batches, patch, None, epsilon)
+    matrix = directions * _inverse_root(variances, epsilon) @ directions.T
+    return Decorrelate(mean, matrix, torch.zeros_like(mean))
+
+
+SCHEMES: dict[str, Callable[..., nn.Module]] = {
+    "none": _none,
+    "zero_mean": _zero_mean,
+    "standardize": _standardize,
+    "max_abs": _max_abs,
+    "pca": _pca,
+    "pca_whiten": _pca_whiten,
+    "zca": _zca,
+}
+NAMES = ("weights", *SCHEMES)
 
 
 def fit(
@@ -34,51 +157,160 @@ def fit(
     images_NCHW: Tensor | Iterable[Tensor],
     mean: Sequence[float] | None = None,
     std: Sequence[float] | None = None,
+    **options: Any,
 ) -> nn.Module:
     """The preprocessing layer `name`, fitted on images in [0, 1], given at once or in batches.
 
-    none: x. weights: (x - mean) / std with the given statistics of the pretrained weights.
-    zero_mean: x - mean of each channel. standardize: (x - mean) / std of each channel (biased).
-    Statistics are accumulated in float64. Raises InputError for an unknown name, DataError for no image.
+    none: x.  weights: (x - mean) / std, the given statistics of pretrained weights.
+    zero_mean: x - mean.  standardize: (x - mean) / std (biased).  max_abs: x / max |x|, into [-1, 1].
+        per: "channel" (default) or "pixel".
+    pca: projection onto the principal components, and back into an image.  pca_whiten: the coordinates along them, each
+        of variance 1, the strongest first, as scikit-learn's PCA(whiten=True); fewer than pixels are padded with zeros.
+        zca: the same rotated back, closest to the image (Krizhevsky 2009, appendix A).
+        components: how many, or the share of the variance that they must explain; None: all.
+        epsilon: is added to the variances before they are divided by; without it, components of no variance become 0.
+        patch: side of the square patches that are treated alike; None: the whole image.
+    Statistics are accumulated in float64; memory grows with the covariance, not with the number of images.
+    Raises InputError for an unknown name or option and for what `check_fit` refuses, DataError for no image.
     """
-    if name not in NAMES:
-        raise InputError(f"preprocessing.name={name}: use one of {', '.join(NAMES)}.")
-    if name == "none":
-        return nn.Identity()
     if name == "weights":
         if mean is None or std is None:
             raise InputError(
                 "preprocessing=weights needs pretrained weights with a mean and std; use preprocessing=standardize."
             )
         return Normalize(mean, std)
-    channel_mean, channel_std = channel_statistics([images_NCHW] if isinstance(images_NCHW, Tensor) else images_NCHW)
-    if name == "zero_mean":
-        return Normalize(channel_mean.tolist(), [1.0] * len(channel_mean))
-    return Normalize(channel_mean.tolist(), channel_std.clamp_min(1e-6).tolist())
+    _check_options(name, options)
+    if name == "none":
+        return nn.Identity()
+    batches = iter([images_NCHW] if isinstance(images_NCHW, Tensor) else images_NCHW)
+    first = next(batches, None)
+    if first is None:
+        raise DataError("There is no image to fit the preprocessing on.")
+    shape = (first.shape[1], first.shape[2], first.shape[3])
+    check_fit(name, options, shape)
+    return SCHEMES[name](chain([first], batches), shape, **options)
+
+
+def fit_once(folder: Path, fingerprint: str, name: str, images_NCHW: Iterable[Tensor], **options: Any) -> nn.Module:
+    """What `fit` gives, kept in `folder` for all runs with the same images, options and version of this layer.
+
+    fingerprint: identifies the contents and size of the images, which are only read if there is nothing to reuse.
+    """
+    key = hashlib.blake2b(repr((VERSION, fingerprint, sorted(options.items()))).encode(), digest_size=8).hexdigest()
+    path = folder / f"{name}-{key}.safetensors"
+    if path.is_file():
+        with suppress(DataError):  # damaged: fitted again
+            return from_state(load_tensors(path))
+    layer = fit(name, images_NCHW, **options)
+    state = {f"preprocessing.{key}": value.contiguous() for key, value in layer.state_dict().items()}
+    if state:
+        write_bytes(path, save(state))
+    return layer
+
+
+def check_fit(name: str, options: Mapping[str, Any], shape: Shape, count: int | None = None) -> None:
+    """Raises one InputError for all that makes it impossible to fit `name` on images of C x H x W = `shape`.
+
+    count: how many images there are, if that is known already.
+    """
+    _check_options(name, options)
+    if name not in ("pca", "pca_whiten", "zca"):
+        return
+    channels, height, width = shape
+    patch = options.get("patch")
+    rows, columns = (patch, patch) if patch else (height, width)
+    problems = Problems()
+    with problems:
+        if patch and (height % patch or width % patch):
+            raise InputError(f"preprocessing.patch={patch} does not divide images of {height} x {width} pixels.")
+    with problems:
+        if max(rows, columns) > LARGEST_PCA:
+            entries = channels * rows * columns
+            raise InputError(
+                f"preprocessing={name} on {rows} x {columns} pixels needs a covariance of {entries:,} x {entries:,} "
+                f"numbers, {8 * entries**2 / 2**30:,.0f} GiB. Whiten patches (preprocessing.patch=16), or choose a "
+                f"smaller model.image_size (at most {LARGEST_PCA})."
+            )
+    with problems:
+        if count is not None:
+            samples = count * (height // rows) * (width // columns)
+            _check_rank(name, samples, channels * rows * columns, options)
+    problems.raise_all(f"preprocessing={name} cannot be fitted:")
 
 
 def from_state(state: Mapping[str, Tensor]) -> nn.Module:
     """The layer whose buffers a checkpoint's state_dict holds as `preprocessing.*`."""
-    if "preprocessing.mean" not in state:
-        return nn.Identity()
-    return Normalize(state["preprocessing.mean"].flatten().tolist(), state["preprocessing.std"].flatten().tolist())
+    prefix = "preprocessing."
+    own = {key.removeprefix(prefix): value for key, value in state.items() if key.startswith(prefix)}
+    if "matrix" in own:
+        return Decorrelate(own["mean"], own["matrix"], own["offset"])
+    return Normalize(own["mean"], own["std"]) if "mean" in own else nn.Identity()
 
 
-def channel_statistics(batches: Iterable[Tensor]) -> tuple[Tensor, Tensor]:
-    """Mean and biased standard deviation of each channel, float64, by Chan's parallel update (Chan et al. 1979)."""
-    count, mean, squares = 0, torch.zeros(()), torch.zeros(())
-    for batch in batches:
-        values = batch.double().transpose(0, 1).flatten(1)
-        added = values.shape[1]
-        batch_mean = values.mean(1)
-        delta = batch_mean - mean
-        squares = (
-            squares
-            + (values - batch_mean[:, None]).square().sum(1)
-            + delta.square() * (count * added / (count + added))
+def _check_options(name: str, options: Collection[str]) -> None:
+    if name not in NAMES:
+        raise InputError(f"preprocessing.name={name}: use one of {', '.join(NAMES)}.")
+    known = list(inspect.signature(SCHEMES[name]).parameters)[2:] if name in SCHEMES else ["mean", "std"]
+    if unknown := [option for option in options if option not in known]:
+        has = ", ".join(known) or "none"
+        raise InputError(f"preprocessing={name} has no option {', '.join(unknown)}; it has: {has}.")
+
+
+def _check_rank(name: str, samples: int, dimensions: int, options: Mapping[str, Any]) -> None:
+    """n centred samples span n - 1 dimensions: the variance of the others is 0, and cannot be made 1."""
+    wanted = options.get("components")
+    asks_for_all = wanted is None or (isinstance(wanted, int) and wanted >= samples)
+    if name != "pca" and asks_for_all and samples <= dimensions and not options.get("epsilon"):
+        raise InputError(
+            f"preprocessing={name}: {samples} samples say nothing of some of the {dimensions} dimensions. "
+            "Set preprocessing.epsilon=0.01, whiten smaller patches (preprocessing.patch), or use more images."
         )
-        mean = mean + delta * (added / (count + added))
-        count += added
-    if not count:
-        raise DataError("There is no image to fit the preprocessing on.")
-    return mean, (squares / count).sqrt()
+
+
+def _columns(batches: Batches, per: str) -> Iterator[Tensor]:
+    """The batches as rows of what shares one statistic: channels, or all pixels of an image."""
+    if per not in ("channel", "pixel"):
+        raise InputError(f"preprocessing.per={per}: use channel or pixel.")
+    for batch in batches:
+        yield batch.flatten(1) if per == "pixel" else batch.permute(0, 2, 3, 1).flatten(0, 2)
+
+
+def _extent(shape: Shape, per: str) -> Shape:
+    return shape if per == "pixel" else (shape[0], 1, 1)
+
+
+def _components(
+    batches: Batches, patch: int | None, wanted: float | None, epsilon: float | None = None
+) -> tuple[Tensor, Tensor, Tensor]:
+    """Mean (C x h x w), variances (k) and directions (D x k) of the principal components of images or patches."""
+    first = next(batches)
+    size = (patch, patch) if patch else (first.shape[2], first.shape[3])
+    rows = (patches(batch, *size) for batch in chain([first], batches))
+    count, mean, squares = moments(rows, covariance=True)
+    if epsilon is not None:
+        _check_rank("whitening", count, len(mean), {"components": wanted, "epsilon": epsilon})
+    variances, directions = principal_components(count, squares)
+    kept = _number_of(variances, wanted)
+    return mean.view(first.shape[1], *size), variances[:kept], directions[:, :kept]
+
+
+def _number_of(variances: Tensor, wanted: float | None) -> int:
+    """How many components `wanted` means: all of them, so many, or as few as explain that share of the variance."""
+    if wanted is None:
+        return len(variances)
+    if isinstance(wanted, float) and 0 < wanted < 1:
+        explained = variances.cumsum(0) / variances.sum()
+        return int(torch.searchsorted(explained, wanted, right=True)) + 1
+    if wanted == int(wanted) and 1 <= wanted <= len(variances):
+        return int(wanted)
+    raise InputError(
+        f"preprocessing.components={wanted}: use a number from 1 to {len(variances)}, or a share of the variance "
+        "between 0 and 1."
+    )
+
+
+def _inverse_root(variances: Tensor, epsilon: float) -> Tensor:
+    if epsilon < 0 or not math.isfinite(epsilon):
+        raise InputError(f"preprocessing.epsilon={epsilon}: it must not be negative.")
+    total = variances + epsilon
+    return torch.where(total > 0, total.rsqrt(), 0.0)

@@ -114,16 +114,13 @@ def _from_file(path: Path) -> Weights:
         raise DataError(
             f"{path} holds no state_dict of tensors; its keys are: {', '.join(map(str, list(contents)[:5]))}."
         )
-    mean, std = state.get("preprocessing.mean"), state.get("preprocessing.std")
+    statistics = [state[f"preprocessing.{name}"] for name in ("mean", "std") if f"preprocessing.{name}" in state]
+    of_channels = len(statistics) == 2 and statistics[0].shape[1:] == (1, 1)
+    mean, std = [values.flatten().tolist() for values in statistics] if of_channels else (None, None)
     if any(key.startswith("network.") for key in state):
         state = {key.removeprefix("network."): value for key, value in state.items() if key.startswith("network.")}
     state = {key.removeprefix("module."): value for key, value in state.items()}
-    return Weights(
-        state,
-        str(path),
-        mean=mean.flatten().tolist() if mean is not None else None,
-        std=std.flatten().tolist() if std is not None else None,
-    )
+    return Weights(state, str(path), mean, std)
 
 
 def _local_file(model: str, data_dir: Path) -> Path | None:

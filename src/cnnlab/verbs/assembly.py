@@ -19,6 +19,7 @@ from cnnlab.data.transforms import batch_transforms
 from cnnlab.errors import InputError
 from cnnlab.loading import hyperparameters
 from cnnlab.models.building import InputSpec, build_network, input_spec
+from cnnlab.models.preprocessing import fit_once
 from cnnlab.models.surgery import Surgery
 from cnnlab.models.weights import Weights, find_weights
 from cnnlab.runs.folder import RunFolder
@@ -91,15 +92,17 @@ def preprocessing_from(
     cfg: Config, spec: InputSpec, weights: Weights | None, data: ImageDataModule, trusted: tuple[str, ...]
 ) -> nn.Module:
     """The config group `preprocessing`, fitted on the training images; `weights` brings statistics of its own."""
-    statistics: Config = {}
-    if cfg["preprocessing"]["name"] == "weights":
-        statistics = {"mean": (weights and weights.mean) or spec.mean, "std": (weights and weights.std) or spec.std}
-        if len(statistics["mean"]) != spec.channels:
-            raise InputError(
-                f"preprocessing=weights has the statistics of {len(statistics['mean'])} channels, the network takes "
-                f"{spec.channels}. Use preprocessing=standardize."
-            )
-    return build(cfg["preprocessing"], trusted)(images_NCHW=data.train_images(), **statistics)
+    layer = build(cfg["preprocessing"], trusted)
+    if cfg["preprocessing"]["name"] != "weights":
+        options = layer.keywords | {"images_NCHW": data.train_images()}
+        return fit_once(Path(cfg["paths"]["cache_dir"]) / "preprocessing", data.train_fingerprint, **options)
+    mean, std = (weights and weights.mean) or spec.mean, (weights and weights.std) or spec.std
+    if len(mean) != spec.channels:
+        raise InputError(
+            f"preprocessing=weights has the statistics of {len(mean)} channels, the network takes {spec.channels}. "
+            "Use preprocessing=standardize."
+        )
+    return layer(images_NCHW=(), mean=mean, std=std)
 
 
 def network_from(

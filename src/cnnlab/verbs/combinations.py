@@ -10,6 +10,7 @@ from cnnlab.data.datamodule import ImageDataModule
 from cnnlab.errors import InputError, Problems
 from cnnlab.models.building import build_network
 from cnnlab.models.initialization import check_initialization
+from cnnlab.models.preprocessing import check_fit
 from cnnlab.models.stages import stages
 from cnnlab.models.surgery import Surgery
 from cnnlab.training.freezing import FreezePlan
@@ -26,6 +27,10 @@ def check_combinations(cfg: Config, regularizers: Config, data: ImageDataModule,
         check_together(list(regularizers.values()))
     with problems:
         _check_validation(cfg, regularizers, data)
+    with problems:
+        options = {key: value for key, value in cfg["preprocessing"].items() if key not in ("_target_", "_partial_")}
+        size = data.eval_transform.image_size
+        check_fit(options.pop("name"), options, (data.channels, size, size), len(data.parts.train))
     network = _outline(cfg, len(data.classes), trusted)
     for entry in regularizers.values():
         if isinstance(entry, Surgery):
