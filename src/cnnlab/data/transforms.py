@@ -1,14 +1,21 @@
 """From a decoded picture to the uint8 tensor that a network's batch is made of."""
 
-from collections.abc import Iterable
+import math
+from collections.abc import Iterable, Sequence
+from typing import Any
 
 import torch
 from PIL import Image
 from torch import Tensor
 from torchvision.transforms import v2
 
-BATCH_TRANSFORMS = (v2.GaussianNoise, v2.MixUp, v2.CutMix)
+from cnnlab.errors import InputError
+
+MIXING = (v2.MixUp, v2.CutMix)
+"""Augmentations that mix the images of a batch, and their labels."""
+BATCH_TRANSFORMS = (v2.GaussianNoise, *MIXING)
 """Augmentations that work on float images or on whole batches, hence on the device rather than in the workers."""
+BORDERS = ("constant", "edge", "reflect", "symmetric")
 
 
 def to_tensor(image: Image.Image) -> Tensor:
@@ -21,32 +28,94 @@ class EvalTransform:
 
     def __init__(self, image_size: int, resize_size: int) -> None:
         self.image_size = image_size
-        self.steps = v2.Compose([v2.Resize(resize_size, antialias=True), v2.CenterCrop(image_size)])
+        self.resize = v2.Resize(resize_size, antialias=True)
+        self.crop = v2.CenterCrop(image_size)
 
-    def __call__(self, image: Image.Image) -> Tensor:
+    def __call__(self, image: Image.Image | Tensor) -> Tensor:
         """A uint8 tensor of C x image_size x image_size."""
-        return self.steps(to_tensor(image))
+        return self.crop(self.resize(image if isinstance(image, Tensor) else to_tensor(image)))
 
 
 class TrainTransform:
-    """The augmentations in the order given; an image that no crop sizes is resized and cut as in evaluation."""
+    """The augmentations in the order given, on what evaluation sees unless one of them cuts the image itself.
+
+    RandomResizedCrop cuts from the whole image, RandomCrop from one whose short side is `resize_size`.
+    """
 
     def __init__(self, augmentations: Iterable[torch.nn.Module], image_size: int, resize_size: int) -> None:
         self.augmentations = [step for step in augmentations if not isinstance(step, BATCH_TRANSFORMS)]
-        self.image_size = image_size
-        self.finish = EvalTransform(image_size, resize_size)
+        self.evaluation = EvalTransform(image_size, resize_size)
 
     def __call__(self, image: Image.Image) -> Tensor:
         """A uint8 tensor of C x image_size x image_size."""
-        resizes = any(isinstance(step, v2.RandomResizedCrop) for step in self.augmentations)
-        crops = any(isinstance(step, v2.RandomCrop) for step in self.augmentations)
-        large_enough = min(image.size) >= self.image_size
-        pixels = to_tensor(image) if resizes or (crops and large_enough) else self.finish(image)
+        if self._has(v2.RandomResizedCrop):
+            pixels = to_tensor(image)
+        elif self._has(v2.RandomCrop):
+            pixels = self.evaluation.resize(to_tensor(image))
+        else:
+            pixels = self.evaluation(image)
         for step in self.augmentations:
             pixels = step(pixels)
-        return pixels if pixels.shape[-2:] == (self.image_size, self.image_size) else self.finish.steps(pixels)
+        size = self.evaluation.image_size
+        return pixels if pixels.shape[-2:] == (size, size) else self.evaluation(pixels)
+
+    def _has(self, kind: type) -> bool:
+        return any(isinstance(step, kind) for step in self.augmentations)
 
 
-def batch_transforms(augmentations: Iterable[torch.nn.Module]) -> list[torch.nn.Module]:
-    """The augmentations that run on the device, on a float batch in [0, 1]."""
-    return [step for step in augmentations if isinstance(step, BATCH_TRANSFORMS)]
+def batch_transforms(augmentations: Iterable[torch.nn.Module], num_classes: int) -> list[torch.nn.Module]:
+    """The augmentations that run on the device, on a float batch in [0, 1] and its labels."""
+    chosen = [step for step in augmentations if isinstance(step, BATCH_TRANSFORMS)]
+    for step in chosen:
+        if isinstance(step, MIXING):
+            step.num_classes = num_classes
+    return chosen
+
+
+class RandomAffine(v2.RandomAffine):
+    """torchvision's RandomAffine with a choice of border and, with probability `reflect`, a mirrored image.
+
+    A mirrored and rotated image is the reflection about an axis of random direction.
+    border: what lies outside the image: "constant" (fill), "edge", "reflect" or "symmetric", as in torchvision's Pad.
+    Raises InputError for another border or a probability outside [0, 1].
+    """
+
+    def __init__(
+        self,
+        degrees: float | Sequence[float],
+        translate: Sequence[float] | None = None,
+        scale: Sequence[float] | None = None,
+        shear: float | Sequence[float] | None = None,
+        reflect: float = 0.0,
+        border: str = "constant",
+        interpolation: str = "bilinear",
+        fill: float = 0.0,
+    ) -> None:
+        super().__init__(degrees, translate, scale, shear, interpolation, fill)
+        if border not in BORDERS:
+            raise InputError(f"border={border}: use {', '.join(BORDERS)}.")
+        if not 0 <= reflect <= 1:
+            raise InputError(f"reflect={reflect}: it is a probability, between 0 and 1.")
+        self.reflect = reflect
+        self.border = border
+
+    def make_params(self, flat_inputs: list[Any]) -> dict[str, Any]:
+        return {**super().make_params(flat_inputs), "mirrored": torch.rand(1).item() < self.reflect}
+
+    def transform(self, inpt: Tensor, params: dict[str, Any]) -> Tensor:
+        geometry = {name: value for name, value in params.items() if name != "mirrored"}
+        image = v2.functional.horizontal_flip(inpt) if params["mirrored"] else inpt
+        if self.border == "constant":
+            return super().transform(image, geometry)
+        height, width = image.shape[-2:]
+        vertical, horizontal = (self._margin(side) for side in (height, width))
+        padded = v2.functional.pad(image, [horizontal, vertical], padding_mode=self.border)
+        return v2.functional.center_crop(super().transform(padded, geometry), [height, width])
+
+    def _margin(self, side: int) -> int:
+        """Pixels beyond the border that the strongest transform can bring into view; a mirror has less than `side`."""
+        angle = math.radians(min(45.0, max(abs(degree) for degree in self.degrees)))
+        slant = math.tan(math.radians(max((abs(degree) for degree in self.shear or ()), default=0.0)))
+        reach = (math.cos(angle) + math.sin(angle)) * (1 + slant) / min(self.scale[0] if self.scale else 1.0, 1.0)
+        margin = side * ((reach - 1) / 2 + max(self.translate or (0.0,)))
+        return min(math.ceil(margin) + 1, side - 1)

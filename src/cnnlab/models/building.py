@@ -11,7 +11,7 @@ from cnnlab.errors import InputError
 from cnnlab.models.initialization import initialize
 from cnnlab.models.stages import with_features_and_classifier
 from cnnlab.models.surgery import Surgery
-from cnnlab.models.weights import Weights, load_weights, torchvision_weights
+from cnnlab.models.weights import Weights, fitting, load_weights, torchvision_weights
 from cnnlab.seeds import derived_rng
 
 IMAGENET_MEAN = [0.485, 0.456, 0.406]
@@ -67,10 +67,14 @@ def build_network(
             built = with_features_and_classifier(network(num_classes=num_classes))
         except ValueError as error:
             raise InputError(f"The model cannot be built for {num_classes} classes: {error}") from error
-        loaded = load_weights(built, weights) if weights else set()
-        filled = {id(parameter) for name, parameter in built.named_parameters() if name in loaded}
+        before = built.state_dict(keep_vars=True)
         for operation in surgery:
             operation.operate(built)
+        filled: set[int] = set()
+        if weights:
+            # Weights of vgg16 and of vgg16_bn both fit vgg16 with batch normalization, by the names before and after.
+            own = max((before, built.state_dict(keep_vars=True)), key=lambda own: len(fitting(weights, own)))
+            filled = {id(own[name]) for name in load_weights(built, weights, own)}
         new = {name for name, parameter in built.named_parameters() if id(parameter) not in filled}
         init(built, only=new)
     return built

@@ -77,13 +77,14 @@ def torchvision_weights(model: str, weights: str) -> WeightsEnum:
         ) from error
 
 
-def load_weights(network: nn.Module, weights: Weights) -> set[str]:
+def load_weights(network: nn.Module, weights: Weights, own: Mapping[str, Tensor] | None = None) -> set[str]:
     """Copy every entry that has the name and shape of one in `network`; returns the loaded names and logs the others.
 
+    own: name -> parameter or buffer of `network`, if they are to go by other names than those of its state_dict.
     Raises DataError if nothing fits.
     """
-    own = network.state_dict()
-    fits = {name: value for name, value in weights.state.items() if name in own and own[name].shape == value.shape}
+    own = network.state_dict(keep_vars=True) if own is None else own
+    fits = fitting(weights, own)
     ignored = [f"{name} {tuple(value.shape)}" for name, value in weights.state.items() if name not in fits]
     new = [name for name in own if name not in fits and not name.endswith("num_batches_tracked")]
     if not any(value.is_floating_point() for value in fits.values()):
@@ -92,7 +93,9 @@ def load_weights(network: nn.Module, weights: Weights) -> set[str]:
             f"{', '.join(ignored[:3]) or 'no tensor'}; "
             f"the network has {', '.join(f'{name} {tuple(own[name].shape)}' for name in list(own)[:3])}."
         )
-    network.load_state_dict(fits, strict=False)
+    with torch.no_grad():
+        for name, value in fits.items():
+            own[name].copy_(value)
     log.info(
         "Weights from %s: %s",
         weights.source,
@@ -105,6 +108,11 @@ def load_weights(network: nn.Module, weights: Weights) -> set[str]:
         ),
     )
     return set(fits)
+
+
+def fitting(weights: Weights, own: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """The entries of `weights` that have the name and shape of one in `own`."""
+    return {name: value for name, value in weights.state.items() if name in own and own[name].shape == value.shape}
 
 
 def _from_file(path: Path) -> Weights:

@@ -69,8 +69,8 @@ class Classifier(L.LightningModule):
         self.confusion = MulticlassConfusionMatrix(count)
         if recipe:
             self.loss = recipe.loss()
-            self.train_loss = recipe.loss(label_smoothing=recipe.label_smoothing.epsilon)
-            self.batch_augmentation = v2.Compose(recipe.batch_transforms) if recipe.batch_transforms else nn.Identity()
+            epsilon = recipe.label_smoothing.epsilon
+            self.train_loss = recipe.loss(label_smoothing=epsilon) if epsilon else recipe.loss()
 
     @property
     def recipe(self) -> Recipe:
@@ -101,12 +101,22 @@ class Classifier(L.LightningModule):
         self.recipe.plan.apply(self.network, self.current_epoch)
 
     def on_train_batch_start(self, batch: Any, batch_idx: int) -> None:
-        torch.manual_seed(derive(self.recipe.seed, "step", self.global_step, self.global_rank))
+        torch.manual_seed(self.step_seed())
+
+    def step_seed(self) -> int:
+        """What all randomness of the current training step is derived from."""
+        return derive(self.recipe.seed, "step", self.global_step, self.global_rank)
+
+    def augment(self, images: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
+        """The float batch in [0, 1] and its targets (N, or N x classes if images are mixed) that a step trains on."""
+        steps = self.recipe.batch_transforms
+        return v2.Compose(steps)(self.to_float(images), labels) if steps else (self.to_float(images), labels)
 
     def training_step(self, batch: tuple[Tensor, Tensor], batch_idx: int) -> Tensor:
         images, labels = batch
-        logits = self(self.batch_augmentation(self.to_float(images)))
-        loss = self.train_loss(logits, labels)
+        augmented, targets = self.augment(images, labels)
+        logits = self(augmented)
+        loss = self.train_loss(logits, targets)
         if not torch.isfinite(loss):
             rates = ", ".join(f"{group['lr']:.3g}" for group in self.trainer.optimizers[0].param_groups)
             raise DivergedError(

@@ -81,7 +81,7 @@ def classifier_from(
     found = find_weights(weights, cfg["model"]["name"], Path(cfg["paths"]["data_dir"])) if weights else None
     preprocessing = preprocessing_from(cfg, spec, found, data, trusted)
     network = network_from(cfg, found, data, preprocessing, regularizers, trusted)
-    recipe = recipe_from(cfg, network, regularizers, trusted)
+    recipe = recipe_from(cfg, network, len(data.classes), regularizers, trusted)
     surgery = [node for name, node in cfg["regularization"].items() if isinstance(regularizers.get(name), Surgery)]
     sizes = {key: value for key, value in dataclasses.asdict(spec).items() if key not in ("mean", "std")}
     stored = hyperparameters({**cfg["model"]["network"], "_partial_": True}, surgery, data.classes, sizes)
@@ -128,7 +128,9 @@ def network_from(
     return network
 
 
-def recipe_from(cfg: Config, network: nn.Module, regularizers: Config, trusted: tuple[str, ...]) -> Recipe:
+def recipe_from(
+    cfg: Config, network: nn.Module, num_classes: int, regularizers: Config, trusted: tuple[str, ...]
+) -> Recipe:
     """The config groups `optimizer`, `scheduler`, `loss` and `freeze`, and what of the others acts during training."""
     by_type = {type(entry): entry for entry in regularizers.values()}
     return Recipe(
@@ -143,7 +145,7 @@ def recipe_from(cfg: Config, network: nn.Module, regularizers: Config, trusted: 
         penalties=[e for e in regularizers.values() if isinstance(e, Penalty) and not is_proximal(e)],
         after_step=[e for e in regularizers.values() if isinstance(e, MaxNorm) or is_proximal(e)],
         label_smoothing=by_type.get(LabelSmoothing, LabelSmoothing(0.0)),
-        batch_transforms=batch_transforms(build_entries(cfg["augmentation"], trusted).values()),
+        batch_transforms=batch_transforms(build_entries(cfg["augmentation"], trusted).values(), num_classes),
         channels_last=cfg["speed"]["channels_last"],
     )
 

@@ -2,25 +2,31 @@
 
 import torch
 from lightning.pytorch.callbacks import EarlyStopping
+from PIL import Image
 from torch import nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
-from cnnlab.config import build
+from cnnlab.config import build, build_entries
 from cnnlab.data.datamodule import ImageDataModule
+from cnnlab.data.transforms import MIXING
 from cnnlab.errors import InputError, Problems
 from cnnlab.models.building import build_network
 from cnnlab.models.initialization import check_initialization
 from cnnlab.models.preprocessing import check_fit
 from cnnlab.models.stages import stages
 from cnnlab.models.surgery import Surgery
+from cnnlab.seeds import derived_rng
 from cnnlab.training.freezing import FreezePlan
-from cnnlab.training.regularization import check_together
+from cnnlab.training.regularization import LabelSmoothing, check_together
 from cnnlab.verbs.assembly import Config, lr_rule
 
 
-def check_combinations(cfg: Config, regularizers: Config, data: ImageDataModule, trusted: tuple[str, ...]) -> None:
+def check_combinations(cfg: Config, data: ImageDataModule, trusted: tuple[str, ...]) -> None:
     """Raises one InputError that names every combination of settings that cannot work."""
     problems = Problems()
+    regularizers: Config = {}
+    with problems:
+        regularizers = build_entries(cfg["regularization"], trusted)
     with problems:
         lr_rule(cfg["trainer"]["scale_lr"])
     with problems:
@@ -31,6 +37,10 @@ def check_combinations(cfg: Config, regularizers: Config, data: ImageDataModule,
         options = {key: value for key, value in cfg["preprocessing"].items() if key not in ("_target_", "_partial_")}
         size = data.eval_transform.image_size
         check_fit(options.pop("name"), options, (data.channels, size, size), len(data.parts.train))
+    with problems:
+        _check_augmentation(data)
+    with problems:
+        _check_targets(cfg, regularizers, trusted)
     network = _outline(cfg, len(data.classes), trusted)
     for entry in regularizers.values():
         if isinstance(entry, Surgery):
@@ -60,6 +70,34 @@ def _check_validation(cfg: Config, regularizers: Config, data: ImageDataModule) 
     waiting += ["scheduler"] if cfg["scheduler"]["_target_"].endswith(".ReduceLROnPlateau") else []
     if waiting and (data.parts.val is None or not cfg["trainer"]["limit_val_batches"]):
         raise InputError(f"{', '.join(waiting)} follows val/acc, but nothing is validated: raise data.val_fraction.")
+
+
+def _check_augmentation(data: ImageDataModule) -> None:
+    """Try the augmentations on the smallest image that can reach them."""
+    side = data.eval_transform.resize.size[0]
+    with derived_rng("trial"):
+        try:
+            data.train_transform(Image.new("L" if data.channels == 1 else "RGB", (side, side)))
+        except (ValueError, TypeError, RuntimeError) as error:
+            raise InputError(
+                f"augmentation: an image of {side} x {side} pixels cannot be augmented: {error}"
+            ) from error
+
+
+def _check_targets(cfg: Config, regularizers: Config, trusted: tuple[str, ...]) -> None:
+    """Mixed images and smoothed labels have several classes at once, which not every loss can take."""
+    augmentations = build_entries(cfg["augmentation"], trusted)
+    soft = [f"augmentation={name}" for name, entry in augmentations.items() if isinstance(entry, MIXING)]
+    soft += [
+        f"regularization={name}"
+        for name, entry in regularizers.items()
+        if isinstance(entry, LabelSmoothing) and entry.epsilon
+    ]
+    if soft and not isinstance(build(cfg["loss"], trusted)(), nn.CrossEntropyLoss):
+        raise InputError(
+            f"{' and '.join(soft)} makes soft targets, which {cfg['loss']['_target_']} does not take. "
+            "Use loss=cross_entropy."
+        )
 
 
 def _check_batch_norm(network: nn.Module, plan: FreezePlan, batch_size: int) -> None:

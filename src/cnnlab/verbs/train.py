@@ -30,10 +30,10 @@ def train(cfg: Config, run: RunFolder, resume_from: Path | None = None) -> dict[
     if cfg["speed"]["num_threads"]:
         torch.set_num_threads(cfg["speed"]["num_threads"])
     trusted = trusted_prefixes(cfg)
-    regularizers = build_entries(cfg["regularization"], trusted)
     spec = spec_from(cfg["model"])
     data = data_from(cfg, spec, trusted)
-    check_combinations(cfg, regularizers, data, trusted)
+    check_combinations(cfg, data, trusted)
+    regularizers = build_entries(cfg["regularization"], trusted)
     classifier = classifier_from(cfg, spec, data, regularizers, trusted)
     trainer = trainer_from(cfg, run, classifier, regularizers, trusted)
     describe(run, data, trainer)

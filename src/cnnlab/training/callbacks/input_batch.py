@@ -22,6 +22,8 @@ class InputBatch(L.Callback):
         if batch_idx or trainer.current_epoch % self.every_n_epochs:
             return
         if writer := tensorboard_writer(trainer):
-            with torch.random.fork_rng(devices=[]):
-                images = pl_module.batch_augmentation(pl_module.to_float(batch[0][: self.images]))
-            writer.add_image("input/train", tile(to_uint8(images.cpu())), trainer.global_step)
+            devices = [pl_module.device] if pl_module.device.type == "cuda" else []
+            with torch.random.fork_rng(devices):
+                torch.manual_seed(pl_module.step_seed())
+                images, _ = pl_module.augment(*batch)
+            writer.add_image("input/train", tile(to_uint8(images[: self.images].cpu())), trainer.global_step)
