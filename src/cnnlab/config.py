@@ -78,6 +78,7 @@ class DataConfig:
     bad_images: str
     classes: Any
     images_per_class: int | None
+    train_fraction: float
 
 
 @dataclass

@@ -3,7 +3,8 @@
 import hashlib
 import logging
 import os
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 
 import lightning as L
@@ -12,8 +13,8 @@ from torch import Tensor
 from torch.utils.data import DataLoader, Dataset, Sampler
 
 from cnnlab.data.images import LabelledImages, Splits
-from cnnlab.data.scanning import Scan, scan
-from cnnlab.data.splitting import content_hash, select, split
+from cnnlab.data.scanning import scan
+from cnnlab.data.splitting import content_hash, fewer, select, split
 from cnnlab.data.transforms import EvalTransform, TrainTransform
 from cnnlab.errors import InputError
 from cnnlab.seeds import derive, derived_rng
@@ -24,13 +25,18 @@ Draw = tuple[int, int]
 
 
 class ImageDataModule(L.LightningDataModule):
-    """Train, validation and test images as batches of (uint8 N x C x H x W, int64 N)."""
+    """Train, validation and test images as batches of (uint8 N x C x H x W, int64 N).
+
+    split_hash: identifies which images are on which side, whatever share of the training images is used.
+    digests: name -> hash of the content of each training image.
+    """
 
     def __init__(
         self,
         parts: Splits,
         *,
-        train_fingerprint: str = "",
+        split_hash: str = "",
+        digests: Mapping[str, str] | None = None,
         skipped: dict[str, str],
         augmentations: Sequence[torch.nn.Module],
         channels: int,
@@ -42,8 +48,8 @@ class ImageDataModule(L.LightningDataModule):
     ) -> None:
         super().__init__()
         self.parts = parts
-        self.train_fingerprint = train_fingerprint
-        """Identifies the training images as evaluation sees them: their contents, in order, and their size."""
+        self.split_hash = split_hash
+        self.digests = digests or {}
         self.skipped = skipped
         self.channels = channels
         self.batch_size = batch_size
@@ -57,8 +63,13 @@ class ImageDataModule(L.LightningDataModule):
         return self.parts.train.classes
 
     @property
-    def split_hash(self) -> str:
-        return content_hash(self.parts)
+    def train_fingerprint(self) -> str:
+        """Identifies the training images as evaluation sees them: contents, order, channels and size."""
+        images = self.parts.train
+        digest = hashlib.blake2b(f"{self.channels} {self.eval_transform}".encode(), digest_size=16)
+        for index in range(len(images)):
+            digest.update(self.digests[images.name(index)].encode())
+        return digest.hexdigest()
 
     def train_dataloader(self) -> DataLoader:
         world_size, rank = (self.trainer.world_size, self.trainer.global_rank) if self.trainer else (1, 0)
@@ -171,6 +182,7 @@ def build_data(
     bad_images: str = "error",
     classes: Sequence[str | int] | int | None = None,
     images_per_class: int | None = None,
+    train_fraction: float = 1.0,
 ) -> ImageDataModule:
     """Load, select, check and split a data set, and prepare its batches.
 
@@ -190,7 +202,7 @@ def build_data(
         scan(select(part, classes, None, split_seed), bad_images, cache_dir) if part is not None else None
         for part in (published.val, published.test)
     ]
-    parts = split(
+    whole = split(
         Splits(train.images, *(part.images if part else None for part in others)),
         train.digests,
         val_fraction=val_fraction,
@@ -199,8 +211,9 @@ def build_data(
     )
     skipped = {name: reason for part in (train, *others) if part for name, reason in part.skipped.items()}
     return ImageDataModule(
-        parts,
-        train_fingerprint=fingerprint(parts.train, train, channels, image_size, resize_size),
+        replace(whole, train=fewer(whole.train, train_fraction, split_seed)),
+        split_hash=content_hash(whole),
+        digests={train.images.name(index): digest for index, digest in enumerate(train.digests)},
         skipped=skipped,
         augmentations=augmentations,
         channels=channels,
@@ -210,15 +223,6 @@ def build_data(
         num_workers=num_workers,
         seed=seed,
     )
-
-
-def fingerprint(images: LabelledImages, scanned: Scan, *size: int) -> str:
-    """A hash of the contents of `images`, which are some of those scanned, and of the size they are brought to."""
-    digests = {scanned.images.name(index): digest for index, digest in enumerate(scanned.digests)}
-    digest = hashlib.blake2b(repr(size).encode(), digest_size=16)
-    for index in range(len(images)):
-        digest.update(digests[images.name(index)].encode())
-    return digest.hexdigest()
 
 
 def default_workers(images: int) -> int:

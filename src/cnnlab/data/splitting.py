@@ -3,6 +3,7 @@
 import difflib
 import hashlib
 import logging
+import math
 from collections import defaultdict
 from collections.abc import Sequence
 
@@ -48,12 +49,26 @@ def split(
             parts[part] += free[:count]
             free = free[count:]
         kept = set(members.tolist()).difference(parts["val"], parts["test"])
-        if not kept:
+        if not kept and any(fractions.values()):
             raise DataError(_too_few(name, len(members)))
         parts["train"] += kept
     val = images.subset(sorted(parts["val"])) if parts["val"] else published.val
     test = images.subset(sorted(parts["test"])) if parts["test"] else published.test
     return Splits(images.subset(sorted(parts["train"])), val, test)
+
+
+def fewer(images: LabelledImages, fraction: float, split_seed: int) -> LabelledImages:
+    """The share `fraction` of each class, rounded up; a smaller share is part of a larger one."""
+    if not 0 < fraction <= 1:
+        raise InputError(f"data.train_fraction={fraction}: more than 0 and at most 1.")
+    if fraction == 1:
+        return images
+    order = np.random.default_rng(derive("train_fraction", split_seed))
+    kept: list[int] = []
+    for label in range(len(images.classes)):
+        members = order.permutation(np.flatnonzero(images.labels == label))
+        kept += members[: math.ceil(len(members) * fraction - 1e-9)].tolist()
+    return images.subset(sorted(kept))
 
 
 def select(

@@ -31,6 +31,9 @@ class EvalTransform:
         self.resize = v2.Resize(resize_size, antialias=True)
         self.crop = v2.CenterCrop(image_size)
 
+    def __repr__(self) -> str:
+        return f"resize {self.resize.size[0]}, crop {self.image_size}"
+
     def __call__(self, image: Image.Image | Tensor) -> Tensor:
         """A uint8 tensor of C x image_size x image_size."""
         return self.crop(self.resize(image if isinstance(image, Tensor) else to_tensor(image)))

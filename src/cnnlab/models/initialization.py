@@ -1,6 +1,5 @@
 """Initialization schemes by name: torch.nn.init's, a fast orthogonal one, and LSUV."""
 
-import fnmatch
 import inspect
 import math
 from collections.abc import Callable, Collection, Sequence
@@ -12,7 +11,7 @@ from torch import Tensor, nn
 from torch.nn.modules.conv import _ConvNd
 
 from cnnlab.errors import InputError
-from cnnlab.models.stages import HEADS
+from cnnlab.models.weighted import matching
 
 WEIGHTED = (_ConvNd, nn.Linear)
 
@@ -105,7 +104,10 @@ def check_initialization(
         has = ", ".join(sorted(known)) or "none"
         raise InputError(f"init={name} has no option {', '.join(unknown)}; it has: {has}.")
     layers = {prefix: layer for prefix, layer in module.named_modules() if isinstance(layer, WEIGHTED)}
-    return layers if modules is None else {prefix: layers[prefix] for prefix in _matching(layers, modules)}
+    try:
+        return layers if modules is None else {prefix: layers[prefix] for prefix in matching(layers, modules)}
+    except InputError as error:
+        raise InputError(f"init.modules: {error}") from error
 
 
 @torch.no_grad()
@@ -158,23 +160,3 @@ def _order_of_execution(module: nn.Module, layers: Sequence[nn.Module], images: 
     for handle in handles:
         handle.remove()
     return list(dict.fromkeys(order))
-
-
-def _matching(names: Collection[str], patterns: Sequence[str]) -> list[str]:
-    """The names that a pattern names, or whose parent one does."""
-    chosen: set[str] = set()
-    for pattern in patterns:
-        found = [name for name in names if any(fnmatch.fnmatch(path, pattern) for path in _paths(name))]
-        if not found:
-            raise InputError(f"init.modules: no layer is named {pattern!r}. They are: {', '.join(names)}.")
-        chosen.update(found)
-    return [name for name in names if name in chosen]
-
-
-def _paths(name: str) -> list[str]:
-    """a.b.c -> a, a.b, a.b.c; with the head also under the name classifier."""
-    parts = name.split(".")
-    paths = [".".join(parts[:end]) for end in range(1, len(parts) + 1)]
-    if parts[0] in HEADS:
-        paths += [".".join(["classifier", *parts[1:end]]) for end in range(1, len(parts) + 1)]
-    return paths

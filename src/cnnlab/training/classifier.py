@@ -170,12 +170,11 @@ class Classifier(L.LightningModule):
     @torch.no_grad()
     def _after_step(self, optimizer: torch.optim.Optimizer, *_: Any) -> None:
         """Proximal steps and norm limits, on the weights that the step has moved."""
-        weights = {id(weight) for weight in weights_of(self.network).values()}
-        for group in optimizer.param_groups:
-            for parameter in group["params"]:
-                if id(parameter) in weights and parameter.grad is not None:
-                    for entry in self.recipe.after_step:
-                        entry.after_step_(parameter, float(group["lr"]))
+        rates = {id(weight): float(group["lr"]) for group in optimizer.param_groups for weight in group["params"]}
+        for entry in self.recipe.after_step:
+            for weight in weights_of(self.network, entry.modules).values():
+                if weight.grad is not None:
+                    entry.after_step_(weight, rates[id(weight)])
 
 
 def _scores(count: int, prefix: str) -> MetricCollection:

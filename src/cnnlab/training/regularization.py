@@ -14,23 +14,30 @@ from cnnlab.errors import InputError
 from cnnlab.models.weighted import weights_of
 
 
-def penalty(name: str, module: nn.Module, beta: float = 1.0) -> Tensor:
+def penalty(name: str, module: nn.Module, beta: float = 1.0, modules: Sequence[str] | None = None) -> Tensor:
     """R(W) over the weights of `module`, a scalar without lambda and without 1/2.
 
     l1: sum |w|. l2: sum w^2. elastic_net: beta * sum w^2 + sum |w| (Zou and Hastie 2005).
-    Raises InputError for another name.
+    modules: names or globs of the layers whose weights count; None: all.
+    Raises InputError for another name, or layers that do not exist.
     """
-    weights = list(weights_of(module).values())
+    weights = list(weights_of(module, modules).values())
     if name == "l1":
         return _sum(w.abs().sum() for w in weights)
     if name == "l2":
         return _sum(w.square().sum() for w in weights)
     if name == "elastic_net":
-        return beta * penalty("l2", module) + penalty("l1", module)
+        return beta * penalty("l2", module, modules=modules) + penalty("l1", module, modules=modules)
     raise InputError(f"penalty {name}: use l1, l2 or elastic_net.")
 
 
-class AfterStep(ABC):
+class OnWeights(ABC):
+    """Acts on the weights of the layers `modules` (names or globs; None: all layers)."""
+
+    modules: Sequence[str] | None
+
+
+class AfterStep(OnWeights):
     """Changes weights after every step of the optimizer."""
 
     @abstractmethod
@@ -38,7 +45,7 @@ class AfterStep(ABC):
         """In place; lr is the learning rate of the step."""
 
 
-class Penalty(ABC):
+class Penalty(OnWeights):
     """Is added to the training loss and logged apart as `train/<name>`, so that train/loss compares with val/loss."""
 
     name: str
@@ -53,13 +60,14 @@ class L2Penalty(Penalty):
     """lambd / 2 * sum w^2."""
 
     lambd: float = 1e-4
+    modules: Sequence[str] | None = None
     name = "l2"
 
     def __post_init__(self) -> None:
         _at_least_zero("l2.lambd", self.lambd)
 
     def loss(self, module: nn.Module) -> Tensor:
-        return self.lambd / 2 * penalty("l2", module)
+        return self.lambd / 2 * penalty("l2", module, modules=self.modules)
 
 
 @dataclass(frozen=True)
@@ -73,6 +81,7 @@ class L1Penalty(Penalty, AfterStep):
 
     lambd: float = 1e-4
     mode: str = "penalty"
+    modules: Sequence[str] | None = None
     name = "l1"
 
     def __post_init__(self) -> None:
@@ -80,7 +89,7 @@ class L1Penalty(Penalty, AfterStep):
         _check_mode("l1", self.mode)
 
     def loss(self, module: nn.Module) -> Tensor:
-        return self.lambd * penalty("l1", module)
+        return self.lambd * penalty("l1", module, modules=self.modules)
 
     def after_step_(self, weight: Tensor, lr: float) -> None:
         weight.copy_(nn.functional.softshrink(weight, lr * self.lambd))
@@ -96,6 +105,7 @@ class ElasticNet(Penalty, AfterStep):
     lambd: float = 1e-4
     beta: float = 1.0
     mode: str = "penalty"
+    modules: Sequence[str] | None = None
     name = "elastic_net"
 
     def __post_init__(self) -> None:
@@ -104,7 +114,7 @@ class ElasticNet(Penalty, AfterStep):
         _check_mode("elastic_net", self.mode)
 
     def loss(self, module: nn.Module) -> Tensor:
-        return self.lambd * penalty("elastic_net", module, beta=self.beta)
+        return self.lambd * penalty("elastic_net", module, beta=self.beta, modules=self.modules)
 
     def after_step_(self, weight: Tensor, lr: float) -> None:
         shrunk = nn.functional.softshrink(weight, lr * self.lambd)
@@ -116,6 +126,7 @@ class MaxNorm(AfterStep):
     """Scales each unit's incoming weights down to the norm `max_norm` (Srivastava et al. 2014, section 5.1)."""
 
     max_norm: float = 3.0
+    modules: Sequence[str] | None = None
 
     def __post_init__(self) -> None:
         if self.max_norm <= 0:

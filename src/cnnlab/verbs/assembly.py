@@ -15,6 +15,7 @@ from torch import nn
 from cnnlab.config import build, build_entries
 from cnnlab.data.datamodule import ImageDataModule, build_data
 from cnnlab.data.images import Splits
+from cnnlab.data.splitting import content_hash
 from cnnlab.data.transforms import batch_transforms
 from cnnlab.errors import InputError
 from cnnlab.loading import hyperparameters
@@ -70,6 +71,7 @@ def data_from(cfg: Config, spec: InputSpec, trusted: tuple[str, ...]) -> ImageDa
         order = np.random.default_rng(derive(cfg["seed"], "overfit")).permutation(len(train))
         few = train.subset(np.sort(order[: max(1, count)]))
         data.parts = Splits(few, few)
+        data.split_hash = content_hash(data.parts)
     return data
 
 

@@ -15,9 +15,10 @@ from cnnlab.models.initialization import check_initialization
 from cnnlab.models.preprocessing import check_fit
 from cnnlab.models.stages import stages
 from cnnlab.models.surgery import Surgery
+from cnnlab.models.weighted import weights_of
 from cnnlab.seeds import derived_rng
 from cnnlab.training.freezing import FreezePlan
-from cnnlab.training.regularization import LabelSmoothing, check_together
+from cnnlab.training.regularization import LabelSmoothing, OnWeights, check_together
 from cnnlab.verbs.assembly import Config, lr_rule
 
 
@@ -42,10 +43,12 @@ def check_combinations(cfg: Config, data: ImageDataModule, trusted: tuple[str, .
     with problems:
         _check_targets(cfg, regularizers, trusted)
     network = _outline(cfg, len(data.classes), trusted)
-    for entry in regularizers.values():
-        if isinstance(entry, Surgery):
-            with problems:
+    for name, entry in regularizers.items():
+        with problems:
+            if isinstance(entry, Surgery):
                 entry.operate(network)
+            elif isinstance(entry, OnWeights):
+                _check_modules(name, entry, network)
     with problems:
         init = {key: value for key, value in cfg["init"].items() if key not in ("_target_", "_partial_", "bias")}
         check_initialization(network, init.pop("name"), init.pop("modules", None), init)
@@ -98,6 +101,13 @@ def _check_targets(cfg: Config, regularizers: Config, trusted: tuple[str, ...]) 
             f"{' and '.join(soft)} makes soft targets, which {cfg['loss']['_target_']} does not take. "
             "Use loss=cross_entropy."
         )
+
+
+def _check_modules(name: str, entry: OnWeights, network: nn.Module) -> None:
+    try:
+        weights_of(network, entry.modules)
+    except InputError as error:
+        raise InputError(f"regularization.{name}.modules: {error}") from error
 
 
 def _check_batch_norm(network: nn.Module, plan: FreezePlan, batch_size: int) -> None:

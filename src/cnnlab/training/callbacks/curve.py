@@ -1,0 +1,40 @@
+"""The polynomial that data=four_points is fitted with, as a curve in TensorBoard."""
+
+import lightning as L
+import numpy as np
+import torch
+from matplotlib.figure import Figure
+
+from cnnlab.data.datasets.four_points import four_points, parabola
+from cnnlab.models.polynomial import Polynomial
+from cnnlab.training.callbacks.tensorboard import tensorboard_writer
+from cnnlab.training.classifier import Classifier
+
+
+class Curve(L.Callback):
+    """Logs `curve`: what a `Polynomial` says of every grey level, with the points it learns and the true parabola."""
+
+    def __init__(self, every_n_epochs: int = 50) -> None:
+        self.every_n_epochs = every_n_epochs
+
+    @torch.no_grad()
+    def on_train_epoch_end(self, trainer: L.Trainer, pl_module: Classifier) -> None:
+        writer, network = tensorboard_writer(trainer), pl_module.network
+        if writer is None or not isinstance(network, Polynomial) or (trainer.current_epoch + 1) % self.every_n_epochs:
+            return
+        grey = np.arange(256)
+        pixels = torch.tensor(grey, dtype=torch.float32, device=pl_module.device).view(-1, 1, 1, 1) / 255
+        values = network.classifier(network.features(pl_module.preprocessing(pixels))).flatten().cpu().numpy()
+        writer.add_figure("curve", _figure(grey, values), trainer.global_step)
+
+
+def _figure(grey: np.ndarray, values: np.ndarray) -> Figure:
+    points = four_points().train
+    figure = Figure(figsize=(6, 4), layout="constrained")
+    axes = figure.add_subplot()
+    axes.plot(grey, parabola(grey), color="grey", linestyle=":", label="true parabola")
+    axes.plot(grey, values, label="w0 + w1 x + ... + w4 x^4")
+    axes.plot([points.load(i, 1).getpixel((0, 0)) for i in range(4)], points.labels, "o", label="training points")
+    axes.set(xlabel="grey level", ylabel="value", ylim=(-4, 12))
+    axes.legend()
+    return figure
