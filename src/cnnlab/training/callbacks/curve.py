@@ -34,7 +34,7 @@ def _figure(grey: np.ndarray, values: np.ndarray) -> Figure:
     axes = figure.add_subplot()
     axes.plot(grey, parabola(grey), color="grey", linestyle=":", label="true parabola")
     axes.plot(grey, values, label="w0 + w1 x + ... + w4 x^4")
-    axes.plot([points.load(i, 1).getpixel((0, 0)) for i in range(4)], points.labels, "o", label="training points")
+    axes.plot([np.asarray(points.load(i, 1)).item() for i in range(4)], points.labels, "o", label="training points")
     axes.set(xlabel="grey level", ylabel="value", ylim=(-4, 12))
     axes.legend()
     return figure
