@@ -269,6 +269,7 @@ def test_missing_file_and_folder_are_named(tmp_path):
             decode(path, 3)
 
 
+@pytest.mark.filterwarnings("ignore::PIL.Image.DecompressionBombWarning")
 def test_decompression_bomb_is_refused_unread(tmp_path):
     """A few bytes that claim a gigabyte: there is nothing behind the header that could be read."""
     for side in (9_460, 20_000):  # 89.5 and 400 million pixels
@@ -306,7 +307,8 @@ FILES = [
 ]
 
 
-@settings(max_examples=400, deadline=None)
+@pytest.mark.filterwarnings("ignore::UserWarning:PIL")
+@settings(max_examples=300, deadline=None)
 @given(
     file=st.sampled_from(FILES),
     damage=st.lists(st.tuples(st.integers(0, 2000), st.sampled_from([0, 1, 127, 128, 255])), max_size=6),
