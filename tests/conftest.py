@@ -3,7 +3,9 @@
 import os
 import subprocess
 import sys
+import urllib.request
 from pathlib import Path
+from urllib.error import URLError
 
 # The networks of tests are tiny: a second thread costs more than it gives, most of all on a busy machine.
 os.environ.setdefault("OMP_NUM_THREADS", "1")
@@ -44,6 +46,19 @@ def pictures(tmp_path: Path) -> Path:
         for number in range(20):
             draw_picture(tmp_path / "pictures" / shape / f"{number:02d}.png", shape, 100 * label + number)
     return tmp_path / "pictures"
+
+
+@pytest.fixture
+def no_network(monkeypatch: pytest.MonkeyPatch) -> list[str]:
+    """Every address fails as without a connection; gives the addresses that were asked for."""
+    asked: list[str] = []
+
+    def fail(request: urllib.request.Request | str, *arguments: object, **options: object) -> None:
+        asked.append(request if isinstance(request, str) else request.full_url)
+        raise URLError("Temporary failure in name resolution")
+
+    monkeypatch.setattr(urllib.request, "urlopen", fail)
+    return asked
 
 
 def run_program(

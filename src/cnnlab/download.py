@@ -3,6 +3,7 @@
 import hashlib
 import logging
 import tarfile
+import tempfile
 import urllib.request
 import zlib
 from http.client import HTTPException
@@ -21,10 +22,14 @@ CHUNK = 1 << 20
 def download(url: str, path: Path, *, sha256: str, max_bytes: int, timeout: float = 20) -> Path:
     """Fetch `url` to `path` unless it is there; `sha256` may be a prefix of the hexadecimal digest.
 
-    Raises DataError if the address cannot be reached, sends more than `max_bytes` or fails the checksum; nothing is
-    left behind then.
+    Raises DataError if the address cannot be reached, sends more than `max_bytes` or fails the checksum, and leaves
+    nothing behind then; also if the file that is there fails it.
     """
     if path.is_file():
+        with path.open("rb") as file:
+            found = hashlib.file_digest(file, "sha256").hexdigest()
+        if not found.startswith(sha256.lower()):
+            raise DataError(f"{path} has SHA-256 {found}, expected {sha256}: remove it to fetch it again.")
         return path
     log.info("Downloading %s to %s", url, path)
 
@@ -46,6 +51,25 @@ def download(url: str, path: Path, *, sha256: str, max_bytes: int, timeout: floa
     except (OSError, HTTPException) as error:
         raise DataError(f"{url} cannot be downloaded: {error}") from error
     return path
+
+
+def fetch_folder(url: str, folder: Path, *, inside: str, sha256: str, archive_bytes: int) -> None:
+    """Download the tar archive at `url` beside `folder` and unpack the folder `inside` it to `folder`, whole or not.
+
+    An archive that already lies there is used, and kept. Raises DataError if anything fails.
+    """
+    archive = folder.parent / url.rsplit("/", 1)[1]
+    keep = archive.is_file()
+    download(url, archive, sha256=sha256, max_bytes=archive_bytes)
+    try:
+        with tempfile.TemporaryDirectory(dir=folder.parent) as scratch:
+            extract(archive, Path(scratch), max_bytes=2 * archive_bytes)
+            (Path(scratch) / inside).rename(folder)
+        if not keep:
+            archive.unlink()
+    except OSError as error:
+        raise DataError(f"{archive} cannot be unpacked to {folder}: {error}") from error
+    log.info("Unpacked %s to %s", archive, folder)
 
 
 def extract(archive: Path, folder: Path, *, max_bytes: int) -> None:

@@ -14,7 +14,7 @@ from torch.utils.data import DataLoader, Dataset, Sampler
 
 from cnnlab.data.images import LabelledImages, Splits
 from cnnlab.data.scanning import scan
-from cnnlab.data.splitting import content_hash, fewer, select, split
+from cnnlab.data.splitting import content_hash, fewer, report_copies, select, split
 from cnnlab.data.transforms import EvalTransform, TrainTransform
 from cnnlab.errors import InputError
 from cnnlab.seeds import derive, derived_rng
@@ -194,14 +194,16 @@ def build_data(
         raise InputError(
             f"The network takes {channels} input channels; image data give 1 or 3. Choose another model or data."
         )
-    if batch_size < 1:
-        raise InputError(f"data.batch_size={batch_size}: at least 1 is needed.")
+    check_loading(batch_size, num_workers)
     published = dataset()
     train = scan(select(published.train, classes, images_per_class, split_seed), bad_images, cache_dir)
     others = [
         scan(select(part, classes, None, split_seed), bad_images, cache_dir) if part is not None else None
         for part in (published.val, published.test)
     ]
+    for name, part in zip(("val", "test"), others, strict=True):
+        if part is not None:
+            report_copies(train, part, name)
     whole = split(
         Splits(train.images, *(part.images if part else None for part in others)),
         train.digests,
@@ -223,6 +225,14 @@ def build_data(
         num_workers=num_workers,
         seed=seed,
     )
+
+
+def check_loading(batch_size: int, num_workers: int | None) -> None:
+    """Raises InputError for numbers with which nothing can be loaded."""
+    if batch_size < 1:
+        raise InputError(f"data.batch_size={batch_size}: at least 1 is needed.")
+    if num_workers is not None and num_workers < 0:
+        raise InputError(f"data.num_workers={num_workers}: 0 loads in the main process, null chooses a number.")
 
 
 def default_workers(images: int) -> int:

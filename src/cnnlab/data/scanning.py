@@ -33,7 +33,7 @@ class Scan:
 def scan(images: LabelledImages, bad_images: str, cache_dir: Path) -> Scan:
     """Read every image; `bad_images` says whether one that cannot be read is an "error" or is left out ("skip").
 
-    Results are kept in `cache_dir` by path, size and time of change, so that only new files are read again.
+    What was readable is kept in `cache_dir` by size and time of change, so that only other files are read again.
     Raises DataError, naming the files, for bad images under "error", or if a class has no image left.
     """
     if bad_images not in ("error", "skip"):
@@ -43,32 +43,41 @@ def scan(images: LabelledImages, bad_images: str, cache_dir: Path) -> Scan:
     results = _read_all(images, cache_dir)
     bad = {images.name(i): reason for i, (digest, reason) in enumerate(results) if not digest}
     if bad and bad_images == "error":
-        listed = [f"  {reason}" for reason in list(bad.values())[:SHOWN]]
-        more = [f"  ... and {len(bad) - SHOWN} more"] if len(bad) > SHOWN else []
         ways = "Repair or remove them, or leave them out with data.bad_images=skip."
-        raise DataError("\n".join([f"{len(bad)} of {len(images)} files are no readable image:", *listed, *more, ways]))
-    for reason in bad.values():
-        log.warning("Left out: %s", reason)
+        raise DataError("\n".join([f"{len(bad)} of {len(images)} files are no readable image:", *_first(bad), ways]))
+    if bad:
+        log.warning("\n".join([f"{len(bad)} of {len(images)} files are no readable image and left out:", *_first(bad)]))
     good = [index for index, (digest, _) in enumerate(results) if digest]
     kept = images.subset(good)
     gone = set(range(len(images.classes))) - set(kept.labels.tolist())
     if gone:
         names = ", ".join(images.classes[label] for label in sorted(gone))
-        raise DataError(f"No readable image is left in class {names} of {images.root}.")
+        raise DataError(f"No readable image is left in class {names} of {images.root}. Add some, or remove the class.")
     return Scan(kept, [results[index][0] for index in good], bad)
 
 
+def _first(bad: dict[str, str]) -> list[str]:
+    """A line for each of the first few reasons, and how many more there are."""
+    listed = [f"  {reason}" for reason in list(bad.values())[:SHOWN]]
+    return [*listed, f"  ... and {len(bad) - SHOWN} more"] if len(bad) > SHOWN else listed
+
+
 def _read_all(images: ImageFiles, cache_dir: Path) -> list[tuple[str, str]]:
-    """(digest, "") of each readable file, ("", reason) of each other."""
-    folder_hash = hashlib.blake2b(str(images.root.absolute()).encode(), digest_size=8).hexdigest()
-    cache_file = cache_dir / "scans" / f"{folder_hash}.json"
+    """(digest, "") of each readable file, ("", reason) of each other.
+
+    The cache forgets what could not be read: the reason may have been a missing permission or a lost connection.
+    """
+    folder_hash = hashlib.blake2b(str(images.root.absolute()).encode(errors="surrogateescape"), digest_size=8)
+    cache_file = cache_dir / "scans" / f"{folder_hash.hexdigest()}.json"
     known = _load(cache_file)
-    keys = [f"{images.name(i)}|{(s := path.stat()).st_size}|{s.st_mtime_ns}" for i, path in enumerate(images.paths)]
-    unread = [index for index, key in enumerate(keys) if key not in known]
+    names = [images.name(index) for index in range(len(images))]
+    states = [_state(path) for path in images.paths]
+    unread = [index for index, name in enumerate(names) if name not in known or known[name][:2] != states[index]]
+    reasons: dict[int, str] = {}
     if unread:
         with ThreadPoolExecutor() as pool:
             found = pool.map(lambda index: _read(images.paths[index]), unread)
-            for index, result in tqdm(
+            for index, (digest, reason) in tqdm(
                 zip(unread, found, strict=True),
                 "Checking images",
                 len(unread),
@@ -76,15 +85,28 @@ def _read_all(images: ImageFiles, cache_dir: Path) -> list[tuple[str, str]]:
                 delay=1,
                 unit="img",
             ):
-                known[keys[index]] = result
+                reasons[index] = reason
+                known[names[index]] = [*states[index], digest]
         try:
-            write_text(cache_file, json.dumps({key: known[key] for key in keys}))
+            write_text(cache_file, json.dumps({name: entry for name, entry in known.items() if entry[-1]}))
         except OSError as error:
             log.warning("The list of checked images cannot be kept in %s: %s", cache_file, error)
-    return [known[key] for key in keys]
+    return [(known[name][-1], reasons.get(index, "")) for index, name in enumerate(names)]
+
+
+def _state(path: Path) -> list[int]:
+    """Size in bytes and time of the last change in nanoseconds; [-1, -1] of a link to nowhere."""
+    try:
+        status = path.stat()
+    except OSError:
+        return [-1, -1]
+    return [status.st_size, status.st_mtime_ns]
 
 
 def _read(path: Path) -> tuple[str, str]:
+    name = str(path).encode(errors="backslashreplace").decode()
+    if name != str(path):
+        return "", f"{name}: the name is not in UTF-8"
     try:
         decode(path, channels=3)
         return hashlib.blake2b(path.read_bytes(), digest_size=16).hexdigest(), ""
@@ -92,10 +114,10 @@ def _read(path: Path) -> tuple[str, str]:
         return "", str(error)
 
 
-def _load(cache_file: Path) -> dict[str, tuple[str, str]]:
-    """What earlier scans found; a missing or damaged cache file counts as empty."""
+def _load(cache_file: Path) -> dict[str, list]:
+    """Name -> [size, time of change, digest] of what could be read; a missing or damaged file counts as empty."""
     try:
         entries = json.loads(cache_file.read_text(encoding="utf-8"))
-        return {str(key): (str(digest), str(reason)) for key, (digest, reason) in entries.items()}
+        return {name: [size, time, str(digest)] for name, (size, time, digest) in entries.items() if digest}
     except (OSError, ValueError, AttributeError, TypeError):
         return {}

@@ -10,6 +10,7 @@ from collections.abc import Sequence
 import numpy as np
 
 from cnnlab.data.images import LabelledImages, Splits
+from cnnlab.data.scanning import Scan
 from cnnlab.errors import DataError, InputError
 from cnnlab.seeds import derive
 
@@ -23,16 +24,18 @@ def split(
 
     A class of n images gives floor(n * fraction) of them, at least one, to each part that is cut. Images with equal
     content (equal `digests`, one for each training image) all stay in training, so that no image is on two sides.
-    Raises DataError, naming the class, if one has too few images for that.
+    Raises InputError for fractions that leave nothing to train on, and DataError, naming the class, if one has too few
+    images.
     """
     images = published.train
     fractions = {
         "val": 0.0 if published.val else val_fraction,
         "test": 0.0 if published.test else test_fraction,
     }
-    if not 0 <= sum(fractions.values()) < 1:
+    if not (min(fractions.values()) >= 0 and sum(fractions.values()) < 1):  # nan is refused too
         raise InputError(
-            f"data.val_fraction {val_fraction} and data.test_fraction {test_fraction} must add up to less than 1."
+            f"data.val_fraction={val_fraction}, data.test_fraction={test_fraction}: neither may be negative, "
+            "and they must add up to less than 1."
         )
     if len(images.classes) < 2:
         raise DataError(f"The data have one class only ({', '.join(images.classes)}): a classifier needs at least two.")
@@ -45,12 +48,12 @@ def split(
         for part, fraction in fractions.items():
             count = max(1, int(len(members) * fraction + 1e-9)) if fraction else 0
             if count > len(free):
-                raise DataError(_too_few(name, len(members)))
+                raise DataError(_too_few(name, members, single))
             parts[part] += free[:count]
             free = free[count:]
         kept = set(members.tolist()).difference(parts["val"], parts["test"])
         if not kept and any(fractions.values()):
-            raise DataError(_too_few(name, len(members)))
+            raise DataError(_too_few(name, members, single))
         parts["train"] += kept
     val = images.subset(sorted(parts["val"])) if parts["val"] else published.val
     test = images.subset(sorted(parts["test"])) if parts["test"] else published.test
@@ -79,8 +82,10 @@ def select(
 ) -> LabelledImages:
     """The chosen classes (names or WordNet ids, or the first so many), at most `images_per_class` images of each.
 
-    Raises InputError, with the nearest names, for a class that the data set does not have.
+    Raises InputError, with the nearest names, for a class that the data set does not have, and for too few of either.
     """
+    if images_per_class is not None and images_per_class < 1:
+        raise InputError(f"data.images_per_class={images_per_class}: at least 1 is needed, or null for all.")
     chosen = _class_indices(images, classes)
     order = np.random.default_rng(derive("images_per_class", split_seed))
     kept: list[int] = []
@@ -90,6 +95,23 @@ def select(
             kept += members[:images_per_class].tolist()
     subset = images.subset(sorted(kept))
     return subset if len(chosen) == len(images.classes) else subset.with_classes(chosen)
+
+
+def report_copies(train: Scan, published: Scan, part: str) -> None:
+    """Warn of pictures in a published `part` that are in training too; as published, they stay where they are."""
+    learned = {digest: index for index, digest in enumerate(train.digests)}
+    copies = [index for index, digest in enumerate(published.digests) if digest in learned]
+    if copies:
+        original = learned[published.digests[copies[0]]]
+        log.warning(
+            "%d of the %d published %s images are in training too, and count towards the score: %s = %s%s",
+            len(copies),
+            len(published.images),
+            part,
+            published.images.name(copies[0]),
+            train.images.name(original),
+            ", ..." if len(copies) > 1 else ".",
+        )
 
 
 def content_hash(parts: Splits) -> str:
@@ -117,16 +139,20 @@ def _without_twins(images: LabelledImages, digests: Sequence[str]) -> np.ndarray
     return single
 
 
-def _too_few(name: str, count: int) -> str:
+def _too_few(name: str, members: np.ndarray, single: np.ndarray) -> str:
+    twins = len(members) - np.count_nonzero(single[members])
+    shared = f", {twins} of them with an equal twin, which may only train," if twins else ""
     return (
-        f"Class {name!r} has too few images to split ({count}, twins counted): every part needs one of its own. "
-        "Add images, remove the class, or lower data.val_fraction or data.test_fraction."
+        f"Class {name!r} has {len(members)} images{shared}: too few to split, each part needs one of its own. Add "
+        "images, remove the class, or cut fewer parts (data.val_fraction=0, data.test_fraction=0)."
     )
 
 
 def _class_indices(images: LabelledImages, classes: Sequence[str | int] | int | None) -> list[int]:
     if classes is None:
         return list(range(len(images.classes)))
+    if isinstance(classes, str | float):
+        raise InputError(f"data.classes={classes}: give a list of names ([a,b]) or a count.")
     if isinstance(classes, int):
         if not 2 <= classes <= len(images.classes):
             raise InputError(
@@ -140,4 +166,7 @@ def _class_indices(images: LabelledImages, classes: Sequence[str | int] | int | 
         near = [match for name in unknown for match in difflib.get_close_matches(name, index, n=2)]
         hint = f" Nearest: {', '.join(near)}." if near else f" They are: {', '.join(images.classes[:20])}."
         raise InputError(f"data.classes: the data have no class {', '.join(unknown)}.{hint}")
-    return sorted({index[str(name)] for name in classes})
+    chosen = sorted({index[str(name)] for name in classes})
+    if len(chosen) < 2:
+        raise InputError(f"data.classes=[{', '.join(map(str, classes))}]: at least 2 classes are needed.")
+    return chosen

@@ -14,7 +14,7 @@ from torch.utils.data import DataLoader
 from tqdm import tqdm
 
 from cnnlab.config import build, check, compose, nearest, quote_path, trusted_prefixes
-from cnnlab.data.datamodule import ImageDataModule, build_data
+from cnnlab.data.datamodule import ImageDataModule, build_data, check_loading
 from cnnlab.data.datasets.imagenet_subset import imagenet_classes
 from cnnlab.data.images import LabelledImages, Splits, joined
 from cnnlab.data.scanning import scan
@@ -89,6 +89,7 @@ def evaluate_model(arguments: Sequence[str]) -> dict:
     model, options = cfg["model"], cfg["data"]
     if not model["weights"]:
         raise InputError("cnnlab evaluate model=... needs model.weights: a network without weights knows nothing.")
+    check_loading(options["batch_size"], options["num_workers"])
     weights = find_weights(model["weights"], model["name"], Path(cfg["paths"]["data_dir"]))
     images = everything(options, Path(cfg["paths"]["cache_dir"]))
     outputs = outputs_of(weights)

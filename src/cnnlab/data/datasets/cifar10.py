@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 
 from cnnlab.data.images import ImageArray, Splits
-from cnnlab.download import download, extract
+from cnnlab.download import fetch_folder
 from cnnlab.errors import DataError
 
 URL = "https://www.cs.toronto.edu/~kriz/cifar-10-binary.tar.gz"
@@ -19,15 +19,14 @@ CLASSES = ["airplane", "automobile", "bird", "cat", "deer", "dog", "frog", "hors
 
 def cifar10(root: str) -> Splits:
     """The published 50,000 + 10,000 pictures in `root/cifar-10-batches-bin/*.bin`, downloaded if missing."""
-    folder = Path(root) / "cifar-10-batches-bin"
+    folder = Path(root).expanduser() / "cifar-10-batches-bin"
     if not folder.is_dir():
         try:
-            archive = download(URL, Path(root) / "cifar-10-binary.tar.gz", sha256=SHA256, max_bytes=ARCHIVE_BYTES)
-            extract(archive, Path(root), max_bytes=2 * ARCHIVE_BYTES)
+            fetch_folder(URL, folder, inside=folder.name, sha256=SHA256, archive_bytes=ARCHIVE_BYTES)
         except DataError as error:
             raise DataError(
                 f"CIFAR-10 is not in {folder.absolute()}, and fetching it failed:\n  {error}\n"
-                f"Unpack {URL} in {Path(root).absolute()}, set paths.data_dir, or use data=digits."
+                f"Unpack {URL} in {folder.parent.absolute()}, set paths.data_dir, or use data=digits."
             ) from error
     train = [folder / f"data_batch_{number}.bin" for number in range(1, 6)]
     return Splits(train=_read(train), test=_read([folder / "test_batch.bin"]))
@@ -37,6 +36,8 @@ def _read(paths: list[Path]) -> ImageArray:
     """Records of one label byte and 3 x 32 x 32 pixel bytes."""
     try:
         records = np.concatenate([np.fromfile(path, np.uint8).reshape(-1, 1 + 3 * 32 * 32) for path in paths])
+        if not len(records) or records[:, 0].max() >= len(CLASSES):
+            raise ValueError("a label is missing or above 9")
     except (OSError, ValueError) as error:
         raise DataError(f"CIFAR-10 cannot be read: {error}. Remove {paths[0].parent} to fetch it again.") from error
     pixels = records[:, 1:].reshape(-1, 3, 32, 32).transpose(0, 2, 3, 1)

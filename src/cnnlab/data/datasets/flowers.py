@@ -1,12 +1,10 @@
 """Five kinds of flowers: 3,670 photos, the data set of TensorFlow's transfer-learning tutorial (CC BY)."""
 
-import logging
-import tempfile
 from pathlib import Path
 
 from cnnlab.data.datasets.image_folder import class_folders
 from cnnlab.data.images import Splits
-from cnnlab.download import download, extract
+from cnnlab.download import fetch_folder
 from cnnlab.errors import DataError
 
 URL = "https://storage.googleapis.com/download.tensorflow.org/example_images/flower_photos.tgz"
@@ -14,18 +12,16 @@ SHA256 = "4c54ace7911aaffe13a365c34f650e71dd5bf1be0a58b464e5a7183e3e595d9c"
 ARCHIVE_BYTES = 228_813_984
 CLASSES = ["daisy", "dandelion", "roses", "sunflowers", "tulips"]
 
-log = logging.getLogger(__name__)
-
 
 def flowers(root: str) -> Splits:
     """`root/<class>/*.jpg`; downloaded from the official address if `root` does not exist.
 
     Raises DataError if it is missing and cannot be downloaded, and says the ways on.
     """
-    folder = Path(root)
+    folder = Path(root).expanduser()
     if not folder.is_dir():
         try:
-            _download_to(folder)
+            fetch_folder(URL, folder, inside="flower_photos", sha256=SHA256, archive_bytes=ARCHIVE_BYTES)
         except DataError as error:
             raise DataError(
                 f"The flower photos are not in {folder.absolute()}, and fetching them failed:\n  {error}\n"
@@ -36,13 +32,3 @@ def flowers(root: str) -> Splits:
                 "  - or begin without a download: make quickstart (data=digits)."
             ) from error
     return Splits(class_folders(folder))
-
-
-def _download_to(folder: Path) -> None:
-    archive = folder.parent / "flower_photos.tgz"
-    download(URL, archive, sha256=SHA256, max_bytes=ARCHIVE_BYTES)
-    with tempfile.TemporaryDirectory(dir=folder.parent) as scratch:
-        extract(archive, Path(scratch), max_bytes=2 * ARCHIVE_BYTES)
-        (Path(scratch) / "flower_photos").rename(folder)
-    archive.unlink()
-    log.info("Unpacked the flower photos to %s", folder)

@@ -1,5 +1,6 @@
 """Any folder of class folders, with or without train/, val/ and test/ above them."""
 
+import logging
 from pathlib import Path
 
 import numpy as np
@@ -8,17 +9,29 @@ from cnnlab.data.images import ImageFiles, Splits
 from cnnlab.errors import DataError
 
 IGNORED = frozenset({"Thumbs.db", "desktop.ini"})
+PARTS = ("train", "val", "test")
+
+log = logging.getLogger(__name__)
 
 
 def image_folder(root: str) -> Splits:
-    """`root/<class>/<any>` as one set, or `root/{train,val,test}/<class>/<any>` as published splits."""
-    folder = Path(root)
+    """`root/<class>/<any>` as one set, or `root/{train,val,test}/<class>/<any>` as published splits.
+
+    A class may be called train as well: then its folder lies among others and holds no folders.
+    """
+    folder = Path(root).expanduser()
     if not folder.is_dir():
         raise DataError(f"There is no folder {folder.absolute()}. Set data.root to a folder of class folders.")
-    if (folder / "train").is_dir():
-        train = class_folders(folder / "train")
-        return Splits(train, *(_split(folder / name, train.classes) for name in ("val", "test")))
-    return Splits(class_folders(folder))
+    names = [entry.name for entry in _folders(folder)]
+    others = [name for name in names if name not in PARTS]
+    if "train" not in names or (others and not _folders(folder / "train")):
+        if names and not others:
+            raise DataError(f"{folder.absolute()} has {' and '.join(names)} but no train folder.")
+        return Splits(class_folders(folder))
+    if others:
+        log.warning("Not used: %s of %s; the parts are %s.", ", ".join(others), folder, ", ".join(PARTS))
+    train = class_folders(folder / "train")
+    return Splits(train, *(_part(folder / name, train.classes) for name in ("val", "test")))
 
 
 def class_folders(root: Path) -> ImageFiles:
@@ -26,7 +39,7 @@ def class_folders(root: Path) -> ImageFiles:
 
     Raises DataError, naming the folder, if there is no class folder or one without files.
     """
-    folders = sorted(entry for entry in root.iterdir() if entry.is_dir() and not entry.name.startswith("."))
+    folders = _folders(root)
     if not folders:
         raise DataError(f"{root.absolute()} has no class folders: each class needs a folder with its images.")
     files = [files_below(folder) for folder in folders]
@@ -38,15 +51,23 @@ def class_folders(root: Path) -> ImageFiles:
 
 
 def files_below(folder: Path) -> list[Path]:
-    """All files below `folder` in sorted order, without hidden ones and those that file managers leave behind."""
+    """All files below `folder` in sorted order, without those in hidden folders, hidden ones, and those that file
+    managers leave behind. A link to nowhere counts: whoever opens it tells.
+    """
     return sorted(
         path
         for path in folder.rglob("*")
-        if path.is_file() and not path.name.startswith(".") and path.name not in IGNORED
+        if (path.is_file() or (path.is_symlink() and not path.exists()))
+        and not any(part.startswith(".") for part in path.relative_to(folder).parts)
+        and path.name not in IGNORED
     )
 
 
-def _split(folder: Path, classes: list[str]) -> ImageFiles | None:
+def _folders(root: Path) -> list[Path]:
+    return sorted(entry for entry in root.iterdir() if entry.is_dir() and not entry.name.startswith("."))
+
+
+def _part(folder: Path, classes: list[str]) -> ImageFiles | None:
     if not folder.is_dir():
         return None
     images = class_folders(folder)

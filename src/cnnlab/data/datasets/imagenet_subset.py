@@ -7,7 +7,7 @@ from pathlib import Path
 
 import numpy as np
 
-from cnnlab.data.datasets.image_folder import files_below, image_folder
+from cnnlab.data.datasets.image_folder import image_folder
 from cnnlab.data.images import ImageFiles, Splits
 from cnnlab.errors import DataError
 
@@ -20,14 +20,14 @@ def imagenet_subset(root: str) -> Splits:
     Class names are the human ones ("tench" for n01440764), in the order of the WordNet ids.
     Raises DataError if `root` does not exist or a class is named by something else than a WordNet id.
     """
-    folder = Path(root)
+    folder = Path(root).expanduser()
     if not folder.is_dir():
         raise DataError(
             f"There is no folder {folder.absolute()} with ImageNet photos. ImageNet has no free download: put a folder "
             "there with train/<wnid>/ and val/<wnid>/ (or flat files <wnid>_<name>.JPEG), or set data.root "
             "or paths.data_dir."
         )
-    flat = [path for path in files_below(folder) if path.parent == folder and FLAT_NAME.fullmatch(path.name)]
+    flat = sorted(path for path in folder.iterdir() if FLAT_NAME.fullmatch(path.name) and not path.is_dir())
     if flat:
         return Splits(_with_names(_flat(folder, flat)))
     splits = image_folder(root)

@@ -1,5 +1,7 @@
 """MNIST and Fashion-MNIST: 70,000 grey pictures of 28 x 28 pixels, read and downloaded by torchvision."""
 
+from pathlib import Path
+
 import numpy as np
 from torchvision import datasets
 
@@ -18,14 +20,20 @@ def fashion_mnist(root: str) -> Splits:
 
 
 def _load(dataset: type[datasets.MNIST], root: str, classes: list[str]) -> Splits:
+    folder = Path(root).expanduser().absolute() / dataset.__name__ / "raw"
+
     def part(train: bool) -> ImageArray:
-        images = dataset(root, train=train, download=True)
+        images = dataset(folder.parents[1], train=train, download=True)
         return ImageArray(images.data.numpy(), images.targets.numpy(), classes, np.arange(len(images)))
 
     try:
         return Splits(train=part(train=True), test=part(train=False))
-    except (OSError, RuntimeError) as error:
+    except (OSError, RuntimeError, ValueError, AssertionError) as error:  # the last two: torchvision's idx reader
+        names = [Path(url).stem for url, _ in dataset.resources]
+        if all((folder / name).is_file() for name in names):
+            problem = f"{dataset.__name__} in {folder} is damaged: {error or 'a file is cut off'}."
+            raise DataError(f"{problem} Remove it to fetch it again.") from error
         raise DataError(
-            f"{dataset.__name__} is not in {root}/{dataset.__name__}/raw, and fetching it failed: {error}. "
-            f"Put its idx files there, set paths.data_dir, or use data=digits."
+            f"{dataset.__name__} is not in {folder}, and fetching it failed:\n  {error}\n"
+            f"Put {', '.join(names)} there, set paths.data_dir, or use data=digits."
         ) from error
