@@ -29,6 +29,7 @@ VERBS = {
     "train": "train a network: cnnlab train model=mobilenet_v2 freeze=features",
     "evaluate": "score a run, or pretrained weights, and write a report: cnnlab evaluate run=outputs/...",
     "predict": "name what is on pictures: cnnlab predict run=outputs/... images=photos/",
+    "compare": "say which setting of a sweep is better, and how sure that is: cnnlab compare outputs/...",
 }
 RESUMABLE = ("trainer.max_epochs=", "trainer.devices=", "trainer.accelerator=", "paths.", "data.num_workers=")
 """What may change when a run is continued."""
