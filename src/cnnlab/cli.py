@@ -169,7 +169,14 @@ def _task(cfg: DictConfig, rerun: list[str], failures: dict[str, int]) -> float 
     plain: dict[str, Any] = OmegaConf.to_container(cfg, resolve=True)  # type: ignore[assignment]
     resume_from = folder / "checkpoints" / "last.ckpt" if plain.pop("resume") else None
     stored = [override for override in HydraConfig.get().overrides.task if not override.startswith("resume=")]
-    run = RunFolder.create(folder, plain, stored, writes=rank_zero, resumes=resume_from is not None)
+    run = RunFolder.create(
+        folder,
+        plain,
+        stored,
+        writes=rank_zero,
+        resumes=resume_from is not None,
+        chosen=HydraConfig.get().runtime.choices,
+    )
     try:
         from cnnlab.verbs.train import train
 

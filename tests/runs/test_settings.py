@@ -66,9 +66,16 @@ def test_default_and_typed_preset_of_a_list_are_one_value(tmp_path):
 def test_settings_of_a_run_have_the_same_keys_whatever_is_chosen(tmp_path):
     first = config(tmp_path / "a", "experiment=quickstart", "init=orthogonal", "seed=1")
     second = config(tmp_path / "b", "regularization=[l2,dropout]", "init=uniform", "optimizer=sgd")
-    chosen = {"freeze": "none", "speed": "default", "scheduler": "cosine", "loss": "cross_entropy"}
+    chosen = {
+        "experiment": "quickstart",
+        "freeze": "none",
+        "speed": "default",
+        "scheduler": "cosine",
+        "loss": "cross_entropy",
+    }
     one = settings(first, chosen, [])
     assert one == {
+        "experiment": "quickstart",
         "model": "lenet5",
         "data": "digits",
         "preprocessing": "standardize",

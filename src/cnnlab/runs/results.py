@@ -41,7 +41,7 @@ class RunResult:
 
     def value(self, key: str) -> Value:
         """The readable value of a key, typed or not."""
-        return value_of(key, self.config, self.record.get("choices", {}), self.typed.get(key))
+        return value_of(key, self.config, self.record.get("settings", {}), self.typed.get(key))
 
 
 def find_results(folders: Sequence[Path]) -> list[RunResult]:

@@ -30,7 +30,7 @@ def settings(config: Mapping[str, Any], chosen: Mapping[str, Any], overrides: Se
 
     chosen: the option taken of each group, as Hydra knows it; groups without one are described by what they hold.
     """
-    known = {key: value_of(key, config, chosen) for key in (*GROUPS, *NUMBERS)}
+    known = {key: value_of(key, config, chosen) for key in ("experiment", *GROUPS, *NUMBERS)}
     return known | {key: value_of(key, config, chosen, value) for key, value in typed(overrides).items()}
 
 

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from cnnlab.errors import DataError, InputError
+from cnnlab.runs.board import colour_of, command, link
 from cnnlab.runs.comparison import Study, study
 from cnnlab.runs.comparison_report import Section, as_text, sections, write_comparison
 from cnnlab.runs.results import find_results
@@ -31,6 +32,7 @@ def main(arguments: Sequence[str]) -> None:
     output = Path(cfg.output) if cfg.output else common_folder(folders)
     files = write(output, f"Comparison of {', '.join(folder.name for folder in folders)}", compared, report)
     print(f"\nWritten to {output}: {', '.join(file.name for file in files)}")
+    print(how_to_look(common_folder(folders), compared))
 
 
 def folders_and_options(arguments: Sequence[str]) -> tuple[list[Path], CompareConfig]:
@@ -45,6 +47,16 @@ def folders_and_options(arguments: Sequence[str]) -> tuple[list[Path], CompareCo
 def common_folder(folders: Sequence[Path]) -> Path:
     """The folder itself, or the deepest that all are in."""
     return Path(os.path.commonpath(folders))
+
+
+def how_to_look(folder: Path, compared: Study) -> str:
+    """What starts TensorBoard, and the link to open then; empty if the runs have no events."""
+    if not any(any(run.folder.glob("events.*")) for run in compared.runs):
+        return ""
+    names = [os.path.relpath(run.folder, folder) for run in compared.runs]
+    factor = compared.factors[0] if compared.factors else None
+    colour = colour_of(names, factor, [setting.values[0] for setting in compared.settings] if factor else [])
+    return f"Curves: {command(folder)}\n        {link(colour)}"
 
 
 def write(output: Path, title: str, compared: Study, report: Sequence[Section]) -> list[Path]:
