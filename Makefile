@@ -35,7 +35,7 @@ lint: setup  ## Check style and types
 	$(BIN)/mypy
 
 board: setup  ## Start TensorBoard on outputs/, for this machine only
-	$(BIN)/tensorboard --logdir outputs --host 127.0.0.1 --samples_per_plugin scalars=0,images=500,histograms=200
+	$(BIN)/tensorboard --logdir outputs --host 127.0.0.1 --samples_per_plugin scalars=100000,images=500,histograms=200
 
 clean:  ## Remove .venv and tool caches (outputs/ and data/ stay)
 	rm -rf $(VENV) .pytest_cache .mypy_cache .ruff_cache
