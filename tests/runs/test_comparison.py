@@ -173,6 +173,17 @@ def test_runs_that_did_not_finish_are_listed_and_left_out(tmp_path):
     assert "failed-one" in (folder / "comparison.html").read_text()
 
 
+def test_jobs_of_a_sweep_that_have_not_begun_are_listed(tmp_path):
+    folder = sweep(tmp_path / "s")
+    plant(folder / "again", ["init=zero"], 9, [0.1], status="pending")
+    jobs = [{"name": name} for name in ("zero-0", "again", "later")]
+    (folder / "sweep.json").write_text(json.dumps({"jobs": jobs}))
+    text = text_of(folder).split("Not in the tables")[1]
+    assert [line.strip() for line in text.strip().splitlines()] == ["again: not started", "later: not started"]
+    (folder / "sweep.json").write_text('{"jobs": [')
+    assert len(find_results([folder])) == 13
+
+
 @pytest.mark.parametrize(
     ("text", "trouble"),
     [

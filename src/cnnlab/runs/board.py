@@ -11,8 +11,8 @@ from cnnlab.runs.naming import named
 
 HOST, PORT = "127.0.0.1", 6006
 SAMPLES = "scalars=100000,images=500,histograms=200"
-"""How many steps of each tag TensorBoard keeps: of images 10, if it is not told. 0 is said to mean all of them, but makes
-its data server keep none."""
+"""How many steps of each tag TensorBoard keeps: of images 10, if it is not told. 0 is said to mean all of them, but
+makes its data server keep none."""
 PINNED = ("epoch/val/acc", "epoch/train/loss", "epoch/val/loss", "best/val/acc")
 
 

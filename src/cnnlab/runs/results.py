@@ -45,7 +45,10 @@ class RunResult:
 
 
 def find_results(folders: Sequence[Path]) -> list[RunResult]:
-    """The runs in and below `folders`, by path; raises InputError if there are none, or a folder does not exist."""
+    """The runs in and below `folders`, by path, and the jobs of sweeps there that have not begun.
+
+    Raises InputError if there are none, or a folder does not exist.
+    """
     for folder in folders:
         if not folder.is_dir():
             raise InputError(f"There is no folder {folder}.")
@@ -55,7 +58,18 @@ def find_results(folders: Sequence[Path]) -> list[RunResult]:
         empty = not any(any(folder.iterdir()) for folder in folders)
         reason = "is empty" if empty else "holds no run of cnnlab (a folder with a run.json)"
         raise InputError(f"{where} {reason}. Name the folder of a sweep, or of several runs.")
-    return [read_result(folder) for folder in found.values()]
+    planned = [job for folder in folders for path in sorted(folder.rglob("sweep.json")) for job in planned_jobs(path)]
+    waiting = [folder for folder in planned if folder.absolute() not in found]
+    runs = [read_result(folder) for folder in found.values()]
+    return [*runs, *(RunResult(folder, "not started", "pending") for folder in dict.fromkeys(waiting))]
+
+
+def planned_jobs(path: Path) -> list[Path]:
+    """The folders of the jobs that a sweep.json plans; none of one that cannot be read."""
+    try:
+        return [path.parent / job["name"] for job in json.loads(path.read_text(encoding="utf-8"))["jobs"]]
+    except (OSError, ValueError, KeyError, TypeError):
+        return []
 
 
 def read_result(folder: Path) -> RunResult:
@@ -147,8 +161,9 @@ def _section(record: dict[str, Any], name: str) -> list[tuple[str, Any]]:
 def _ending(record: dict[str, Any]) -> str:
     """How a run that is not finished stands."""
     first_line = str(record.get("error", "")).split("\n")[0]
-    if record["status"] == "running":
-        return "still running, or killed"
+    words = {"running": "still running, or killed", "pending": "not started"}
+    if record["status"] in words:
+        return words[record["status"]]
     return f"{record['status']}: {first_line}" if first_line else record["status"]
 
 

@@ -19,7 +19,7 @@ LISTS = ("augmentation", "regularization")
 NUMBERS = ("optimizer.lr", "data.batch_size", "trainer.max_epochs")
 """Values that every run has and that tell more than the rest."""
 KEPT_HOW = {"seed", "resume", "trusted_packages", "data.root", "data.num_workers", "data.dataset.root"}
-KEPT_HOW_GROUPS = {"paths", "hydra", "logger", "callbacks", "sweep", "checkpoint"}
+KEPT_HOW_GROUPS = {"paths", "hydra", "logger", "callbacks", "checkpoint", "sweep", "hparams_search"}
 """What says which repeat a run is, or where and how it is kept, not what is tried."""
 ABSENT = "-"
 """The value of a key that a run does not have."""
