@@ -16,7 +16,8 @@ from planted import plant
 from cnnlab.errors import InputError
 from cnnlab.runs.comparison import study
 from cnnlab.runs.comparison_figures import band, pictures
-from cnnlab.runs.comparison_report import as_text, sections, write_comparison
+from cnnlab.runs.comparison_report import as_text, write_comparison
+from cnnlab.runs.comparison_sections import sections
 from cnnlab.runs.results import find_results, read_curves
 
 B = 0.06

@@ -8,7 +8,8 @@ from pathlib import Path
 from cnnlab.errors import DataError, InputError
 from cnnlab.runs.board import colour_of, command, link
 from cnnlab.runs.comparison import Study, study
-from cnnlab.runs.comparison_report import Section, as_text, sections, write_comparison
+from cnnlab.runs.comparison_report import as_text, write_comparison
+from cnnlab.runs.comparison_sections import Section, sections
 from cnnlab.runs.results import find_results
 from cnnlab.verbs.arguments import parse
 
