@@ -189,6 +189,7 @@ def test_jobs_of_a_sweep_that_have_not_begun_are_listed(tmp_path):
     ("text", "trouble"),
     [
         ("step,epoch,val/acc\n1,0,0.5\n2,1,0.", "line 3"),
+        ("step,epoch,val/acc\n1,0,0.5\n", "it ends in epoch 0, the run in epoch 1"),
         ("step,epoch,val/acc\n1,0\n", "line 2"),
         ("step,epoch,val/acc\n1,0,a\n", "line 2"),
         ("step,epoch,val/acc\n1,0,1,2\n", "line 2"),
@@ -199,7 +200,14 @@ def test_jobs_of_a_sweep_that_have_not_begun_are_listed(tmp_path):
 def test_half_written_metrics_are_noticed(tmp_path, text, trouble):
     (tmp_path / "metrics.csv").write_text(text)
     with pytest.raises(ValueError, match=trouble):
-        read_curves(tmp_path / "metrics.csv")
+        read_curves(tmp_path / "metrics.csv", {"val/acc": 0.75, "epoch": 1})
+
+
+def test_a_last_line_without_an_end_may_be_whole(tmp_path):
+    (tmp_path / "metrics.csv").write_text("step,epoch,val/acc\n1,0,0.5\n2,1,0.75")
+    last = {"val/acc": 0.75, "epoch": 1}
+    assert read_curves(tmp_path / "metrics.csv", last) == {"val/acc": {0: 0.5, 1: 0.75}}
+    assert read_curves(tmp_path / "metrics.csv", {}) == {"val/acc": {0: 0.5, 1: 0.75}}
 
 
 def test_run_without_csv_is_read_from_its_record(tmp_path):

@@ -90,16 +90,17 @@ def read_result(folder: Path) -> RunResult:
     if not isinstance(seed, int):
         return RunResult(folder, "its seed is not recorded", **known)
     try:
-        curves = read_curves(folder / "metrics.csv")
+        curves = read_curves(folder / "metrics.csv", dict(_section(record, "last")))
     except ValueError as error:
         return RunResult(folder, f"metrics.csv {error}", **known)
     return RunResult(folder, seed=seed, curves=curves, numbers=_numbers(record, curves), **known)
 
 
-def read_curves(path: Path) -> dict[str, Curve]:
+def read_curves(path: Path, last: dict[str, Any]) -> dict[str, Curve]:
     """Metric -> its value at the end of each epoch; of values logged at steps, their mean over the epoch's.
 
-    Empty where there is no file; raises ValueError if it is cut off or no table of metrics.
+    last: what run.json has of the last epoch, by which a file is noticed that ends too soon. Empty where there is no
+    file; raises ValueError if it is cut off or no table of metrics.
     """
     try:
         text = path.read_text(encoding="utf-8")
@@ -117,11 +118,21 @@ def read_curves(path: Path) -> dict[str, Curve]:
             values = {key: float(value) for key, value in row.items() if value} if not cut else {}
         except ValueError:
             cut = True
-        if cut or "epoch" not in values or (table.line_num == text.count("\n") + 1):
+        if cut or "epoch" not in values:
             raise ValueError(f"is cut off or damaged at line {table.line_num}")
         for key in values.keys() - {"step", "epoch"}:
             logged.setdefault(key, {}).setdefault(int(values["epoch"]), []).append(values[key])
-    return {key: {epoch: sum(v) / len(v) for epoch, v in sorted(of.items())} for key, of in logged.items()}
+    curves = {key: {epoch: sum(v) / len(v) for epoch, v in sorted(of.items())} for key, of in logged.items()}
+    ends = max((max(curve) for curve in curves.values()), default=-1)
+    if isinstance(last.get("epoch"), int) and ends < last["epoch"]:
+        raise ValueError(f"is cut off: it ends in epoch {ends}, the run in epoch {last['epoch']}")
+    if not text.endswith("\n") and any(
+        key in last and not math.isclose(curve[ends], last[key], rel_tol=1e-5)
+        for key, curve in curves.items()
+        if key.startswith("val/") and ends in curve
+    ):
+        raise ValueError(f"is cut off or damaged at line {table.line_num}")
+    return curves
 
 
 def smaller_is_better(metric: str) -> bool:
