@@ -34,8 +34,8 @@ lint: setup  ## Check style and types
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 
-board: setup  ## Open TensorBoard on outputs/
-	$(BIN)/tensorboard --logdir outputs --samples_per_plugin images=500
+board: setup  ## Start TensorBoard on outputs/, for this machine only
+	$(BIN)/tensorboard --logdir outputs --host 127.0.0.1 --samples_per_plugin scalars=100000,images=500,histograms=200
 
 clean:  ## Remove .venv and tool caches (outputs/ and data/ stay)
 	rm -rf $(VENV) .pytest_cache .mypy_cache .ruff_cache

@@ -29,6 +29,7 @@ VERBS = {
     "train": "train a network: cnnlab train model=mobilenet_v2 freeze=features",
     "evaluate": "score a run, or pretrained weights, and write a report: cnnlab evaluate run=outputs/...",
     "predict": "name what is on pictures: cnnlab predict run=outputs/... images=photos/",
+    "compare": "say which setting of a sweep is better, and how sure that is: cnnlab compare outputs/...",
 }
 RESUMABLE = ("trainer.max_epochs=", "trainer.devices=", "trainer.accelerator=", "paths.", "data.num_workers=")
 """What may change when a run is continued."""
@@ -168,7 +169,14 @@ def _task(cfg: DictConfig, rerun: list[str], failures: dict[str, int]) -> float 
     plain: dict[str, Any] = OmegaConf.to_container(cfg, resolve=True)  # type: ignore[assignment]
     resume_from = folder / "checkpoints" / "last.ckpt" if plain.pop("resume") else None
     stored = [override for override in HydraConfig.get().overrides.task if not override.startswith("resume=")]
-    run = RunFolder.create(folder, plain, stored, writes=rank_zero, resumes=resume_from is not None)
+    run = RunFolder.create(
+        folder,
+        plain,
+        stored,
+        writes=rank_zero,
+        resumes=resume_from is not None,
+        chosen=HydraConfig.get().runtime.choices,
+    )
     try:
         from cnnlab.verbs.train import train
 

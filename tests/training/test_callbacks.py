@@ -48,6 +48,7 @@ def test_scalars(events):
     expected |= {"train/loss", "train/acc", "train/lr", "best/val/acc"}
     assert expected <= set(events.Tags()["scalars"])
     assert "hp_metric" not in events.Tags()["scalars"]
+    assert min(events.Tags()["scalars"]) == "best/val/acc"  # the HParams tab shows the first few by letter
 
 
 def test_pictures(events):

@@ -6,6 +6,7 @@ import platform
 import subprocess
 import sys
 import time
+from collections.abc import Mapping
 from datetime import UTC, datetime
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
@@ -15,6 +16,7 @@ import yaml
 
 from cnnlab.errors import InputError
 from cnnlab.files import write_json, write_text
+from cnnlab.runs.settings import settings
 
 log = logging.getLogger(__name__)
 PACKAGES = (
@@ -44,14 +46,24 @@ class RunFolder:
 
     @classmethod
     def create(
-        cls, path: Path, config: dict[str, Any], overrides: list[str], writes: bool = True, resumes: bool = False
+        cls,
+        path: Path,
+        config: dict[str, Any],
+        overrides: list[str],
+        writes: bool = True,
+        resumes: bool = False,
+        chosen: Mapping[str, str | None] | None = None,
     ) -> "RunFolder":
-        """Write config.yaml, overrides.yaml and run.json into `path`; a run that `resumes` keeps its record."""
+        """Write config.yaml, overrides.yaml and run.json into `path`; a run that `resumes` keeps its record.
+
+        chosen: the option taken of each config group, for the readable settings in run.json.
+        """
         now = datetime.now(UTC).isoformat(timespec="seconds")
         old = read_record(path) if resumes else {}
         record: dict[str, Any] = old | {
             "status": "running",
             "seed": config["seed"],
+            "settings": settings(config, chosen or {}, overrides),
             "started": old.get("started", now),
             "resumed": [*old.get("resumed", []), now] if resumes else [],
             "command": " ".join(sys.argv),

@@ -26,14 +26,17 @@ def run_name(overrides: Sequence[str], model: str | None = None) -> str:
     }
     parts = [_slug(first)] if first else []
     for key, value in chosen.items():
-        parts.append(
-            _slug(value) if "." not in key and key != "seed" else f"{_slug(key.rsplit('.', 1)[-1])}-{_slug(value)}"
-        )
+        parts.append(named(key, value))
     name = "-".join(part for part in parts if part) or "default"
     whole = name.encode()  # file systems count bytes
     if len(whole) > LONGEST:
         name = f"{whole[: LONGEST - 9].decode(errors='ignore')}-{hashlib.blake2b(whole, digest_size=4).hexdigest()}"
     return name
+
+
+def named(key: str, value: str) -> str:
+    """The part of a name that an override gives: orthogonal, lr-0.1, seed-2."""
+    return _slug(value) if "." not in key and key != "seed" else f"{_slug(key.rsplit('.', 1)[-1])}-{_slug(value)}"
 
 
 def claim(folder: Path) -> Path:

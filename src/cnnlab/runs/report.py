@@ -1,8 +1,5 @@
 """The report of an evaluation: numbers, tables and pictures in files, and one HTML page that holds them all."""
 
-import base64
-import csv
-import html
 import io
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -16,6 +13,7 @@ from sklearn.metrics import confusion_matrix, precision_recall_fscore_support
 from cnnlab.data.images import LabelledImages
 from cnnlab.explain.confusion import confusion_figure
 from cnnlab.files import write_bytes, write_json, write_text
+from cnnlab.runs.pages import figure_png, html_page, html_pictures, html_section, html_table, write_csv
 
 MOST_CONFUSED = 20
 TOP_LOSSES = 24
@@ -78,17 +76,17 @@ def write_report(folder: Path, title: str, scored: Scored, channels: int) -> dic
     confused = most_confused(counts, names)
     per_class = [[name, *scores.values()] for name, scores in numbers["per_class"].items()]
     write_json(folder / "metrics.json", numbers)
-    _write_csv(folder / "per_class.csv", ["class", "precision", "recall", "f1", "n"], per_class)
-    _write_csv(
+    write_csv(folder / "per_class.csv", ["class", "precision", "recall", "f1", "n"], per_class)
+    write_csv(
         folder / "confusion.csv",
         ["true \\ predicted", *names],
         [[n, *row] for n, row in zip(names, counts.tolist(), strict=True)],
     )
-    _write_csv(folder / "confused.csv", ["true", "predicted", "count"], confused)
+    write_csv(folder / "confused.csv", ["true", "predicted", "count"], confused)
     write_predictions(folder / "predictions.csv", scored)
     pictures = {"Largest losses": top_loss_sheet(scored, channels)}
     if len(names) <= LARGEST_PICTURE:
-        pictures = {"Confusion matrix": _confusion_picture(counts, names)} | pictures
+        pictures = {"Confusion matrix": figure_png(confusion_figure(counts, names))} | pictures
     for name, picture in pictures.items():
         file = {"Confusion matrix": "confusion.png", "Largest losses": "top_losses.png"}[name]
         write_bytes(folder / file, picture)
@@ -115,7 +113,7 @@ def write_predictions(path: Path, scored: Scored) -> None:
         ]
         for i in range(len(scored.truth))
     ]
-    _write_csv(path, ["image", "true", "predicted", "probability", "loss"], rows)
+    write_csv(path, ["image", "true", "predicted", "probability", "loss"], rows)
 
 
 def top_loss_sheet(scored: Scored, channels: int) -> bytes:
@@ -164,39 +162,11 @@ def report_html(
         ["macro F1", f"{numbers['f1']:.4f}"],
         ["cross entropy", f"{numbers['loss']:.4f}"],
     ]
-    images = "".join(
-        f"<h2>{html.escape(name)}</h2>"
-        f'<img alt="{html.escape(name)}" src="data:image/png;base64,{base64.b64encode(data).decode()}">'
-        for name, data in pictures.items()
-    )
     scores = [[row[0], *(f"{value:.4f}" for value in row[1:4]), row[4]] for row in per_class]
-    return (
-        '<!doctype html><html lang="en"><meta charset="utf-8"><meta name="viewport" content="width=device-width">'
-        f"<title>{html.escape(title)}</title><style>"
-        "body{font:15px/1.5 system-ui,sans-serif;margin:2em auto;max-width:75em;padding:0 1em}"
-        "td,th{text-align:left;padding:.1em 1.2em .1em 0;border-bottom:1px solid #ddd}img{max-width:100%}</style>"
-        f"<h1>{html.escape(title)}</h1>{_table(summary)}"
-        f"<h2>Classes</h2>{_table(scores, ['class', 'precision', 'recall', 'F1', 'images'])}"
-        f"<h2>Most confused</h2>{_table(confused, ['true', 'predicted', 'images'])}{images}</html>\n"
+    return html_page(
+        title,
+        html_table(summary),
+        html_section("Classes", html_table(scores, ["class", "precision", "recall", "F1", "images"])),
+        html_section("Most confused", html_table(confused, ["true", "predicted", "images"])),
+        html_pictures(pictures),
     )
-
-
-def _table(rows: Sequence[Sequence], head: Sequence[str] = ()) -> str:
-    def line(cells: Sequence, tag: str) -> str:
-        return "<tr>" + "".join(f"<{tag}>{html.escape(str(cell))}</{tag}>" for cell in cells) + "</tr>"
-
-    return "<table>" + (line(head, "th") if head else "") + "".join(line(row, "td") for row in rows) + "</table>"
-
-
-def _confusion_picture(counts: np.ndarray, names: list[str]) -> bytes:
-    buffer = io.BytesIO()
-    confusion_figure(counts, names).savefig(buffer, format="png", dpi=80)
-    return buffer.getvalue()
-
-
-def _write_csv(path: Path, head: Sequence[str], rows: Sequence[Sequence]) -> None:
-    table = io.StringIO()
-    writer = csv.writer(table, lineterminator="\n")
-    writer.writerow(head)
-    writer.writerows(rows)
-    write_text(path, table.getvalue())

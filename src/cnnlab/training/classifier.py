@@ -63,7 +63,7 @@ class Classifier(L.LightningModule):
         self.classes = list(classes)
         self._recipe = recipe
         count = len(classes)
-        self.train_accuracy = MulticlassAccuracy(count, average="micro")
+        self.train_accuracy, self.train_loss_epoch = MulticlassAccuracy(count, average="micro"), MeanMetric()
         self.val_scores, self.test_scores = _scores(count, "val/"), _scores(count, "test/")
         self.val_loss, self.test_loss = MeanMetric(), MeanMetric()
         self.confusion = MulticlassConfusionMatrix(count)
@@ -127,6 +127,9 @@ class Classifier(L.LightningModule):
         self.train_accuracy(logits.detach(), labels)
         self.log("train/loss", loss.detach(), on_step=True, on_epoch=False)
         self.log("train/acc", self.train_accuracy, on_step=True, on_epoch=False)
+        self.train_loss_epoch.update(loss.detach(), len(labels))
+        self.log("train/loss_epoch", self.train_loss_epoch, on_step=False, on_epoch=True)
+        self.log("train/acc_epoch", self.train_accuracy, on_step=False, on_epoch=True)
         for penalty in self.recipe.penalties:
             term = penalty.loss(self.network)
             self.log(f"train/{penalty.name}", term.detach(), on_step=True, on_epoch=False)

@@ -14,6 +14,7 @@ from cnnlab.data.datamodule import ImageDataModule
 from cnnlab.errors import InputError
 from cnnlab.files import write_atomically
 from cnnlab.runs.folder import RunFolder
+from cnnlab.runs.tensorboard import session
 from cnnlab.training.callbacks.best_metric import BestMetric
 from cnnlab.training.callbacks.progress import Throughput
 from cnnlab.training.classifier import Classifier
@@ -37,8 +38,9 @@ def train(cfg: Config, run: RunFolder, resume_from: Path | None = None) -> dict[
     classifier = classifier_from(cfg, spec, data, regularizers, trusted)
     trainer = trainer_from(cfg, run, classifier, regularizers, trusted)
     describe(run, data, trainer)
-    fit(trainer, classifier, data, resume_from)
-    keep_best(run, trainer, classifier, data)
+    with session(trainer.loggers, run.record["settings"]):
+        fit(trainer, classifier, data, resume_from)
+        keep_best(run, trainer, classifier, data)
     return run.record
 
 

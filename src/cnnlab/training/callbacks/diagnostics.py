@@ -19,7 +19,8 @@ ACTIVATIONS = (nn.ReLU, nn.ReLU6, nn.LeakyReLU, nn.ELU, nn.GELU, nn.SiLU, nn.Har
 
 
 class Diagnostics(L.Callback):
-    """Logs of every convolution and linear layer, at the first step of every `every_n_epochs`-th epoch:
+    """Logs of every convolution and linear layer, as layer_<quantity>/<layer>, at the first step of every
+    `every_n_epochs`-th epoch:
 
     activation_mean, activation_std: of its output, before the nonlinearity, over batch, channels and positions.
     zero_share: the share of zeros behind its nonlinearity. dead_channels: the share of channels that are all zero there
@@ -74,7 +75,7 @@ class Diagnostics(L.Callback):
         for name, values in self._found.items():
             for key, value in values.items():
                 if math.isfinite(value):
-                    writer.add_scalar(f"{key}/{name}", value, self._step)
+                    writer.add_scalar(f"layer_{key}/{name}", value, self._step)
         writer.add_figure("diagnostics/depth", depth_profile(self._found, self._step), self._step)
 
 

@@ -1,0 +1,117 @@
+"""What a run was made with, in readable values: init=orthogonal, regularization=[l2,dropout], optimizer.lr=0.002."""
+
+import functools
+import json
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any
+
+from hydra.core.override_parser.overrides_parser import OverridesParser
+from hydra.core.override_parser.types import QuotedString
+from hydra.errors import HydraException
+
+Value = str | int | float | bool
+GROUPS = (
+    *("model", "data", "preprocessing", "augmentation", "regularization", "init"),
+    *("freeze", "loss", "optimizer", "scheduler", "speed"),
+)
+LISTS = ("augmentation", "regularization")
+"""Groups of which several options are taken at once."""
+NUMBERS = ("optimizer.lr", "data.batch_size", "trainer.max_epochs")
+"""Values that every run has and that tell more than the rest."""
+KEPT_HOW = {"seed", "resume", "trusted_packages", "data.root", "data.num_workers", "data.dataset.root"}
+KEPT_HOW_GROUPS = {"paths", "hydra", "logger", "callbacks", "checkpoint", "sweep", "hparams_search"}
+"""What says which repeat a run is, or where and how it is kept, not what is tried."""
+ABSENT = "-"
+"""The value of a key that a run does not have."""
+
+
+def settings(config: Mapping[str, Any], chosen: Mapping[str, Any], overrides: Sequence[str]) -> dict[str, Value]:
+    """One value for each group and the usual numbers, and what else was typed; the seed, and where it is kept, not.
+
+    chosen: the option taken of each group, as Hydra knows it; groups without one are described by what they hold.
+    """
+    known = {key: value_of(key, config, chosen) for key in ("experiment", *GROUPS, *NUMBERS)}
+    return known | {key: value_of(key, config, chosen, value) for key, value in typed(overrides).items()}
+
+
+def typed(overrides: Sequence[str]) -> dict[str, Value]:
+    """Key -> value of the overrides that say what is tried; 0.10 and 0.1, 'a' and a are one value."""
+    values = dict(map(_parsed, overrides))
+    return {key: value for key, value in values.items() if says_what(key)}
+
+
+def says_what(key: str) -> bool:
+    """Whether a key is part of what is tried: neither the repeat nor where a run is kept."""
+    return key not in KEPT_HOW and key.split(".")[0] not in KEPT_HOW_GROUPS
+
+
+def value_of(key: str, config: Mapping[str, Any], chosen: Mapping[str, Any], typed_value: Value | None = None) -> Value:
+    """The readable value of a key: as typed, else the chosen option, else described by the config.
+
+    A preset of a list group is written out: augmentation=basic is [random_resized_crop,flip], as it is by default.
+    """
+    preset = key in LISTS and typed_value is not None and not str(typed_value).startswith(("[", "none"))
+    if typed_value is not None and not preset:
+        return typed_value
+    node: Any = config
+    for part in key.split("."):
+        if not isinstance(node, Mapping) or part not in node:
+            found = chosen.get(key)
+            return found if found is not None else ABSENT if typed_value is None else typed_value
+        node = node[part]
+    return described(node, chosen.get(key))
+
+
+def described(node: Any, option: str | None = None) -> Value:
+    """A config node in a word: its name, its entries, the option it came from, or the class it builds."""
+    if not isinstance(node, Mapping):
+        return _plain(node)
+    if isinstance(node.get("name"), str):
+        return node["name"]
+    if "_target_" not in node and all(entry is None or _is_entry(entry) for entry in node.values()):
+        names = [name for name, entry in node.items() if entry is not None]
+        return f"[{','.join(names)}]" if names else "none"
+    if option is not None:
+        return option
+    if isinstance(node.get("_target_"), str):
+        return node["_target_"].rsplit(".", 1)[-1].lower()
+    return _plain(dict(node))
+
+
+def flat(config: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Value]]:
+    """Every dotted key of a config that says what is tried, with its value."""
+    for name, node in config.items():
+        key = f"{prefix}{name}"
+        if not says_what(key):
+            continue
+        if isinstance(node, Mapping) and node:
+            yield from flat(node, f"{key}.")
+        else:
+            yield key, _plain(node)
+
+
+def _is_entry(node: Any) -> bool:
+    return isinstance(node, Mapping) and "_target_" in node
+
+
+@functools.lru_cache(maxsize=4096)
+def _parsed(override: str) -> tuple[str, Value]:
+    key, _, text = override.lstrip("+~").partition("=")
+    try:
+        value = OverridesParser.create().parse_override(override).value()
+    except HydraException:
+        value = text
+    return (key, "removed") if override.startswith("~") else (key.split("@")[0], _plain(value))
+
+
+def _plain(value: Any) -> Value:
+    """Numbers, booleans and strings as they are; None as "null"; lists and dicts as they are typed."""
+    if isinstance(value, QuotedString):
+        return value.text
+    if isinstance(value, bool | int | float):
+        return value
+    if value is None:
+        return "null"
+    if isinstance(value, list | tuple):
+        return f"[{','.join(str(_plain(entry)) for entry in value)}]"
+    return json.dumps(value, ensure_ascii=False, default=str) if isinstance(value, dict) else str(value)
