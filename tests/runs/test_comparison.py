@@ -222,6 +222,17 @@ def test_run_without_csv_is_read_from_its_record(tmp_path):
     assert "Learning curves" not in pictures(compare(tmp_path))
 
 
+def test_record_with_empty_entries_is_read(tmp_path):
+    plant(
+        tmp_path / "a", [], 0, [0.5], best=None, last={"val/loss": None, "epoch": 0}, images_per_second=None, test=None
+    )
+    run = tmp_path / "a" / "metrics.csv"
+    run.write_text(run.read_text().rstrip("\n"))
+    (setting,) = compare(tmp_path).settings
+    assert setting.summary("best/val/acc").mean == 0.5
+    assert "images_per_second" not in setting.runs[0].numbers
+
+
 def test_runs_of_several_splits_share_no_table(tmp_path):
     folder = sweep(tmp_path / "s")
     plant(folder / "other", ["init=zero"], 9, [0.5], split_hash="feedfacefeedface")

@@ -127,7 +127,7 @@ def read_curves(path: Path, last: dict[str, Any]) -> dict[str, Curve]:
     if isinstance(last.get("epoch"), int) and ends < last["epoch"]:
         raise ValueError(f"is cut off: it ends in epoch {ends}, the run in epoch {last['epoch']}")
     if not text.endswith("\n") and any(
-        key in last and not math.isclose(curve[ends], last[key], rel_tol=1e-5)
+        isinstance(last.get(key), float) and not math.isclose(curve[ends], last[key], rel_tol=1e-5)
         for key, curve in curves.items()
         if key.startswith("val/") and ends in curve
     ):
@@ -145,9 +145,10 @@ def _numbers(record: dict[str, Any], curves: dict[str, Curve]) -> dict[str, floa
     gap/acc is training minus validation accuracy of the last epoch; epochs_to_best counts epochs up to the best one.
     """
     numbers: dict[str, Any] = {f"last/{key}": value for key, value in _section(record, "last") if "/" in key}
-    numbers |= {f"best/{key}": value for key, value in _section(record, "best") if "/" in key}
-    if "epoch" in record.get("best", {}):
-        numbers["epochs_to_best"] = record["best"]["epoch"] + 1
+    best_of_run = dict(_section(record, "best"))
+    numbers |= {f"best/{key}": value for key, value in best_of_run.items() if "/" in key}
+    if isinstance(best_of_run.get("epoch"), int):
+        numbers["epochs_to_best"] = best_of_run["epoch"] + 1
     for key, curve in curves.items():
         if key.startswith("val/") and (curve := {e: v for e, v in curve.items() if math.isfinite(v)}):
             best = min(curve.values()) if smaller_is_better(key) else max(curve.values())
