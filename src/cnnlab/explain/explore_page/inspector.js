@@ -1,0 +1,376 @@
+"use strict";
+// The computation of one unit, with its numbers.
+
+const LARGE_GRID = 122;
+const SMALL_GRID = 34;
+const LARGEST_NUMBERED = 7; // a kernel's side up to which its numbers are written into its cells
+const TERMS = 6;
+const STRIP_WIDTH = 300;
+const STRIP_HEIGHT = 60;
+const ELEMENTWISE = ["normalize", "identity", "flatten", ...Object.keys(ACTIVATIONS)];
+
+/** Two digits, to stand in a small cell. */
+function short(value) {
+  const size = Math.abs(value);
+  if (size >= 9.95) return value.toFixed(0).replace("-", "−");
+  const text = value.toFixed(size >= 0.995 ? 1 : 2);
+  return Number(text) === 0 ? "0" : text.replace("-", "−").replace("0.", ".");
+}
+
+class Inspector {
+  constructor(container, network, description) {
+    this.container = container;
+    this.network = network;
+    this.description = description;
+    this.chosen = new Map(); // layer name -> the input map whose numbers are shown large
+  }
+
+  /**
+   * selection: {index, unit, pinned}, index -1 for the input. state: {pixels, outputs, probabilities}.
+   */
+  show(selection, state, colours) {
+    Object.assign(this, { selection, state, colours });
+    const { index, unit } = selection;
+    const name = index < 0 ? "input" : this.network.layers[index].name;
+    const parts = [
+      element("h2", {}, name, element("span", { className: "unit", textContent: ` [${this.indices(index, unit)}]` })),
+      element("p", { className: "value" }, element("b", { textContent: this.valueText(index, unit) }),
+        element("span", { textContent: this.placeText(index, unit) })),
+      this.inputView(index, unit),
+      ...this.computation(index, unit),
+      element("p", { className: "note", textContent: selection.pinned
+        ? "Pinned: draw and watch this unit. Esc releases it."
+        : "Click to pin this unit while you draw." }),
+    ];
+    this.container.replaceChildren(...parts);
+  }
+
+  size(index) {
+    const { channels, side } = this.description.input;
+    return index < 0 ? dimensions([channels, side, side]) : this.network.layers[index].output;
+  }
+
+  values(index) {
+    return index < 0 ? this.state.pixels : this.state.outputs[index];
+  }
+
+  value(index, [c, y, x]) {
+    const { height, width } = this.size(index);
+    return this.values(index)[(c * height + y) * width + x];
+  }
+
+  isVector(index) {
+    const { height, width } = this.size(index);
+    return index >= 0 && height * width === 1;
+  }
+
+  indices(index, [c, y, x]) {
+    return this.isVector(index) ? `${c}` : index < 0 ? `${y}, ${x}` : `${c}, ${y}, ${x}`;
+  }
+
+  placeText(index, [c, y, x]) {
+    const isLast = index === this.network.layers.length - 1;
+    if (this.isVector(index)) return isLast ? `class ${this.description.classes[c]}` : `unit ${c}`;
+    return index < 0 ? `row ${y}, column ${x}` : `map ${c}, row ${y}, column ${x}`;
+  }
+
+  valueText(index, unit) {
+    if (index >= 0) return shown(this.value(index, unit));
+    return Array.from({ length: this.size(-1).channels }, (_, c) => shown(this.value(-1, [c, ...unit.slice(1)]))).join(" ");
+  }
+
+  /** The receptive field in the input, as picture and words. */
+  inputView(index, unit) {
+    const box = this.boxes(index, unit)[0];
+    const { side, channels } = this.description.input;
+    const picture = canvasOf(imageOf(this.state.pixels.map((value) => 255 * value), channels, side));
+    const canvas = sized(element("canvas"), 84, 84);
+    const context = canvas.getContext("2d");
+    const scale = 84 / side;
+    context.imageSmoothingEnabled = false;
+    context.drawImage(picture, 0, 0, 84, 84);
+    outline(context, this.container, box.x0 * scale, box.y0 * scale, (box.x1 - box.x0) * scale, (box.y1 - box.y0) * scale);
+    const [rows, columns] = [box.y1 - box.y0, box.x1 - box.x0];
+    return element("figure", { className: "field" }, canvas, element("figcaption", {},
+      element("span", { textContent: "Receptive field in the input" }),
+      element("b", { textContent: `${rows} × ${columns} pixels` }),
+      element("span", { textContent: `rows ${box.y0} to ${box.y1 - 1}, columns ${box.x0} to ${box.x1 - 1}` })));
+  }
+
+  /** The boxes that a unit is computed from: of the input, of each layer below, and of the unit itself. */
+  boxes(index, [c, y, x]) {
+    let box = { c0: c, c1: c + 1, y0: y, y1: y + 1, x0: x, x1: x + 1 };
+    const boxes = [box];
+    for (let at = index; at >= 0; at--) {
+      box = this.network.source(this.network.layers[at], box);
+      boxes.unshift(box);
+    }
+    return boxes;
+  }
+
+  /** The layer that mixes inputs (convolution, pooling ...), then what is done to its result, up to the nonlinearity. */
+  computation(index, unit) {
+    const { layers } = this.network;
+    let root = index;
+    let place = unit;
+    while (root >= 0 && ELEMENTWISE.includes(layers[root].kind)) {
+      if (layers[root].kind === "flatten") place = position(layers[root].input, place[0]);
+      root--;
+    }
+    const parts = root < 0 ? [] : EXPLAIN[layers[root].kind](this, root, place);
+    const table = element("table", { className: "steps" });
+    if (root < 0) this.addRow(table, "pixel", this.value(-1, place), index === -1);
+    else for (const [text, value] of parts.lines) this.addRow(table, text, value, false);
+    if (root >= 0) this.addRow(table, `= ${layers[root].name}`, this.value(root, place), index === root);
+    let at = root;
+    while (at < index || (at + 1 < layers.length && ELEMENTWISE.includes(layers[at + 1].kind) &&
+        layers[at + 1].kind !== "flatten")) {
+      at++;
+      const before = this.value(at - 1, place);
+      if (layers[at].kind === "flatten") place = unitOfFlat(layers[at].input, place);
+      if (layers[at].kind === "identity" && at !== index) continue;
+      this.addRow(table, this.stepText(layers[at], before, place[0]), this.value(at, place), at === index);
+    }
+    if (at === layers.length - 1) this.addRow(table, "softmax: probability", this.state.probabilities[place[0]], false);
+    return [...(parts.figures || []), table];
+  }
+
+  addRow(table, text, value, isSelected) {
+    const row = table.insertRow();
+    row.className = isSelected ? "selected" : "";
+    row.insertCell().textContent = text;
+    row.insertCell().textContent = shown(value);
+  }
+
+  stepText(layer, before, channel) {
+    const x = shown(before);
+    const { mean, std, weight, bias } = layer.arrays;
+    const texts = {
+      normalize: () => `(${x} − ${shown(mean[channel])}) / ${shown(std[channel])}` +
+        (weight ? ` × ${shown(weight[channel])} + ${shown(bias[channel])}` : ""),
+      relu: () => `max(0, ${x})`,
+      relu6: () => `min(6, max(0, ${x}))`,
+      tanh: () => `tanh(${x})`,
+      sigmoid: () => `1 / (1 + exp(−(${x})))`,
+      identity: () => "unchanged",
+      flatten: () => "unchanged",
+    };
+    return `${layer.name}: ${texts[layer.kind]()}`;
+  }
+
+  /** A canvas of values in lines of `columns`, `cell` pixels each; NaN is padding. */
+  grid(values, columns, cell, range, numbered = false) {
+    const rows = Math.ceil(values.length / columns);
+    const canvas = sized(element("canvas", { className: "grid" }), cell * columns, cell * rows);
+    const context = canvas.getContext("2d");
+    context.font = `${Math.min(11, cell * 0.42)}px system-ui, sans-serif`;
+    context.textAlign = "center";
+    context.textBaseline = "middle";
+    const padding = getComputedStyle(this.container).getPropertyValue("--padding");
+    values.forEach((value, i) => {
+      const [x, y] = [(i % columns) * cell, Math.floor(i / columns) * cell];
+      const [r, g, b] = this.colours.mix(value && range ? value / range : 0);
+      context.fillStyle = Number.isNaN(value) ? padding : `rgb(${r} ${g} ${b})`;
+      context.fillRect(x, y, cell, cell);
+      if (!numbered) return;
+      context.fillStyle = Number.isNaN(value) || 0.3 * r + 0.59 * g + 0.11 * b > 140 ? "#111" : "#fff";
+      context.fillText(Number.isNaN(value) ? "pad" : short(value), x + cell / 2, y + cell / 2 + 0.5);
+    });
+    return canvas;
+  }
+
+  /** Values of several maps side by side; of a vector as cells. */
+  tiles(values, size) {
+    const isVector = size.height * size.width === 1;
+    const gap = isVector ? 1 : 2;
+    const { scale, columns } = tiling(size, STRIP_WIDTH, gap, { largest: 9, smallest: 1, down: STRIP_HEIGHT });
+    const [tileWidth, tileHeight] = [size.width * scale + gap, size.height * scale + gap];
+    const rows = Math.ceil(size.channels / columns);
+    const canvas = sized(element("canvas", { className: "grid" }), columns * tileWidth - gap, rows * tileHeight - gap);
+    const context = canvas.getContext("2d");
+    const range = magnitude(values);
+    values.forEach((value, i) => {
+      const [c, y, x] = position(size, i);
+      const [r, g, b] = this.colours.mix(value && range ? value / range : 0);
+      context.fillStyle = `rgb(${r} ${g} ${b})`;
+      const [left, top] = [(c % columns) * tileWidth, Math.floor(c / columns) * tileHeight];
+      context.fillRect(left + x * scale, top + y * scale, scale, scale);
+    });
+    return canvas;
+  }
+
+  /** patch × kernel = products, as three grids. */
+  product(term, columns, cell, ranges, numbered) {
+    const products = term.patch.map((value, i) => value * term.kernel[i]);
+    return [
+      this.grid(term.patch, columns, cell, ranges.patch, numbered),
+      element("span", { textContent: "×" }),
+      this.grid(term.kernel, columns, cell, ranges.kernel, numbered),
+      element("span", { textContent: "=" }),
+      this.grid(products, columns, cell, ranges.product, numbered),
+    ];
+  }
+}
+
+/** A canvas of CSS pixels on any screen. */
+function sized(canvas, width, height) {
+  const ratio = window.devicePixelRatio || 1;
+  canvas.width = Math.round(width * ratio);
+  canvas.height = Math.round(height * ratio);
+  canvas.style.width = `${width}px`;
+  canvas.style.height = `${height}px`;
+  canvas.getContext("2d").setTransform(ratio, 0, 0, ratio, 0, 0);
+  return canvas;
+}
+
+function outline(context, styled, ...box) {
+  const styles = getComputedStyle(styled);
+  for (const [colour, width] of [["--outline-ground", 3.5], ["--outline", 1.5]]) {
+    context.strokeStyle = styles.getPropertyValue(colour);
+    context.lineWidth = width;
+    context.strokeRect(...box);
+  }
+}
+
+function unitOfFlat({ height, width }, [c, y, x]) {
+  return [(c * height + y) * width + x, 0, 0];
+}
+
+function explainConv(inspector, index, [o, y, x]) {
+  const layer = inspector.network.layers[index];
+  const [rows, columns] = layer.kernel;
+  const size = rows * columns;
+  const perGroup = layer.input.channels / layer.groups;
+  const firstInput = Math.floor(o / (layer.output.channels / layer.groups)) * perGroup;
+  const inputs = inspector.values(index - 1);
+  const { height, width } = layer.input;
+  const terms = Array.from({ length: perGroup }, (_, i) => {
+    const patch = Array.from({ length: size }, (_, k) => {
+      const row = y * layer.stride[0] - layer.padding[0] + Math.floor(k / columns) * layer.dilation[0];
+      const column = x * layer.stride[1] - layer.padding[1] + (k % columns) * layer.dilation[1];
+      const inside = row >= 0 && row < height && column >= 0 && column < width;
+      return inside ? inputs[((firstInput + i) * height + row) * width + column] : NaN;
+    });
+    const kernel = Array.from(layer.arrays.weight.subarray((o * perGroup + i) * size, (o * perGroup + i + 1) * size));
+    const sum = patch.reduce((total, value, k) => total + (Number.isNaN(value) ? 0 : value * kernel[k]), 0);
+    return { map: firstInput + i, patch, kernel, sum };
+  });
+  const ranges = {
+    patch: magnitude(terms.flatMap((term) => term.patch)),
+    kernel: magnitude(terms.flatMap((term) => term.kernel)),
+    product: magnitude(terms.flatMap((term) => term.patch.map((value, k) => value * term.kernel[k]))),
+  };
+  const cells = (side) => Math.max(1, Math.floor(side / Math.max(rows, columns)));
+  const strongest = [...terms].sort((a, b) => Math.abs(b.sum) - Math.abs(a.sum));
+  const large = terms.find((term) => term.map === inspector.chosen.get(layer.name)) || strongest[0];
+  const below = index === 0 ? "input" : inspector.network.layers[index - 1].name;
+  const numbered = Math.max(rows, columns) <= LARGEST_NUMBERED;
+  const figures = [
+    element("h3", { textContent: perGroup > 1 ? `Patch × kernel, map ${large.map} of ${below}` : "Patch × kernel" }),
+    element("div", { className: "product" },
+      ...inspector.product(large, columns, Math.min(30, cells(LARGE_GRID)), ranges, numbered)),
+  ];
+  if (perGroup > 1) {
+    const several = strongest.slice(0, TERMS).sort((a, b) => a.map - b.map);
+    const list = element("div", { className: "terms" });
+    for (const term of several) {
+      const button = element("button", { type: "button", title: `Show the numbers of map ${term.map}` },
+        element("span", { textContent: `map ${term.map}` }),
+        ...inspector.product(term, columns, Math.min(10, cells(SMALL_GRID)), ranges),
+        element("output", { textContent: shown(term.sum) }));
+      button.setAttribute("aria-pressed", String(term === large));
+      button.addEventListener("click", () => {
+        inspector.chosen.set(layer.name, term.map);
+        inspector.show(inspector.selection, inspector.state, inspector.colours);
+      });
+      list.append(button);
+    }
+    const rest = strongest.slice(TERMS);
+    if (rest.length) {
+      const sum = rest.reduce((total, term) => total + term.sum, 0);
+      list.append(element("p", {}, `${rest.length} other maps together`, element("output", { textContent: shown(sum) })));
+    }
+    figures.push(list);
+  }
+  const total = terms.reduce((sum, term) => sum + term.sum, 0);
+  return { figures, lines: weightedLines("Σ patch × kernel", total, layer.arrays.bias, o) };
+}
+
+function weightedLines(text, total, bias, unit) {
+  return bias ? [[text, total], ["+ bias", bias[unit]]] : [[text, total]];
+}
+
+function explainLinear(inspector, index, [o]) {
+  const layer = inspector.network.layers[index];
+  const inputs = Array.from(inspector.values(index - 1));
+  const count = inputs.length;
+  const weights = Array.from(layer.arrays.weight.subarray(o * count, (o + 1) * count));
+  const products = inputs.map((value, i) => value * weights[i]);
+  const below = inspector.network.layers[index - 1];
+  const size = below && below.kind === "flatten" ? below.input : layer.input;
+  const figures = [element("h3", { textContent: `${count} inputs × weights` })];
+  for (const [text, values] of [["inputs", inputs], ["weights", weights], ["products", products]]) {
+    figures.push(element("figure", { className: "strip" },
+      element("figcaption", { textContent: text }), inspector.tiles(values, size)));
+  }
+  const order = products.map((product, i) => i).sort((a, b) => Math.abs(products[b]) - Math.abs(products[a]));
+  const list = element("table", { className: "steps terms" });
+  for (const i of order.slice(0, TERMS)) {
+    inspector.addRow(list, `[${i}]  ${shown(inputs[i])} × ${shown(weights[i])}`, products[i], false);
+  }
+  const rest = order.slice(TERMS);
+  if (rest.length) inspector.addRow(list, `${rest.length} others together`, sumOf(rest.map((i) => products[i])), false);
+  figures.push(list);
+  return { figures, lines: weightedLines("Σ inputs × weights", sumOf(products), layer.arrays.bias, o) };
+}
+
+function sumOf(values) {
+  return values.reduce((total, value) => total + value, 0);
+}
+
+/** The window of a pooling unit. */
+function explainPool(inspector, index, [c, y, x], text, reduce) {
+  const layer = inspector.network.layers[index];
+  const { height, width } = layer.input;
+  const [y0, y1, rows] = layer.rows[y];
+  const [x0, x1, columns] = layer.columns[x];
+  const inputs = inspector.values(index - 1);
+  const window = [];
+  for (let row = y0; row < y1; row++) {
+    for (let column = x0; column < x1; column++) window.push(inputs[(c * height + row) * width + column]);
+  }
+  const numbered = Math.max(y1 - y0, x1 - x0) <= LARGEST_NUMBERED;
+  const cell = Math.max(2, Math.min(34, Math.floor(LARGE_GRID / Math.max(y1 - y0, x1 - x0))));
+  const grid = inspector.grid(window, x1 - x0, cell, magnitude(window), numbered);
+  return {
+    figures: [element("h3", { textContent: "Window" }), element("div", { className: "product" }, grid)],
+    lines: [[text(rows * columns), reduce(window, rows * columns)]],
+  };
+}
+
+function explainResponseNorm(inspector, index, [c, y, x]) {
+  const layer = inspector.network.layers[index];
+  const [first, end] = neighbours(layer, c);
+  const own = inspector.value(index - 1, [c, y, x]);
+  let squares = 0;
+  for (let other = first; other < end; other++) squares += inspector.value(index - 1, [other, y, x]) ** 2;
+  return {
+    figures: [],
+    lines: [
+      [`input x`, own],
+      [`Σ x² of maps ${first} to ${end - 1}`, squares],
+      [`(${layer.k} + ${layer.alpha} / ${layer.size} × Σ)^${layer.beta}`,
+        (layer.k + (layer.alpha * squares) / layer.size) ** layer.beta],
+    ],
+  };
+}
+
+const EXPLAIN = {
+  conv: explainConv,
+  linear: explainLinear,
+  max_pool: (inspector, index, unit) =>
+    explainPool(inspector, index, unit, () => "largest of the window", (window) => Math.max(...window)),
+  avg_pool: (inspector, index, unit) =>
+    explainPool(inspector, index, unit, (count) => `Σ / ${count}`, (window, count) => sumOf(window) / count),
+  response_norm: explainResponseNorm,
+};

@@ -1,0 +1,299 @@
+"use strict";
+// The rows of the page: one for the input and one for each layer, with all its maps or units.
+
+const SHADES = 256;
+const FAINTEST = 0.12; // how far from zero's colour the smallest value that is not zero lies
+const MAP_GAP = 4;
+const UNIT_GAP = 2;
+const LARGEST_TILE = 64;
+const SMALLEST_TILE = 24;
+const ROW_HEIGHT = 70;
+const INPUT_SIDE = 96;
+
+/** A colour for each sign: zero is the ground, and even the smallest other value can be told from it. */
+class SignedColours {
+  constructor(styles) {
+    const stop = (name) => styles.getPropertyValue(name).trim().split(/\s+/).map(Number);
+    this.zero = stop("--zero");
+    this.positive = [this.zero, stop("--positive-middle"), stop("--positive-end")];
+    this.negative = [this.zero, stop("--negative-middle"), stop("--negative-end")];
+    this.table = new Uint32Array(2 * SHADES + 1);
+    for (let shade = -SHADES; shade <= SHADES; shade++) {
+      const [r, g, b] = this.mix(shade / SHADES);
+      this.table[shade + SHADES] = (255 << 24) | (b << 16) | (g << 8) | r;
+    }
+  }
+
+  /** [r, g, b] of a value in [-1, 1]. */
+  mix(value) {
+    if (!value) return this.zero;
+    const stops = value > 0 ? this.positive : this.negative;
+    const at = 2 * (FAINTEST + (1 - FAINTEST) * Math.min(1, Math.abs(value)));
+    const [from, to] = at < 1 ? [stops[0], stops[1]] : [stops[1], stops[2]];
+    return from.map((level, i) => Math.round(level + (to[i] - level) * (at < 1 ? at : at - 1)));
+  }
+
+  /** Fill a Uint32 view of ImageData with the colours of values in [-range, range]. */
+  paint(target, values, range) {
+    const factor = range > 0 ? SHADES / range : 0;
+    for (let i = 0; i < values.length; i++) {
+      const scaled = values[i] * factor;
+      const shade = scaled > 0 ? Math.ceil(scaled) : Math.floor(scaled);
+      target[i] = this.table[Math.max(0, Math.min(2 * SHADES, shade + SHADES)) || (scaled < 0 ? 0 : SHADES)];
+    }
+  }
+}
+
+/** Smallest and largest of values. */
+function extremes(values) {
+  let low = Infinity;
+  let high = -Infinity;
+  for (const value of values) {
+    if (value < low) low = value;
+    if (value > high) high = value;
+  }
+  return [low, high];
+}
+
+/** The largest magnitude of values. */
+function magnitude(values) {
+  const [low, high] = extremes(values);
+  return Math.max(-low, high, 0);
+}
+
+/**
+ * Pixels of a value's side and tiles in a line, so that all tiles fit into `across` pixels and, if their scale may
+ * become that small, into `down`.
+ */
+function tiling({ channels, height, width }, across, gap, { largest, smallest, down }) {
+  const columns = (scale) => Math.min(channels, Math.max(1, Math.floor((across + gap) / (scale * width + gap))));
+  const tall = (scale) => Math.ceil(channels / columns(scale)) * (scale * height + gap) - gap;
+  let scale = Math.max(1, largest);
+  while (scale > Math.max(1, smallest) && tall(scale) > down) scale--;
+  return { scale, columns: columns(scale) };
+}
+
+/** An element with properties and children. */
+function element(tag, properties = {}, ...children) {
+  const made = Object.assign(document.createElement(tag), properties);
+  made.append(...children);
+  return made;
+}
+
+/** A number for people: three digits, a true minus. */
+function shown(value) {
+  if (!Number.isFinite(value)) return String(value);
+  const size = Math.abs(value);
+  const digits = size >= 100 ? 1 : size >= 10 ? 2 : 3;
+  const text = size && size < 0.0005 ? value.toExponential(1) : value.toFixed(digits);
+  return text.replace("-", "−");
+}
+
+/**
+ * One row. view: {name, text, size: {channels, height, width}, isInput, hidden}.
+ * handlers: hover(unit), leave(), pin(unit), with unit = [channel, row, column].
+ */
+class Row {
+  constructor(view, handlers) {
+    this.view = view;
+    this.handlers = handlers;
+    this.isVector = view.size.height * view.size.width === 1 && !view.isInput;
+    this.tiles = view.isInput ? 1 : view.size.channels;
+    this.unit = null;
+    this.build();
+    this.listen();
+    this.setOpen(!view.hidden);
+  }
+
+  build() {
+    const { view } = this;
+    const { channels, height, width } = view.size;
+    const shape = this.isVector ? `${channels}` : `${channels} × ${height} × ${width}`;
+    this.toggle = element("button", { type: "button", className: "toggle", textContent: view.name });
+    this.range = element("span", { className: "range" });
+    this.label = element(
+      "div", { className: "label" },
+      this.toggle,
+      element("span", { className: "text", textContent: view.text }),
+      element("span", { className: "shape", textContent: shape }),
+      this.range,
+    );
+    this.canvas = element("canvas", { tabIndex: 0 });
+    this.canvas.setAttribute("role", "application");
+    this.canvas.setAttribute(
+      "aria-label",
+      `${view.name}, ${view.text}, ${shape}. Arrow keys move over the units, Page Up and Page Down over the maps, ` +
+        "Enter pins one.",
+    );
+    this.overlay = element("canvas", { className: "overlay" });
+    this.maps = element("div", { className: "maps" }, this.canvas, this.overlay);
+    this.element = element("div", { className: "row" }, this.label, this.maps);
+    this.strip = document.createElement("canvas"); // all tiles below one another, a value a pixel
+    this.strip.width = view.size.width;
+    this.strip.height = this.tiles * view.size.height;
+  }
+
+  listen() {
+    this.toggle.addEventListener("click", () => this.setOpen(!this.open));
+    this.canvas.addEventListener("pointermove", (event) => {
+      const unit = this.unitAt(event);
+      if (unit) this.handlers.hover(unit);
+    });
+    this.canvas.addEventListener("click", (event) => {
+      const unit = this.unitAt(event);
+      if (unit) this.handlers.pin(unit);
+    });
+    this.canvas.addEventListener("focus", () => {
+      if (this.canvas.matches(":focus-visible")) this.handlers.hover(this.unit || this.middle());
+    });
+    this.canvas.addEventListener("keydown", (event) => this.onKey(event));
+  }
+
+  onKey(event) {
+    const { channels, height, width } = this.view.size;
+    const [c, y, x] = this.unit || this.middle();
+    const limit = (value, count) => Math.min(count - 1, Math.max(0, value));
+    let next;
+    if (event.key === "Enter" || event.key === " ") {
+      event.preventDefault();
+      this.handlers.pin([c, y, x]);
+      return;
+    }
+    if (this.isVector) {
+      const step = { ArrowLeft: -1, ArrowRight: 1, ArrowUp: -this.columns, ArrowDown: this.columns }[event.key];
+      if (step) next = [limit(c + step, channels), 0, 0];
+    } else {
+      const step = { ArrowLeft: [0, 0, -1], ArrowRight: [0, 0, 1], ArrowUp: [0, -1, 0], ArrowDown: [0, 1, 0],
+        PageUp: [-1, 0, 0], PageDown: [1, 0, 0] }[event.key];
+      if (step) next = [limit(c + step[0], channels), limit(y + step[1], height), limit(x + step[2], width)];
+    }
+    if (next) {
+      event.preventDefault();
+      this.handlers.move(next);
+    }
+  }
+
+  middle() {
+    const { height, width } = this.view.size;
+    return [0, Math.floor(height / 2), Math.floor(width / 2)];
+  }
+
+  setOpen(open) {
+    this.open = open;
+    this.element.classList.toggle("closed", !open);
+    this.toggle.setAttribute("aria-expanded", String(open));
+    this.toggle.title = open ? "Hide this layer" : "Show this layer";
+    if (open && this.values) this.refresh();
+  }
+
+  /** Tile size and number of columns for a width in CSS pixels. */
+  layout(available) {
+    const { height, width } = this.view.size;
+    this.gap = this.isVector ? UNIT_GAP : MAP_GAP;
+    const limits = this.isVector
+      ? { largest: 22, smallest: 5, down: 40 }
+      : { largest: Math.floor(LARGEST_TILE / height), smallest: Math.ceil(SMALLEST_TILE / height), down: ROW_HEIGHT };
+    const { scale, columns } = this.view.isInput
+      ? { scale: Math.max(1, Math.round(INPUT_SIDE / height)), columns: 1 }
+      : tiling(this.view.size, available, this.gap, limits);
+    this.scale = scale;
+    this.tileWidth = width * scale;
+    this.tileHeight = height * scale;
+    this.columns = columns;
+    const rows = Math.ceil(this.tiles / columns);
+    const ratio = window.devicePixelRatio || 1;
+    const [across, down] = [
+      this.columns * (this.tileWidth + this.gap) - this.gap,
+      rows * (this.tileHeight + this.gap) - this.gap,
+    ];
+    for (const canvas of [this.canvas, this.overlay]) {
+      canvas.style.width = `${across}px`;
+      canvas.style.height = `${down}px`;
+      canvas.width = Math.round(across * ratio);
+      canvas.height = Math.round(down * ratio);
+      canvas.getContext("2d").setTransform(ratio, 0, 0, ratio, 0, 0);
+    }
+    this.refresh();
+  }
+
+  /** Left top corner of a tile in CSS pixels. */
+  corner(tile) {
+    return [
+      (tile % this.columns) * (this.tileWidth + this.gap),
+      Math.floor(tile / this.columns) * (this.tileHeight + this.gap),
+    ];
+  }
+
+  unitAt(event) {
+    const box = this.canvas.getBoundingClientRect();
+    const [x, y] = [event.clientX - box.left, event.clientY - box.top];
+    const column = Math.floor(x / (this.tileWidth + this.gap));
+    const tile = Math.floor(y / (this.tileHeight + this.gap)) * this.columns + column;
+    if (column < 0 || column >= this.columns || tile < 0 || tile >= this.tiles) return null;
+    const [left, top] = this.corner(tile);
+    const { height, width } = this.view.size;
+    return [
+      tile,
+      Math.min(height - 1, Math.max(0, Math.floor((y - top) / this.scale))),
+      Math.min(width - 1, Math.max(0, Math.floor((x - left) / this.scale))),
+    ];
+  }
+
+  /** Show new values, Float32Array of C * H * W. */
+  show(values, colours, byMap) {
+    Object.assign(this, { values, colours, byMap });
+    if (this.open) this.refresh();
+  }
+
+  refresh() {
+    if (!this.values || !this.scale) return;
+    const { height, width, channels } = this.view.size;
+    const image = new ImageData(this.strip.width, this.strip.height);
+    if (this.view.isInput) {
+      image.data.set(imageOf(this.values.map((value) => 255 * value), channels, height).data);
+    } else {
+      const pixels = new Uint32Array(image.data.buffer);
+      const size = height * width;
+      const whole = magnitude(this.values);
+      const groups = this.byMap && !this.isVector ? channels : 1;
+      for (let group = 0; group < groups; group++) {
+        const [start, end] = groups === 1 ? [0, this.values.length] : [group * size, (group + 1) * size];
+        const part = this.values.subarray(start, end);
+        this.colours.paint(pixels.subarray(start, end), part, groups === 1 ? whole : magnitude(part));
+      }
+    }
+    this.strip.getContext("2d").putImageData(image, 0, 0);
+    const context = this.canvas.getContext("2d");
+    context.imageSmoothingEnabled = false;
+    for (let tile = 0; tile < this.tiles; tile++) {
+      const [left, top] = this.corner(tile);
+      context.drawImage(
+        this.strip, 0, tile * height, width, height, left, top, this.tileWidth, this.tileHeight,
+      );
+    }
+    const [low, high] = extremes(this.values);
+    this.range.textContent = `${shown(low)} … ${shown(high)}`;
+  }
+
+  /** Outline boxes of units; `strong` marks the unit itself. */
+  mark(box, strong) {
+    const context = this.overlay.getContext("2d");
+    context.clearRect(0, 0, this.overlay.width, this.overlay.height);
+    this.element.classList.toggle("selected", Boolean(box && strong));
+    if (!box || !this.scale) return;
+    const styles = getComputedStyle(this.element);
+    const [first, end] = this.view.isInput ? [0, 1] : [box.c0, box.c1];
+    const passes = [["--outline-ground", strong ? 4 : 3], ["--outline", strong ? 2 : 1.25]];
+    for (let tile = first; tile < end; tile++) {
+      const [left, top] = this.corner(tile);
+      for (const [colour, width] of passes) {
+        context.strokeStyle = styles.getPropertyValue(colour);
+        context.lineWidth = width;
+        context.strokeRect(
+          left + box.x0 * this.scale, top + box.y0 * this.scale,
+          (box.x1 - box.x0) * this.scale, (box.y1 - box.y0) * this.scale,
+        );
+      }
+    }
+  }
+}
