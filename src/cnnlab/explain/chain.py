@@ -130,8 +130,8 @@ def _conv(module: nn.Conv2d, inputs: Shape, outputs: Shape) -> Description:
     else:
         padding = list(module.padding)
     details = [f"{_by(kernel)}, {module.in_channels} → {module.out_channels}"]
-    details += [f"stride {_by(stride)}"] if set(stride) != {1} else []
-    details += [f"dilation {_by(dilation)}"] if set(dilation) != {1} else []
+    details += [f"stride {_once(stride)}"] if set(stride) != {1} else []
+    details += [f"dilation {_once(dilation)}"] if set(dilation) != {1} else []
     details += [f"{module.groups} groups"] if module.groups > 1 else []
     settings = {
         "kernel": list(kernel),
@@ -195,7 +195,7 @@ def _pooled(module: nn.MaxPool2d | nn.AvgPool2d, inputs: Shape, outputs: Shape) 
     for k, s, p, size, count in zip(kernel, stride, padding, inputs[1:], outputs[1:], strict=True):
         starts = [number * s - p for number in range(count)]
         windows.append([[max(at, 0), min(at + k, size), min(at + k, size + p) - at] for at in starts])
-    details = [_by(kernel)] + ([f"stride {_by(stride)}"] if stride != kernel else [])
+    details = [_by(kernel)] + ([f"stride {_once(stride)}"] if stride != kernel else [])
     return f"{type(module).__name__} {', '.join(details)}", {"rows": windows[0], "columns": windows[1]}
 
 
@@ -228,6 +228,10 @@ def _pair(value: Any) -> tuple[int, int]:
 
 def _by(sizes: Any) -> str:
     return " × ".join(map(str, sizes))
+
+
+def _once(pair: tuple[int, int]) -> str:
+    return str(pair[0]) if pair[0] == pair[1] else _by(pair)
 
 
 DESCRIBE: dict[type, Callable[[Any, Shape, Shape], Description]] = {

@@ -1,19 +1,19 @@
 "use strict";
 // The computation of one unit, with its numbers.
 
-const LARGE_GRID = 122;
-const SMALL_GRID = 34;
+const LARGE_GRID = 115;
+const SMALL_GRID = 27;
 const LARGEST_NUMBERED = 7; // a kernel's side up to which its numbers are written into its cells
 const TERMS = 6;
 const STRIP_WIDTH = 300;
 const STRIP_HEIGHT = 60;
 const ELEMENTWISE = ["normalize", "identity", "flatten", ...Object.keys(ACTIVATIONS)];
 
-/** Two digits, to stand in a small cell. */
-function short(value) {
+/** A number that fits into a cell of so many pixels. */
+function short(value, cell) {
   const size = Math.abs(value);
-  if (size >= 9.95) return value.toFixed(0).replace("-", "−");
-  const text = value.toFixed(size >= 0.995 ? 1 : 2);
+  const decimals = size >= 9.95 ? 0 : size >= 0.995 ? 1 : size < 0.0995 && cell >= 30 ? 3 : 2;
+  const text = value.toFixed(decimals);
   return Number(text) === 0 ? "0" : text.replace("-", "−").replace("0.", ".");
 }
 
@@ -173,8 +173,8 @@ class Inspector {
       context.fillStyle = Number.isNaN(value) ? padding : `rgb(${r} ${g} ${b})`;
       context.fillRect(x, y, cell, cell);
       if (!numbered) return;
-      context.fillStyle = Number.isNaN(value) || 0.3 * r + 0.59 * g + 0.11 * b > 140 ? "#111" : "#fff";
-      context.fillText(Number.isNaN(value) ? "pad" : short(value), x + cell / 2, y + cell / 2 + 0.5);
+      context.fillStyle = inkOn([r, g, b]);
+      context.fillText(Number.isNaN(value) ? "·" : short(value, cell), x + cell / 2, y + cell / 2 + 0.5);
     });
     return canvas;
   }
@@ -268,7 +268,7 @@ function explainConv(inspector, index, [o, y, x]) {
   const figures = [
     element("h3", { textContent: perGroup > 1 ? `Patch × kernel, map ${large.map} of ${below}` : "Patch × kernel" }),
     element("div", { className: "product" },
-      ...inspector.product(large, columns, Math.min(30, cells(LARGE_GRID)), ranges, numbered)),
+      ...inspector.product(large, columns, Math.min(36, cells(LARGE_GRID)), ranges, numbered)),
   ];
   if (perGroup > 1) {
     const several = strongest.slice(0, TERMS).sort((a, b) => a.map - b.map);
@@ -307,7 +307,8 @@ function explainLinear(inspector, index, [o]) {
   const weights = Array.from(layer.arrays.weight.subarray(o * count, (o + 1) * count));
   const products = inputs.map((value, i) => value * weights[i]);
   const below = inspector.network.layers[index - 1];
-  const size = below && below.kind === "flatten" ? below.input : layer.input;
+  const size = below?.kind === "flatten" ? below.input : layer.input;
+  const nameOf = (i) => (size.height * size.width === 1 ? `[${i}]` : `[${position(size, i).join(", ")}]`);
   const figures = [element("h3", { textContent: `${count} inputs × weights` })];
   for (const [text, values] of [["inputs", inputs], ["weights", weights], ["products", products]]) {
     figures.push(element("figure", { className: "strip" },
@@ -316,7 +317,7 @@ function explainLinear(inspector, index, [o]) {
   const order = products.map((product, i) => i).sort((a, b) => Math.abs(products[b]) - Math.abs(products[a]));
   const list = element("table", { className: "steps terms" });
   for (const i of order.slice(0, TERMS)) {
-    inspector.addRow(list, `[${i}]  ${shown(inputs[i])} × ${shown(weights[i])}`, products[i], false);
+    inspector.addRow(list, `${nameOf(i)}: ${shown(inputs[i])} × ${shown(weights[i])}`, products[i], false);
   }
   const rest = order.slice(TERMS);
   if (rest.length) inspector.addRow(list, `${rest.length} others together`, sumOf(rest.map((i) => products[i])), false);

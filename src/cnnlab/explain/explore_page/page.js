@@ -20,6 +20,9 @@ const views = [
     name: layer.name, text: layer.text, size: layer.output, hidden: HIDDEN_AT_FIRST.includes(layer.kind),
   })),
 ];
+if (description.classes.length <= 24 && description.classes.every((name) => name.length <= 3)) {
+  views.at(-1).captions = description.classes;
+}
 const rows = views.map((view, number) => new Row(view, {
   hover: (unit) => selection?.pinned || select(number - 1, unit, false),
   move: (unit) => select(number - 1, unit, Boolean(selection?.pinned)),
@@ -78,6 +81,7 @@ function drawGuesses() {
   document.querySelectorAll(".guess").forEach((guess, rank) => {
     guess.hidden = rank >= classes.length;
     if (guess.hidden) return;
+    guess.classList.toggle("long", classes[order[rank]].length > 5);
     guess.querySelector(".name").textContent = pad.empty ? "–" : classes[order[rank]];
     guess.querySelector(".share").textContent = pad.empty ? "" : percent(state.probabilities[order[rank]]);
   });
@@ -113,6 +117,14 @@ function select(index, unit, pinned) {
   drawSelection();
   find("spoken").textContent =
     `${row.view.name} ${inspector.placeText(index, unit)}, value ${inspector.valueText(index, unit)}`;
+}
+
+/** Something to look at: the strongest unit of the last convolution. */
+function selectStrongest() {
+  const index = network.layers.findLastIndex((layer) => layer.kind === "conv");
+  if (index < 0 || NARROW.matches) return;
+  const values = state.outputs[index];
+  select(index, position(network.layers[index].output, values.indexOf(Math.max(...values))), false);
 }
 
 function release() {
@@ -242,3 +254,4 @@ listen();
 layout();
 buildExamples();
 update();
+selectStrongest();

@@ -8,7 +8,8 @@ const UNIT_GAP = 2;
 const LARGEST_TILE = 64;
 const SMALLEST_TILE = 24;
 const ROW_HEIGHT = 70;
-const INPUT_SIDE = 96;
+const INPUT_SIDE = 72;
+const FRAME = 1;
 
 /** A colour for each sign: zero is the ground, and even the smallest other value can be told from it. */
 class SignedColours {
@@ -44,6 +45,11 @@ class SignedColours {
   }
 }
 
+/** Black or white, whichever can be read on a colour. */
+function inkOn([r, g, b]) {
+  return 0.3 * r + 0.59 * g + 0.11 * b > 140 ? "#111" : "#fff";
+}
+
 /** Smallest and largest of values. */
 function extremes(values) {
   let low = Infinity;
@@ -70,7 +76,8 @@ function tiling({ channels, height, width }, across, gap, { largest, smallest, d
   const tall = (scale) => Math.ceil(channels / columns(scale)) * (scale * height + gap) - gap;
   let scale = Math.max(1, largest);
   while (scale > Math.max(1, smallest) && tall(scale) > down) scale--;
-  return { scale, columns: columns(scale) };
+  const lines = Math.ceil(channels / columns(scale));
+  return { scale, columns: Math.ceil(channels / lines) };
 }
 
 /** An element with properties and children. */
@@ -80,17 +87,17 @@ function element(tag, properties = {}, ...children) {
   return made;
 }
 
-/** A number for people: three digits, a true minus. */
-function shown(value) {
-  if (!Number.isFinite(value)) return String(value);
+/** A number for people: some digits, a true minus. */
+function shown(value, digits = 4) {
+  if (value === 0 || !Number.isFinite(value)) return String(value);
   const size = Math.abs(value);
-  const digits = size >= 100 ? 1 : size >= 10 ? 2 : 3;
-  const text = size && size < 0.0005 ? value.toExponential(1) : value.toFixed(digits);
+  const decimals = size < 1 ? 3 : Math.max(0, digits - Math.ceil(Math.log10(size + 1e-9)));
+  const text = size < 0.0005 ? value.toExponential(1) : value.toFixed(decimals);
   return text.replace("-", "−");
 }
 
 /**
- * One row. view: {name, text, size: {channels, height, width}, isInput, hidden}.
+ * One row. view: {name, text, size: {channels, height, width}, isInput, hidden, captions}.
  * handlers: hover(unit), leave(), pin(unit), with unit = [channel, row, column].
  */
 class Row {
@@ -110,13 +117,12 @@ class Row {
     const { channels, height, width } = view.size;
     const shape = this.isVector ? `${channels}` : `${channels} × ${height} × ${width}`;
     this.toggle = element("button", { type: "button", className: "toggle", textContent: view.name });
-    this.range = element("span", { className: "range" });
+    this.range = element("span", { className: "range", title: "smallest and largest value" });
     this.label = element(
       "div", { className: "label" },
       this.toggle,
-      element("span", { className: "text", textContent: view.text }),
-      element("span", { className: "shape", textContent: shape }),
-      this.range,
+      element("span", { className: "text", textContent: view.text, title: view.text }),
+      element("span", { className: "size" }, element("span", { textContent: shape }), this.range),
     );
     this.canvas = element("canvas", { tabIndex: 0 });
     this.canvas.setAttribute("role", "application");
@@ -137,7 +143,7 @@ class Row {
     this.toggle.addEventListener("click", () => this.setOpen(!this.open));
     this.canvas.addEventListener("pointermove", (event) => {
       const unit = this.unitAt(event);
-      if (unit) this.handlers.hover(unit);
+      if (unit && event.pointerType !== "touch") this.handlers.hover(unit); // a finger that scrolls does not point
     });
     this.canvas.addEventListener("click", (event) => {
       const unit = this.unitAt(event);
@@ -203,8 +209,8 @@ class Row {
     const rows = Math.ceil(this.tiles / columns);
     const ratio = window.devicePixelRatio || 1;
     const [across, down] = [
-      this.columns * (this.tileWidth + this.gap) - this.gap,
-      rows * (this.tileHeight + this.gap) - this.gap,
+      columns * (this.tileWidth + this.gap) - this.gap + 2 * FRAME,
+      rows * (this.tileHeight + this.gap) - this.gap + 2 * FRAME,
     ];
     for (const canvas of [this.canvas, this.overlay]) {
       canvas.style.width = `${across}px`;
@@ -219,14 +225,14 @@ class Row {
   /** Left top corner of a tile in CSS pixels. */
   corner(tile) {
     return [
-      (tile % this.columns) * (this.tileWidth + this.gap),
-      Math.floor(tile / this.columns) * (this.tileHeight + this.gap),
+      FRAME + (tile % this.columns) * (this.tileWidth + this.gap),
+      FRAME + Math.floor(tile / this.columns) * (this.tileHeight + this.gap),
     ];
   }
 
   unitAt(event) {
     const box = this.canvas.getBoundingClientRect();
-    const [x, y] = [event.clientX - box.left, event.clientY - box.top];
+    const [x, y] = [event.clientX - box.left - FRAME, event.clientY - box.top - FRAME];
     const column = Math.floor(x / (this.tileWidth + this.gap));
     const tile = Math.floor(y / (this.tileHeight + this.gap)) * this.columns + column;
     if (column < 0 || column >= this.columns || tile < 0 || tile >= this.tiles) return null;
@@ -265,14 +271,30 @@ class Row {
     this.strip.getContext("2d").putImageData(image, 0, 0);
     const context = this.canvas.getContext("2d");
     context.imageSmoothingEnabled = false;
+    context.fillStyle = getComputedStyle(this.element).getPropertyValue("--frame");
     for (let tile = 0; tile < this.tiles; tile++) {
       const [left, top] = this.corner(tile);
+      context.fillRect(left - FRAME, top - FRAME, this.tileWidth + 2 * FRAME, this.tileHeight + 2 * FRAME);
       context.drawImage(
         this.strip, 0, tile * height, width, height, left, top, this.tileWidth, this.tileHeight,
       );
     }
+    if (this.view.captions) this.writeCaptions(context);
     const [low, high] = extremes(this.values);
-    this.range.textContent = `${shown(low)} … ${shown(high)}`;
+    this.range.textContent = `${shown(low, 3)} … ${shown(high, 3)}`;
+  }
+
+  /** The class of each unit, in its cell. */
+  writeCaptions(context) {
+    const range = magnitude(this.values);
+    context.font = "600 11px system-ui, sans-serif";
+    context.textAlign = "center";
+    context.textBaseline = "middle";
+    this.view.captions.forEach((caption, tile) => {
+      const [left, top] = this.corner(tile);
+      context.fillStyle = inkOn(this.colours.mix(range ? this.values[tile] / range : 0));
+      context.fillText(caption, left + this.tileWidth / 2, top + this.tileHeight / 2 + 0.5, this.tileWidth);
+    });
   }
 
   /** Outline boxes of units; `strong` marks the unit itself. */
