@@ -29,6 +29,7 @@ VERBS = {
     "train": "train a network: cnnlab train model=mobilenet_v2 freeze=features",
     "evaluate": "score a run, or pretrained weights, and write a report: cnnlab evaluate run=outputs/...",
     "predict": "name what is on pictures: cnnlab predict run=outputs/... images=photos/",
+    "visualize": "draw what a network learned: cnnlab visualize run=outputs/... what=features layer=0",
 }
 RESUMABLE = ("trainer.max_epochs=", "trainer.devices=", "trainer.accelerator=", "paths.", "data.num_workers=")
 """What may change when a run is continued."""

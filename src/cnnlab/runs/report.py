@@ -15,6 +15,7 @@ from sklearn.metrics import confusion_matrix, precision_recall_fscore_support
 
 from cnnlab.data.images import LabelledImages
 from cnnlab.explain.confusion import confusion_figure
+from cnnlab.explain.sheets import png
 from cnnlab.files import write_bytes, write_json, write_text
 
 MOST_CONFUSED = 20
@@ -144,12 +145,6 @@ def sheet(images: Sequence[Image.Image], captions: Sequence[str], columns: int =
         for line, text in enumerate(caption.split("\n")[:2]):
             draw.text((left, top + side + 2 + 16 * line), text[:30], fill="black", font_size=13)
     return page
-
-
-def png(image: Image.Image) -> bytes:
-    buffer = io.BytesIO()
-    image.save(buffer, "PNG")
-    return buffer.getvalue()
 
 
 def report_html(

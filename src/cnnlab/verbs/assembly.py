@@ -93,13 +93,19 @@ def preprocessing_from(
     """The config group `preprocessing`, fitted on the training images; `weights` brings statistics of its own."""
     statistics: Config = {}
     if cfg["preprocessing"]["name"] == "weights":
-        statistics = {"mean": (weights and weights.mean) or spec.mean, "std": (weights and weights.std) or spec.std}
-        if len(statistics["mean"]) != spec.channels:
-            raise InputError(
-                f"preprocessing=weights has the statistics of {len(statistics['mean'])} channels, the network takes "
-                f"{spec.channels}. Use preprocessing=standardize."
-            )
+        statistics = weights_statistics(weights, spec)
     return build(cfg["preprocessing"], trusted)(images_NCHW=data.train_images(), **statistics)
+
+
+def weights_statistics(weights: Weights | None, spec: InputSpec) -> dict[str, list[float]]:
+    """Mean and std of each channel that pretrained weights want; raises InputError if they are of other channels."""
+    mean, std = (weights and weights.mean) or spec.mean, (weights and weights.std) or spec.std
+    if len(mean) != spec.channels:
+        raise InputError(
+            f"preprocessing=weights has the statistics of {len(mean)} channels, the network takes {spec.channels}. "
+            "Use preprocessing=standardize."
+        )
+    return {"mean": mean, "std": std}
 
 
 def network_from(

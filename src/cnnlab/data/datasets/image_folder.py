@@ -4,8 +4,9 @@ from pathlib import Path
 
 import numpy as np
 
+from cnnlab.data.decoding import EXTENSIONS
 from cnnlab.data.images import ImageFiles, Splits
-from cnnlab.errors import DataError
+from cnnlab.errors import DataError, InputError
 
 IGNORED = frozenset({"Thumbs.db", "desktop.ini"})
 
@@ -44,6 +45,21 @@ def files_below(folder: Path) -> list[Path]:
         for path in folder.rglob("*")
         if path.is_file() and not path.name.startswith(".") and path.name not in IGNORED
     )
+
+
+def find_pictures(images: Path) -> tuple[Path, list[Path]]:
+    """The folder that names are relative to, and the files: `images` itself, or every picture below it.
+
+    Raises InputError if there is none.
+    """
+    if images.is_file():
+        return images.parent, [images]
+    if not images.is_dir():
+        raise InputError(f"images={images}: there is no such file or folder.")
+    paths = [path for path in files_below(images) if path.suffix.lower() in EXTENSIONS]
+    if not paths:
+        raise InputError(f"images={images}: no picture is in this folder ({', '.join(sorted(EXTENSIONS))}).")
+    return images, paths
 
 
 def _split(folder: Path, classes: list[str]) -> ImageFiles | None:

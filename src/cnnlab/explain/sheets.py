@@ -1,0 +1,119 @@
+"""Pictures for a slide: tiles with captions, a title above them, marks on what is dead."""
+
+import io
+import math
+from collections.abc import Collection, Sequence
+
+from PIL import Image, ImageDraw, ImageFont
+
+TITLE, TEXT, CAPTION = 18, 13, 11
+"""Font sizes in pixels."""
+MARGIN = 12
+
+
+def png(image: Image.Image) -> bytes:
+    buffer = io.BytesIO()
+    image.save(buffer, "PNG")
+    return buffer.getvalue()
+
+
+def enlarged(image: Image.Image, side: int) -> Image.Image:
+    """Repeat pixels as often as the longer side stays at most `side`; larger images are left alone."""
+    factor = max(1, side // max(image.size))
+    return image.resize((image.width * factor, image.height * factor), Image.Resampling.NEAREST)
+
+
+def crossed(image: Image.Image) -> Image.Image:
+    """A cross over an image, which says that the channel or filter is dead."""
+    marked = image.convert("RGB")
+    draw = ImageDraw.Draw(marked)
+    right, bottom = marked.width - 1, marked.height - 1
+    for line in ((0, 0, right, bottom), (0, bottom, right, 0)):
+        draw.line(line, fill=(220, 40, 40), width=max(1, marked.width // 40))
+    return marked
+
+
+def grid(
+    tiles: Sequence[Image.Image],
+    captions: Sequence[str] = (),
+    dead: Collection[int] = (),
+    columns: int | None = None,
+    gap: int = 1,
+) -> Image.Image:
+    """Tiles in rows (near-square without `columns`), each below its caption of one or more lines; dead ones crossed."""
+    columns = columns or math.ceil(math.sqrt(len(tiles)))
+    rows = math.ceil(len(tiles) / columns)
+    lines = max((caption.count("\n") + 1 for caption in captions), default=0)
+    text = lines * (CAPTION + 2) + (1 if lines else 0)
+    width, height = max(tile.width for tile in tiles), max(tile.height for tile in tiles)
+    page = Image.new("RGB", (columns * (width + gap) + gap, rows * (height + text + gap) + gap), "white")
+    draw = ImageDraw.Draw(page)
+    for number, tile in enumerate(tiles):
+        left = gap + number % columns * (width + gap)
+        top = gap + number // columns * (height + text + gap)
+        if captions:
+            for row, line in enumerate(captions[number].split("\n")):
+                _line(draw, (left, top + row * (CAPTION + 2)), line, width)
+        page.paste(crossed(tile) if number in dead else tile, (left, top + text))
+    return page
+
+
+def titled(picture: Image.Image, title: str, *lines: str, least_width: int = 560) -> Image.Image:
+    """A picture on white below a title and lines of text, which are wrapped to its width and grow with it."""
+    width = max(picture.width, least_width)
+    large, small = (round(size * max(1, width / 1200)) for size in (TITLE, TEXT))
+    rows = [(row, large) for row in wrapped(title, large, width)]
+    rows += [(row, small) for line in lines for row in wrapped(line, small, width)]
+    heights = [round(1.35 * size) for _, size in rows]
+    top = MARGIN + sum(heights) + 6
+    page = Image.new("RGB", (width + 2 * MARGIN, top + picture.height + MARGIN), "white")
+    draw = ImageDraw.Draw(page)
+    y = MARGIN
+    for (row, size), height in zip(rows, heights, strict=True):
+        draw.text((MARGIN, y), row, fill="black" if size == large else (70, 70, 70), font_size=size)
+        y += height
+    page.paste(picture, (MARGIN, top))
+    return page
+
+
+def side_by_side(pictures: Sequence[Image.Image], gap: int = 16) -> Image.Image:
+    """Pictures in one row, aligned at the top."""
+    width = sum(picture.width for picture in pictures) + gap * (len(pictures) - 1)
+    page = Image.new("RGB", (width, max(picture.height for picture in pictures)), "white")
+    left = 0
+    for picture in pictures:
+        page.paste(picture, (left, 0))
+        left += picture.width + gap
+    return page
+
+
+def stacked(pictures: Sequence[Image.Image], gap: int = 12) -> Image.Image:
+    """Pictures below each other, aligned at the left."""
+    height = sum(picture.height for picture in pictures) + gap * (len(pictures) - 1)
+    page = Image.new("RGB", (max(picture.width for picture in pictures), height), "white")
+    top = 0
+    for picture in pictures:
+        page.paste(picture, (0, top))
+        top += picture.height + gap
+    return page
+
+
+def wrapped(text: str, size: int, width: int) -> list[str]:
+    """Lines of `text`, broken between words, that are at most `width` pixels wide in a font of `size` pixels."""
+    font = ImageFont.load_default(size)
+    lines = [""]
+    for word in text.split(" "):
+        longer = f"{lines[-1]} {word}".lstrip()
+        if lines[-1] and font.getlength(longer) > width:
+            lines.append(word)
+        else:
+            lines[-1] = longer
+    return lines
+
+
+def _line(draw: ImageDraw.ImageDraw, corner: tuple[int, int], text: str, width: int) -> None:
+    """One line of a caption, cut off where the tile ends."""
+    font = ImageFont.load_default(CAPTION)
+    while text and font.getlength(text) > width:
+        text = text[:-1]
+    draw.text(corner, text, fill="black", font=font)

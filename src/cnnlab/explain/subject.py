@@ -1,0 +1,124 @@
+"""What a picture is of: a network, its preprocessing, and the data and settings that belong to it."""
+
+from abc import ABC, abstractmethod
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from cnnlab.data.datamodule import ImageDataModule
+from cnnlab.data.datasets.image_folder import find_pictures
+from cnnlab.data.decoding import decode
+from cnnlab.data.transforms import EvalTransform
+from cnnlab.errors import DataError, InputError
+from cnnlab.models.building import InputSpec
+
+SMALLEST = 8
+"""Pixels of the shorter side of an image, below which there is nothing to see."""
+
+
+@dataclass(frozen=True)
+class Picture:
+    """An image as the network takes it: uint8 C x image_size x image_size."""
+
+    name: str
+    pixels: Tensor
+
+    @property
+    def batch(self) -> Tensor:
+        """float32 1 x C x H x W in [0, 1]."""
+        return self.pixels[None].float() / 255
+
+
+class Subject(ABC):
+    """Every part is made when it is first asked for: a schedule needs no weights, filters need no data."""
+
+    name: str
+    run: Path | None = None
+    """The run folder, where the network is from one."""
+    packages: tuple[str, ...] = ()
+    """trusted_packages, as the user gave them."""
+
+    @property
+    @abstractmethod
+    def cfg(self) -> dict[str, Any]:
+        """The resolved config, of the run or of the overrides."""
+
+    @property
+    @abstractmethod
+    def spec(self) -> InputSpec:
+        """What the network takes."""
+
+    @property
+    @abstractmethod
+    def network(self) -> nn.Module:
+        """In eval mode; weights without a classifier leave their flattened features in its place."""
+
+    @property
+    @abstractmethod
+    def preprocessing(self) -> nn.Module:
+        """In front of the network: float images in [0, 1] -> what the network takes."""
+
+    @property
+    @abstractmethod
+    def class_names(self) -> list[str] | None:
+        """None if the weights have no classifier."""
+
+    @property
+    @abstractmethod
+    def data(self) -> ImageDataModule:
+        """The data set of the config, split, with its augmentations."""
+
+    @cached_property
+    def model(self) -> nn.Sequential:
+        """Preprocessing and network: float images in [0, 1] N x C x H x W -> logits."""
+        return nn.Sequential(self.preprocessing, self.network).eval()
+
+    @property
+    def classes(self) -> list[str]:
+        """Raises InputError if the weights have no classifier."""
+        if self.class_names is None:
+            raise InputError(
+                f"The weights of {self.name} have no classifier: this picture needs one. "
+                "Train one first: python train.py model=... model.weights=... freeze=features"
+            )
+        return self.class_names
+
+    def pictures(self, images: str | None, limit: int) -> list[Picture]:
+        """At most `limit` pictures of a file or folder; without `images`, the run's first validation images.
+
+        Raises InputError or DataError for an image that cannot be read or is smaller than 8 pixels.
+        """
+        if images is None:
+            return self._validation_images(limit)
+        folder, paths = find_pictures(Path(images))
+        return [self._picture(path, path.relative_to(folder).with_suffix("").as_posix()) for path in paths[:limit]]
+
+    def picture(self, image: str | None) -> Picture:
+        """One picture; raises as `pictures` does."""
+        return self.pictures(image, 1)[0]
+
+    def _picture(self, path: Path, name: str) -> Picture:
+        image = decode(path, self.spec.channels)
+        if min(image.size) < SMALLEST:
+            raise DataError(f"{path} has {image.width} x {image.height} pixels; at least {SMALLEST} a side are needed.")
+        return Picture(name.replace("/", "-"), EvalTransform(self.spec.image_size, self.spec.resize_size)(image))
+
+    def _validation_images(self, limit: int) -> list[Picture]:
+        if self.run is None:
+            raise InputError("images=FILE is needed: a picture, or a folder of them.")
+        part = self.data.parts.val or self.data.parts.train
+        dataset = self.data.eval_dataset(part)
+        return [
+            Picture(part.name(index).rsplit(".", 1)[0].replace("/", "-"), dataset[(0, index)][0])
+            for index in range(min(limit, len(part)))
+        ]
+
+    @torch.no_grad()
+    def probabilities(self, images: Tensor) -> Tensor:
+        """float images in [0, 1] N x C x H x W -> N x classes; raises InputError if there is no classifier."""
+        assert self.classes
+        return self.model(images).float().softmax(dim=1)
