@@ -1,4 +1,4 @@
-"""One HTML page in which a small network can be explored: draw, and see every layer compute.
+"""`what=explore`: one HTML page in which a small network can be explored: draw, and see every layer compute.
 
 After A. W. Harley, "An Interactive Node-Link Visualization of Convolutional Neural Networks" (ISVC 2015), for the
 user's own network. The page needs no server, no network and no library.
@@ -8,80 +8,118 @@ import base64
 import html
 import json
 import re
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from importlib.resources import files
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+from torch import nn
 
 from cnnlab.data.images import LabelledImages
-from cnnlab.errors import InputError
+from cnnlab.data.transforms import EvalTransform
+from cnnlab.errors import DataError, InputError
 from cnnlab.explain.chain import Layer, chain_of
 from cnnlab.explain.drawings import SAMPLE, DrawingStyle, drawing_style
+from cnnlab.explain.subject import Subject
 from cnnlab.files import write_text
-from cnnlab.loading import LoadedRun
+from cnnlab.models.building import InputSpec
 
 LARGEST_NETWORK = 2_500_000
 """Parameters that a page can hold: 13 MB, and a forward pass that keeps up with the pen."""
 SCRIPTS = ("network.js", "images.js", "pad.js", "rows.js", "inspector.js", "page.js")
 
 
-@dataclass(frozen=True)
-class ExploreOptions:
-    """examples: how many images to offer as a start, one of each class as far as they go; 0 for none."""
+@dataclass
+class Options:
+    """examples: how many images of the run's data to offer as a start, one of each class; 0 for none.
+
+    title: the heading of the page; null is the name of the run and of its data.
+    """
 
     examples: int = 10
-
-    def __post_init__(self) -> None:
-        if self.examples < 0:
-            raise InputError(f"examples={self.examples}: a count of images is at least 0.")
+    title: str | None = None
 
 
-def explore(
-    run: LoadedRun,
-    output: Path,
+def draw(subject: Subject, options: Options, output: Path) -> list[Path]:
+    """Write the page to `output` if that ends in .html, else to explore.html in that folder.
+
+    Raises InputError if the network is too large or of layers that the page cannot compute.
+    """
+    if options.examples < 0:
+        raise InputError(f"examples={options.examples}: a count of images is at least 0.")
+    path = output if output.suffix == ".html" else output / "explore.html"
+    page = page_of(
+        subject.preprocessing,
+        subject.network,
+        subject.classes,
+        subject.spec,
+        title=options.title or f"{subject.name}, trained on {subject.cfg['data']['name']}",
+        images=_images_of(subject),
+        examples=options.examples,
+    )
+    write_text(path, page)
+    return [path]
+
+
+def page_of(
+    preprocessing: nn.Module,
+    network: nn.Module,
+    classes: Sequence[str],
+    spec: InputSpec,
+    *,
     title: str,
     images: LabelledImages | None = None,
-    options: ExploreOptions | None = None,
-) -> Path:
-    """Write the page for `run` to `output`, one HTML file.
+    examples: int = 0,
+) -> str:
+    """The HTML of the page.
 
-    images: of the run's data, best those it was not trained on. The page starts from some of them, and brings drawings
-        into their size, place and polarity; without them it must guess these from the preprocessing.
+    images: of the network's data, best those it was not trained on. The page starts from `examples` of them, and brings
+    drawings into their size, place and polarity; without images it must guess these from the preprocessing.
 
     The page offers `window.cnnlab.forward(pixels)` for checks: pixels is a Float32Array of the C * H * W values in
     [0, 1] of one image of the network's input size; the result has a Float32Array for each layer by its name, in order
-    of execution, `preprocessing` first and the logits last. (In-place layers do not overwrite what is before them.)
+    of execution, `preprocessing` first and the logits last. What an in-place layer overwrites in PyTorch is kept.
 
-    Raises InputError, naming the layer, if the network is no chain of the layers that the page can compute, or larger
-    than LARGEST_NETWORK.
+    Raises InputError, naming the layer, if the network is no chain of the layers that the page can compute, or has more
+    than LARGEST_NETWORK parameters.
     """
-    options = options or ExploreOptions()
-    network, side = run.network.network, run.spec["image_size"]
+    name = type(network).__name__
     parameters = sum(parameter.numel() for parameter in network.parameters())
     if parameters > LARGEST_NETWORK:
         raise InputError(
-            f"{type(network).__name__} has {parameters:,} parameters; a page can hold {LARGEST_NETWORK:,}. "
+            f"{name} has {parameters:,} parameters; a page can hold {LARGEST_NETWORK:,}. "
             "Explore a smaller network, such as model=lenet5."
         )
-    if run.channels not in (1, 3):
-        raise InputError(f"The network takes {run.channels} channels; the page can draw grey (1) and colour (3) images.")
-    layers = chain_of(run.network.preprocessing, network, (run.channels, side, side))
-    style = _style_of(images, run.channels)
-    blob, described = _packed(layers)
+    if spec.channels not in (1, 3):
+        raise InputError(f"{name} takes {spec.channels} channels; the page can draw grey (1) and colour (3) images.")
+    layers = chain_of(preprocessing, network, (spec.channels, spec.image_size, spec.image_size))
+    style = _style_of(images, spec.channels)
+    weights, described = _packed(layers)
     description = {
         "title": title,
-        "network": type(network).__name__,
+        "network": name,
         "parameters": parameters,
-        "input": {"channels": run.channels, "side": side, "resize": run.spec["resize_size"]},
-        "classes": run.classes,
+        "input": {"channels": spec.channels, "side": spec.image_size, "resize": spec.resize_size},
+        "classes": list(classes),
         "layers": described,
-        "drawing": asdict(style or _guessed_style(layers, side)),
-        "examples": _examples(run, images, options.examples, native=style is not None) if images else [],
+        "drawing": asdict(style or _guessed_style(layers, spec.image_size)),
+        "examples": _examples(images, spec, examples, native=style is not None) if images is not None else [],
     }
-    write_text(output, _page(title, description, blob))
-    return output
+    return _page(title, description, weights)
+
+
+def _images_of(subject: Subject) -> LabelledImages | None:
+    """The validation images of a run whose data are still there."""
+    if subject.run is None:
+        return None
+    try:
+        parts = subject.data.parts
+    except DataError as error:
+        print(f"The page has no examples: {error}")
+        return None
+    return parts.val if parts.val is not None else parts.train
 
 
 def _style_of(images: LabelledImages | None, channels: int) -> DrawingStyle | None:
@@ -97,15 +135,15 @@ def _guessed_style(layers: list[Layer], side: int) -> DrawingStyle:
     return DrawingStyle(side, background=0.0 if dark else 1.0, ink=1.0 if dark else 0.0)
 
 
-def _examples(run: LoadedRun, images: LabelledImages, count: int, native: bool) -> list[dict[str, Any]]:
+def _examples(images: LabelledImages, spec: InputSpec, count: int, native: bool) -> list[dict[str, Any]]:
     """uint8 C x H x W and class of the first image of each class; `native`: as published, else as the network takes it."""
-    chosen = [int(np.flatnonzero(images.labels == label)[0]) for label in np.unique(images.labels)[:count]]
-    examples = []
-    for index in chosen:
-        picture = images.load(index, run.channels)
-        pixels = np.asarray(picture)[None] if native else run.prepare(picture).numpy()
-        examples.append({"label": images.classes[images.labels[index]], "pixels": _base64(pixels)})
-    return examples
+    prepare = EvalTransform(spec.image_size, spec.resize_size)
+    found = []
+    for label in np.unique(images.labels)[:count]:
+        picture = images.load(int(np.flatnonzero(images.labels == label)[0]), spec.channels)
+        pixels = np.asarray(picture)[None] if native else prepare(picture).numpy()
+        found.append({"label": images.classes[label], "pixels": _base64(pixels)})
+    return found
 
 
 def _packed(layers: list[Layer]) -> tuple[str, list[dict[str, Any]]]:

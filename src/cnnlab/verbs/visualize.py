@@ -14,6 +14,7 @@ from cnnlab.verbs.subjects import ModelSubject, RunSubject, value_of
 PICTURES = {
     "filters": "the weights of a convolution",
     "features": "every channel of chosen layers for an image",
+    "explore": "one page in which a small network can be drawn for and looked into",
 }
 """What can be drawn: for each name a module of cnnlab.explain, which has
 
