@@ -297,25 +297,33 @@ class Row {
     });
   }
 
-  /** Outline boxes of units; `strong` marks the unit itself. */
+  /** Outline a box of units in each map, or all maps at once if the box is everything; `strong` marks the unit itself. */
   mark(box, strong) {
     const context = this.overlay.getContext("2d");
     context.clearRect(0, 0, this.overlay.width, this.overlay.height);
     this.element.classList.toggle("selected", Boolean(box && strong));
     if (!box || !this.scale) return;
-    const styles = getComputedStyle(this.element);
-    const [first, end] = this.view.isInput ? [0, 1] : [box.c0, box.c1];
-    const passes = [["--outline-ground", strong ? 4 : 3], ["--outline", strong ? 2 : 1.25]];
-    for (let tile = first; tile < end; tile++) {
-      const [left, top] = this.corner(tile);
-      for (const [colour, width] of passes) {
-        context.strokeStyle = styles.getPropertyValue(colour);
-        context.lineWidth = width;
-        context.strokeRect(
+    const { channels, height, width } = this.view.size;
+    const isWhole = box.c1 - box.c0 === channels && box.y1 - box.y0 === height && box.x1 - box.x0 === width;
+    const outlines = [];
+    if (isWhole && !this.view.isInput) {
+      const [right, bottom] = [this.corner(this.columns - 1)[0], this.corner(this.tiles - 1)[1]];
+      outlines.push([FRAME, FRAME, right + this.tileWidth - FRAME, bottom + this.tileHeight - FRAME]);
+    } else {
+      const [first, end] = this.view.isInput ? [0, 1] : [box.c0, box.c1];
+      for (let tile = first; tile < end; tile++) {
+        const [left, top] = this.corner(tile);
+        outlines.push([
           left + box.x0 * this.scale, top + box.y0 * this.scale,
           (box.x1 - box.x0) * this.scale, (box.y1 - box.y0) * this.scale,
-        );
+        ]);
       }
+    }
+    const styles = getComputedStyle(this.element);
+    for (const [colour, lineWidth] of [["--outline-ground", strong ? 4 : 3], ["--outline", strong ? 2 : 1.25]]) {
+      context.strokeStyle = styles.getPropertyValue(colour);
+      context.lineWidth = lineWidth;
+      for (const outline of outlines) context.strokeRect(...outline);
     }
   }
 }
