@@ -1,5 +1,7 @@
 """Where a picture goes: files in one folder, and the same pictures in TensorBoard."""
 
+import io
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -7,7 +9,7 @@ import numpy as np
 from PIL import Image
 from torch.utils.tensorboard import SummaryWriter
 
-from cnnlab.explain.sheets import png
+from cnnlab.explain.sheets import grid, png
 from cnnlab.files import write_bytes, write_json
 
 SUFFIX = ".pictures"
@@ -40,6 +42,16 @@ class Album:
         self.keep(name, picture)
         self.paths.append(self.folder / f"{name}.png")
         self.board.add_image(tag or name, np.asarray(picture.convert("RGB")), step, dataformats="HWC")
+
+    def film(self, name: str, frames: Sequence[Image.Image], columns: int = 4) -> None:
+        """Write `<name>.gif`, and `<name>.png` with at most eight frames at equal distances."""
+        buffer = io.BytesIO()
+        first, *others = frames
+        first.save(buffer, "GIF", save_all=True, append_images=others, duration=500, loop=0)
+        write_bytes(self.folder / f"{name}.gif", buffer.getvalue())
+        self.paths.append(self.folder / f"{name}.gif")
+        shown = sorted({round(number * (len(frames) - 1) / 7) for number in range(8)})
+        self.add(name, grid([frames[number] for number in shown], columns=min(columns, len(shown)), gap=6))
 
     def keep(self, name: str, picture: Image.Image) -> None:
         """Write `<name>.png` and nothing else."""

@@ -1,5 +1,6 @@
 """`what=filters`: the weights of a convolution as pictures."""
 
+import io
 import math
 from dataclasses import dataclass
 from pathlib import Path
@@ -7,6 +8,7 @@ from typing import Any
 
 import torch
 from PIL import Image, ImageDraw
+from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 from torch import Tensor, nn
 
 from cnnlab.errors import InputError
@@ -35,7 +37,10 @@ class Options:
 
 
 def draw(subject: Subject, options: Options, output: Path) -> list[Path]:
-    """Write filters_<layer>.png and .json for each convolution that is meant; returns them."""
+    """Write filters_<layer>.png and .json for each convolution that is meant; returns them.
+
+    Of a layer that the run logged while it trained, film_<layer>.gif and .png show how its filters came about.
+    """
     if options.kernels < 1:
         raise InputError(f"kernels={options.kernels}: at least 1 is needed.")
     with Album(output) as album:
@@ -44,6 +49,8 @@ def draw(subject: Subject, options: Options, output: Path) -> list[Path]:
             picture = filters_sheet(f"{subject.name} · {name}", weight, options.scale, options.kernels)
             album.add(f"filters_{name}", picture, tag=f"filters/{name}")
             album.numbers(f"filters_{name}", describe_filters(weight))
+            if subject.run and len(frames := logged_pictures(subject.run, f"filters/{name}")) > 1:
+                album.film(f"film_{name}", frames)
     return album.paths
 
 
@@ -58,6 +65,15 @@ def convolutions(network: nn.Module, layer: str) -> dict[str, nn.Conv2d]:
         some = ", ".join(names[:20]) + (", ..." if len(names) > 20 else "")
         raise InputError(f"layer={layer} is no convolution. Convolutions: {some}.")
     return convs
+
+
+def logged_pictures(run: Path, tag: str) -> list[Image.Image]:
+    """The images that a run's TensorBoard events have under `tag`, in order of their steps."""
+    events = EventAccumulator(str(run), size_guidance={"images": 0}).Reload()
+    if tag not in events.Tags()["images"]:
+        return []
+    by_step = {entry.step: entry.encoded_image_string for entry in events.Images(tag)}
+    return [Image.open(io.BytesIO(by_step[step])).convert("RGB") for step in sorted(by_step)]
 
 
 def describe_filters(weight_OIHW: Tensor) -> dict[str, Any]:

@@ -4,6 +4,7 @@ import io
 import math
 from collections.abc import Collection, Sequence
 
+from matplotlib.figure import Figure
 from PIL import Image, ImageDraw, ImageFont
 
 TITLE, TEXT, CAPTION = 18, 13, 11
@@ -15,6 +16,13 @@ def png(image: Image.Image) -> bytes:
     buffer = io.BytesIO()
     image.save(buffer, "PNG")
     return buffer.getvalue()
+
+
+def figure_image(figure: Figure, dpi: int = 100) -> Image.Image:
+    """A figure as a picture."""
+    buffer = io.BytesIO()
+    figure.savefig(buffer, format="png", dpi=dpi)
+    return Image.open(buffer).convert("RGB")
 
 
 def enlarged(image: Image.Image, side: int) -> Image.Image:
@@ -39,22 +47,27 @@ def grid(
     dead: Collection[int] = (),
     columns: int | None = None,
     gap: int = 1,
+    below: bool = False,
 ) -> Image.Image:
-    """Tiles in rows (near-square without `columns`), each below its caption of one or more lines; dead ones crossed."""
+    """Tiles in rows (near-square without `columns`), dead ones crossed.
+
+    captions: one for each tile, above it or `below` it, wrapped to the tile's width.
+    """
     columns = columns or math.ceil(math.sqrt(len(tiles)))
     rows = math.ceil(len(tiles) / columns)
-    lines = max((caption.count("\n") + 1 for caption in captions), default=0)
-    text = lines * (CAPTION + 2) + (1 if lines else 0)
     width, height = max(tile.width for tile in tiles), max(tile.height for tile in tiles)
-    page = Image.new("RGB", (columns * (width + gap) + gap, rows * (height + text + gap) + gap), "white")
+    texts = [[part for line in text.split("\n") for part in wrapped(line, CAPTION, width)] for text in captions]
+    lines = max((len(text) for text in texts), default=0)
+    space = lines * (CAPTION + 2) + (3 if lines else 0)
+    page = Image.new("RGB", (columns * (width + gap) + gap, rows * (height + space + gap) + gap), "white")
     draw = ImageDraw.Draw(page)
     for number, tile in enumerate(tiles):
         left = gap + number % columns * (width + gap)
-        top = gap + number // columns * (height + text + gap)
-        if captions:
-            for row, line in enumerate(captions[number].split("\n")):
-                _line(draw, (left, top + row * (CAPTION + 2)), line, width)
-        page.paste(crossed(tile) if number in dead else tile, (left, top + text))
+        top = gap + number // columns * (height + space + gap)
+        page.paste(crossed(tile) if number in dead else tile, (left, top if below else top + space))
+        for row, line in enumerate(texts[number] if texts else ()):
+            y = top + row * (CAPTION + 2) + (height + 2 if below else space - 2 - len(texts[number]) * (CAPTION + 2))
+            draw.text((left, y), line, fill="black", font_size=CAPTION)
     return page
 
 
@@ -109,11 +122,3 @@ def wrapped(text: str, size: int, width: int) -> list[str]:
         else:
             lines[-1] = longer
     return lines
-
-
-def _line(draw: ImageDraw.ImageDraw, corner: tuple[int, int], text: str, width: int) -> None:
-    """One line of a caption, cut off where the tile ends."""
-    font = ImageFont.load_default(CAPTION)
-    while text and font.getlength(text) > width:
-        text = text[:-1]
-    draw.text(corner, text, fill="black", font=font)

@@ -26,7 +26,7 @@ def check_combinations(cfg: Config, regularizers: Config, data: ImageDataModule,
         check_together(list(regularizers.values()))
     with problems:
         _check_validation(cfg, regularizers, data)
-    network = _outline(cfg, len(data.classes), trusted)
+    network = outline(cfg, len(data.classes), trusted)
     for entry in regularizers.values():
         if isinstance(entry, Surgery):
             with problems:
@@ -40,7 +40,7 @@ def check_combinations(cfg: Config, regularizers: Config, data: ImageDataModule,
     problems.raise_all("These settings do not go together:")
 
 
-def _outline(cfg: Config, num_classes: int, trusted: tuple[str, ...]) -> nn.Module:
+def outline(cfg: Config, num_classes: int, trusted: tuple[str, ...]) -> nn.Module:
     """The network without memory for its parameters."""
     network = build({**cfg["model"]["network"], "_partial_": True}, trusted)
     try:

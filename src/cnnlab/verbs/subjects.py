@@ -21,6 +21,7 @@ from cnnlab.models.stages import HEADS, head_name
 from cnnlab.models.weights import Weights, find_weights
 from cnnlab.runs.folder import read_config
 from cnnlab.verbs.assembly import Config, data_from, preprocessing_from, spec_from, weights_statistics
+from cnnlab.verbs.combinations import outline
 
 
 class RunSubject(Subject):
@@ -34,6 +35,7 @@ class RunSubject(Subject):
         self.run = self._folder = run if run.is_dir() else run.absolute().parents[1]
         self.name = self.run.absolute().name
         self.packages = tuple(packages)
+        self.has_data = True
         self._changes = changes
 
     @cached_property
@@ -41,6 +43,10 @@ class RunSubject(Subject):
         cfg = read_config(self._folder)
         apply_changes(cfg, self._changes)
         return cfg
+
+    @cached_property
+    def outline(self) -> nn.Module:
+        return outline(self.cfg, len(self._loaded.classes), trusted_prefixes({"trusted_packages": self.packages}))
 
     @property
     def spec(self) -> InputSpec:
@@ -70,6 +76,7 @@ class ModelSubject(Subject):
         self._cfg = checked_config(overrides)
         self.name = self.cfg["model"]["name"]
         self.packages = tuple(self.cfg["trusted_packages"])
+        self.has_data = any(override.split("=")[0] in ("data", "data.root", "experiment") for override in overrides)
 
     @property
     def cfg(self) -> Config:
@@ -78,6 +85,10 @@ class ModelSubject(Subject):
     @cached_property
     def spec(self) -> InputSpec:
         return spec_from(self.cfg["model"])
+
+    @cached_property
+    def outline(self) -> nn.Module:
+        return outline(self.cfg, 10, trusted_prefixes(self.cfg))
 
     @cached_property
     def weights(self) -> Weights | None:

@@ -14,6 +14,9 @@ from cnnlab.verbs.subjects import ModelSubject, RunSubject, value_of
 PICTURES = {
     "filters": "the weights of a convolution",
     "features": "every channel of chosen layers for an image",
+    "top_patches": "the patches of a data set to which each channel answers most strongly",
+    "augmentation": "one image as training sees it, draw by draw, and every augmentation alone",
+    "schedule": "learning rate and freezing over the epochs, without training",
     "explore": "one page in which a small network can be drawn for and looked into",
 }
 """What can be drawn: for each name a module of cnnlab.explain, which has
