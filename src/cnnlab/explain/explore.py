@@ -111,8 +111,8 @@ def page_of(
 
 
 def _images_of(subject: Subject) -> LabelledImages | None:
-    """The validation images of a run whose data are still there."""
-    if subject.run is None:
+    """The validation images, where the data of the network are known and still there."""
+    if not subject.has_data:
         return None
     try:
         parts = subject.data.parts

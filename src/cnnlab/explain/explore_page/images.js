@@ -62,8 +62,8 @@ function evaluationView(planes, channels, height, width, side, resizeTo) {
   const toHeight = height === short ? resizeTo : Math.trunc((resizeTo * height) / short);
   const toWidth = width === short ? resizeTo : Math.trunc((resizeTo * width) / short);
   const resized = resize(planes, channels, height, width, toHeight, toWidth);
-  const top = Math.round((toHeight - side) / 2);
-  const left = Math.round((toWidth - side) / 2);
+  const top = halfOf(toHeight - side);
+  const left = halfOf(toWidth - side);
   const result = new Float32Array(channels * side * side);
   for (let c = 0; c < channels; c++) {
     for (let y = 0; y < side; y++) {
@@ -72,6 +72,12 @@ function evaluationView(planes, channels, height, width, side, resizeTo) {
     }
   }
   return result;
+}
+
+/** Half of an integer, rounded to the even neighbour as Python does. */
+function halfOf(count) {
+  const below = Math.floor(count / 2);
+  return count % 2 && below % 2 ? below + 1 : below;
 }
 
 /** Means of blocks of factor x factor pixels, rounded. */
