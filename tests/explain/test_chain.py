@@ -32,12 +32,7 @@ def convolved(x, layer: Layer):
 
 def pooled(x, layer: Layer, reduce):
     s = layer.description.settings
-    return np.array(
-        [
-            [[reduce(m[a:b, c:d], n * k) for c, d, k in s["columns"]] for a, b, n in s["rows"]]
-            for m in x
-        ]
-    )
+    return np.array([[[reduce(m[a:b, c:d], n * k) for c, d, k in s["columns"]] for a, b, n in s["rows"]] for m in x])
 
 
 def normalized(x, layer: Layer):
@@ -141,6 +136,16 @@ class Averaging(LeNet5):
         return super().forward(images).mean(dim=1, keepdim=True)
 
 
+class Cutting(LeNet5):
+    def forward(self, images):
+        return super().forward(images[..., :32])
+
+
+class Folding(LeNet5):
+    def forward(self, images):
+        return super().forward(images.view(-1, 1, 32, 32))
+
+
 class Shifted(LeNet5):
     """Does something that a chain of its layers does not."""
 
@@ -161,6 +166,8 @@ def with_layer(index: int, layer: nn.Module) -> LeNet5:
         (Residual(), r"Residual is no chain \(add behind features\.1\)"),
         (Branching(), "Branching cannot be traced"),
         (Averaging(), "mean of Averaging is no layer"),
+        (Cutting(), "getitem of Cutting is no layer"),
+        (Folding(), r"features\.0 of Folding is a Conv2d that cannot take 1024"),
         (Shifted(), "Shifted computes something else"),
         (with_layer(1, nn.Hardswish()), r"features\.1 of LeNet5 is a Hardswish: only chains of Conv2d, Linear"),
         (with_layer(0, nn.Conv2d(1, 6, 5, padding_mode="reflect")), r"features\.0 .* Conv2d with padding_mode=reflect"),

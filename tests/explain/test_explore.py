@@ -20,12 +20,13 @@ from torchvision.transforms import v2
 
 from cnnlab.data.datasets.digits import digits
 from cnnlab.data.transforms import EvalTransform
-from cnnlab.errors import InputError
+from cnnlab.errors import DataError, InputError
+from cnnlab.explain import explore
 from cnnlab.explain.explore import page_of
 from cnnlab.loading import load_run
 from cnnlab.models.alphago_policy import AlphaGoPolicy
 from cnnlab.models.building import InputSpec
-from cnnlab.models.lenet5 import LeNet5
+from cnnlab.verbs.subjects import RunSubject
 from cnnlab.verbs.visualize import visualize
 
 pytestmark = pytest.mark.filterwarnings("ignore:Using padding='same' with even kernel")
@@ -294,14 +295,19 @@ def test_examples_are_one_validation_image_of_each_class_as_published(page, quic
         assert np.array_equal(pixels, images.pixels[first])
 
 
+class WithoutData(RunSubject):
+    @property
+    def data(self):
+        raise DataError("There is no folder data/MNIST.")
+
+
 def test_page_goes_into_a_folder_and_needs_no_data(quick_run, tmp_path, capsys):
-    gone = ["data.bad_images=error", f"paths.cache_dir={tmp_path / 'cache'}"]
-    (path,) = visualize(["what=explore", f"run={quick_run}", f"output={tmp_path / 'pages'}", "examples=0", *gone])
+    (path,) = explore.draw(WithoutData(quick_run, {}), explore.Options(), tmp_path / "pages")
     assert path == tmp_path / "pages" / "explore.html"
-    assert json.loads(part(path.read_text("utf-8"), "description"))["examples"] == []
-    network = LeNet5().eval()
-    page = page_of(nn.Identity(), network, ["a"] * 10, page_spec(1, 32), title="without data")
-    drawing = json.loads(part(page, "description"))["drawing"]
+    assert capsys.readouterr().out == "The page has no examples: There is no folder data/MNIST.\n"
+    description = json.loads(part(path.read_text("utf-8"), "description"))
+    assert description["examples"] == []
+    drawing = description["drawing"]
     assert (drawing["side"], drawing["background"], drawing["ink"], drawing["extent"]) == (32, 0, 1, None)
 
 

@@ -48,25 +48,33 @@ def chain_of(preprocessing: nn.Module, network: nn.Module, input_shape: Shape) -
     with torch.inference_mode():
         values = images
         for name, module in _steps(preprocessing, network):
-            describe = DESCRIBE.get(type(module))
-            if describe is None:
-                raise InputError(f"{name} of {whole} is a {type(module).__name__}: {SUPPORTED}")
-            inputs, values = values, module.forward(values.clone())  # not by hooks, and safe from in-place layers
             try:
-                description = describe(module, inputs.shape[1:], values.shape[1:])
-            except Unsupported as error:
-                raise InputError(f"{name} of {whole} is a {type(module).__name__} with {error}: {SUPPORTED}") from error
+                description, values = _computed(module, values)
+            except UnsupportedError as error:
+                raise InputError(f"{name} of {whole} is a {type(module).__name__}{error}: {SUPPORTED}") from error
             layers.append(Layer(name, tuple(values.shape[1:]), description))
         expected = network(preprocessing(images))
-    if not expected.isfinite().all():
+    if not bool(expected.isfinite().all()):
         raise InputError(f"{whole} gives numbers that are not finite: its training has diverged.")
     if values.shape != expected.shape or not torch.allclose(values, expected, rtol=1e-4, atol=1e-4):
         raise InputError(f"{whole} computes something else than its layers one after the other: {SUPPORTED}")
     return layers
 
 
-class Unsupported(Exception):
-    """A layer of a known kind with a setting that is not known here."""
+class UnsupportedError(Exception):
+    """A layer that is not known here; the message is what its kind is followed by, such as ` with dilation`."""
+
+
+def _computed(module: nn.Module, values: Tensor) -> tuple[Description, Tensor]:
+    """What a layer is, and what it gives for `values`, which stay as they are even if it works in place."""
+    describe = DESCRIBE.get(type(module))
+    if describe is None:
+        raise UnsupportedError()
+    try:
+        outputs = module.forward(values.clone())  # without hooks: a page cannot run them either
+    except RuntimeError as error:
+        raise UnsupportedError(f" that cannot take {_by(values.shape[1:])}") from error
+    return describe(module, values.shape[1:], outputs.shape[1:]), outputs
 
 
 def _steps(preprocessing: nn.Module, network: nn.Module) -> Iterator[tuple[str, nn.Module]]:
@@ -76,8 +84,8 @@ def _steps(preprocessing: nn.Module, network: nn.Module) -> Iterator[tuple[str, 
     try:
         graph = fx.Tracer().trace(network)
     except Exception as error:  # code that cannot be traced fails in whatever way its author thought of
-        raise InputError(f"{type(network).__name__} cannot be traced ({error}): {SUPPORTED}") from error
-    modules = dict(network.named_modules())
+        reason = (str(error) or type(error).__name__).splitlines()[0]
+        raise InputError(f"{type(network).__name__} cannot be traced ({reason}): {SUPPORTED}") from error
     sizes: set[fx.Node] = set()
     previous: fx.Node | None = None
     uses: dict[str, int] = {}
@@ -95,16 +103,16 @@ def _steps(preprocessing: nn.Module, network: nn.Module) -> Iterator[tuple[str, 
             uses[name] = uses.get(name, 0) + 1
             yield (
                 name if uses[name] == 1 else f"{name} ({uses[name]})",
-                modules[str(node.target)] if node.op == "call_module" else _module_of(node, network),
+                network.get_submodule(name) if node.op == "call_module" else _module_of(node, network),
             )
             previous = node
 
 
 def _is_size(node: fx.Node) -> bool:
     """Of x.size(0) and x.shape, which are numbers."""
-    return (node.op == "call_method" and node.target == "size") or (
-        node.op == "call_function" and node.target is getattr and node.args[1] == "shape"
-    )
+    if node.op == "call_method":
+        return node.target == "size"
+    return bool(node.op == "call_function" and node.target is getattr and node.args[1] == "shape")
 
 
 def _origin(node: fx.Node) -> str:
@@ -120,7 +128,7 @@ def _module_of(node: fx.Node, network: nn.Module) -> nn.Module:
 
 def _conv(module: nn.Conv2d, inputs: Shape, outputs: Shape) -> Description:
     if module.padding_mode != "zeros":
-        raise Unsupported(f"padding_mode={module.padding_mode}")
+        raise UnsupportedError(f" with padding_mode={module.padding_mode}")
     kernel, stride, dilation = module.kernel_size, module.stride, module.dilation
     if isinstance(module.padding, str):  # "same" puts the odd pixel behind, "valid" is none
         padding = [(d * (k - 1) // 2 if module.padding == "same" else 0) for k, d in zip(kernel, dilation, strict=True)]
@@ -142,7 +150,7 @@ def _conv(module: nn.Conv2d, inputs: Shape, outputs: Shape) -> Description:
 
 def _linear(module: nn.Linear, inputs: Shape, outputs: Shape) -> Description:
     if len(inputs) != 1:
-        raise Unsupported(f"an input of {_by(inputs)}, not a vector")
+        raise UnsupportedError(f" with an input of {_by(inputs)}, not a vector")
     return Description("linear", f"Linear {module.in_features} → {module.out_features}", {}, _weights(module))
 
 
@@ -157,7 +165,7 @@ def _normalize(module: Normalize, inputs: Shape, outputs: Shape) -> Description:
 
 def _batch_norm(module: nn.BatchNorm2d, inputs: Shape, outputs: Shape) -> Description:
     if module.running_mean is None or module.running_var is None:
-        raise Unsupported("track_running_stats=False")
+        raise UnsupportedError(" with track_running_stats=False")
     std = (module.running_var.double() + module.eps).sqrt()
     arrays = {"mean": _array(module.running_mean), "std": _array(std)} | _weights(module)
     return Description("normalize", type(module).__name__, {}, arrays)
@@ -170,7 +178,7 @@ def _response_norm(module: nn.LocalResponseNorm, inputs: Shape, outputs: Shape) 
 
 def _max_pool(module: nn.MaxPool2d, inputs: Shape, outputs: Shape) -> Description:
     if _pair(module.dilation) != (1, 1) or module.return_indices:
-        raise Unsupported("dilation or return_indices")
+        raise UnsupportedError(" with dilation or return_indices")
     return Description("max_pool", *_pooled(module, inputs, outputs))
 
 
@@ -207,7 +215,7 @@ def _adaptive_pool(module: nn.AdaptiveAvgPool2d, inputs: Shape, outputs: Shape) 
 
 def _flatten(module: nn.Flatten, inputs: Shape, outputs: Shape) -> Description:
     if outputs != (math.prod(inputs),):
-        raise Unsupported(f"the result {_by(outputs)}, not a vector")
+        raise UnsupportedError(f" with the result {_by(outputs)}, not a vector")
     return Description("flatten", "Flatten")
 
 
@@ -227,8 +235,8 @@ def _by(sizes: Any) -> str:
     return " × ".join(map(str, sizes))
 
 
-def _once(pair: tuple[int, int]) -> str:
-    return str(pair[0]) if pair[0] == pair[1] else _by(pair)
+def _once(pair: tuple[int, ...]) -> str:
+    return str(pair[0]) if len(set(pair)) == 1 else _by(pair)
 
 
 DESCRIBE: dict[type, Callable[[Any, Shape, Shape], Description]] = {

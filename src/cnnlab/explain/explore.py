@@ -28,7 +28,10 @@ from cnnlab.models.building import InputSpec
 
 LARGEST_NETWORK = 2_500_000
 """Parameters that a page can hold: 13 MB, and a forward pass that keeps up with the pen."""
-SCRIPTS = ("network.js", "images.js", "pad.js", "rows.js", "inspector.js", "page.js")
+SCRIPTS = (
+    *("network.js", "images.js", "pad.js", "display.js", "rows.js"),
+    *("inspector.js", "computations.js", "page.js"),
+)
 
 
 @dataclass
@@ -136,7 +139,7 @@ def _guessed_style(layers: list[Layer], side: int) -> DrawingStyle:
 
 
 def _examples(images: LabelledImages, spec: InputSpec, count: int, native: bool) -> list[dict[str, Any]]:
-    """uint8 C x H x W and class of the first image of each class; `native`: as published, else as the network takes it."""
+    """Pixels, uint8 C x H x W, and class of the first image of each class; `native`: as published, not resized."""
     prepare = EvalTransform(spec.image_size, spec.resize_size)
     found = []
     for label in np.unique(images.labels)[:count]:

@@ -92,7 +92,7 @@ class Pad {
     this.onChange();
   }
 
-  /** Any picture: until it is drawn over, the network gets it just as `cnnlab predict` would give it. */
+  /** Any picture: until it is drawn over, the network gets it (up to 2048 pixels a side) as `cnnlab predict` gives it. */
   showPicture(picture, width, height) {
     const { side, resize } = this.description.input;
     const reduction = Math.min(1, 2048 / Math.max(width, height));
@@ -120,7 +120,10 @@ class Pad {
     this.picture = true;
   }
 
+  /** Light becomes dark: a digit in black on white paper then looks like those in white on black. */
   invert() {
+    if (this.empty) return;
+    this.picture = true;
     const image = this.context.getImageData(0, 0, PAD_SIDE, PAD_SIDE);
     for (let i = 0; i < image.data.length; i++) if (i % 4 !== 3) image.data[i] = 255 - image.data[i];
     this.context.putImageData(image, 0, 0);

@@ -242,7 +242,12 @@ function listen() {
     pen.style.top = `${(100 * pad.cursor[1]) / PAD_SIDE}%`;
   });
   pad.canvas.addEventListener("blur", () => (pen.hidden = true));
-  new ResizeObserver(layout).observe(find("layers"));
+  let width = find("layers").clientWidth;
+  new ResizeObserver(() => {
+    if (find("layers").clientWidth === width) return; // only its height has changed, by layout itself
+    width = find("layers").clientWidth;
+    requestAnimationFrame(layout);
+  }).observe(find("layers"));
 }
 
 find("title").textContent = description.title;

@@ -1,71 +1,13 @@
 "use strict";
 // The rows of the page: one for the input and one for each layer, with all its maps or units.
 
-const SHADES = 256;
-const FAINTEST = 0.12; // how far from zero's colour the smallest value that is not zero lies
 const MAP_GAP = 4;
 const UNIT_GAP = 2;
 const LARGEST_TILE = 64;
-const SMALLEST_TILE = 24;
+const SMALLEST_TILE = 30;
 const ROW_HEIGHT = 70;
 const INPUT_SIDE = 72;
 const FRAME = 1;
-
-/** A colour for each sign: zero is the ground, and even the smallest other value can be told from it. */
-class SignedColours {
-  constructor(styles) {
-    const stop = (name) => styles.getPropertyValue(name).trim().split(/\s+/).map(Number);
-    this.zero = stop("--zero");
-    this.positive = [this.zero, stop("--positive-middle"), stop("--positive-end")];
-    this.negative = [this.zero, stop("--negative-middle"), stop("--negative-end")];
-    this.table = new Uint32Array(2 * SHADES + 1);
-    for (let shade = -SHADES; shade <= SHADES; shade++) {
-      const [r, g, b] = this.mix(shade / SHADES);
-      this.table[shade + SHADES] = (255 << 24) | (b << 16) | (g << 8) | r;
-    }
-  }
-
-  /** [r, g, b] of a value in [-1, 1]. */
-  mix(value) {
-    if (!value) return this.zero;
-    const stops = value > 0 ? this.positive : this.negative;
-    const at = 2 * (FAINTEST + (1 - FAINTEST) * Math.min(1, Math.abs(value)));
-    const [from, to] = at < 1 ? [stops[0], stops[1]] : [stops[1], stops[2]];
-    return from.map((level, i) => Math.round(level + (to[i] - level) * (at < 1 ? at : at - 1)));
-  }
-
-  /** Fill a Uint32 view of ImageData with the colours of values in [-range, range]. */
-  paint(target, values, range) {
-    const factor = range > 0 ? SHADES / range : 0;
-    for (let i = 0; i < values.length; i++) {
-      const scaled = values[i] * factor;
-      const shade = scaled > 0 ? Math.ceil(scaled) : Math.floor(scaled);
-      target[i] = this.table[Math.max(0, Math.min(2 * SHADES, shade + SHADES)) || (scaled < 0 ? 0 : SHADES)];
-    }
-  }
-}
-
-/** Black or white, whichever can be read on a colour. */
-function inkOn([r, g, b]) {
-  return 0.3 * r + 0.59 * g + 0.11 * b > 140 ? "#111" : "#fff";
-}
-
-/** Smallest and largest of values. */
-function extremes(values) {
-  let low = Infinity;
-  let high = -Infinity;
-  for (const value of values) {
-    if (value < low) low = value;
-    if (value > high) high = value;
-  }
-  return [low, high];
-}
-
-/** The largest magnitude of values. */
-function magnitude(values) {
-  const [low, high] = extremes(values);
-  return Math.max(-low, high, 0);
-}
 
 /**
  * Pixels of a value's side and tiles in a line, so that all tiles fit into `across` pixels and, if their scale may
@@ -80,25 +22,9 @@ function tiling({ channels, height, width }, across, gap, { largest, smallest, d
   return { scale, columns: Math.ceil(channels / lines) };
 }
 
-/** An element with properties and children. */
-function element(tag, properties = {}, ...children) {
-  const made = Object.assign(document.createElement(tag), properties);
-  made.append(...children);
-  return made;
-}
-
-/** A number for people: some digits, a true minus. */
-function shown(value, digits = 4) {
-  if (value === 0 || !Number.isFinite(value)) return String(value);
-  const size = Math.abs(value);
-  const decimals = size < 1 ? 3 : Math.max(0, digits - Math.ceil(Math.log10(size + 1e-9)));
-  const text = size < 0.0005 ? value.toExponential(1) : value.toFixed(decimals);
-  return text.replace("-", "−");
-}
-
 /**
  * One row. view: {name, text, size: {channels, height, width}, isInput, hidden, captions}.
- * handlers: hover(unit), leave(), pin(unit), with unit = [channel, row, column].
+ * handlers: hover(unit) by pointer or focus, move(unit) by keys, pin(unit); unit = [channel, row, column].
  */
 class Row {
   constructor(view, handlers) {
