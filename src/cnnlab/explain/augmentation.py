@@ -19,7 +19,7 @@ from cnnlab.data.transforms import BATCH_TRANSFORMS, EvalTransform, TrainTransfo
 from cnnlab.errors import InputError
 from cnnlab.explain.album import Album
 from cnnlab.explain.grids import to_uint8
-from cnnlab.explain.sheets import grid, stacked, titled
+from cnnlab.explain.sheets import grid, resized, stacked, tensor_image, titled
 from cnnlab.explain.subject import Subject
 from cnnlab.seeds import derived_rng
 
@@ -97,7 +97,7 @@ def augmented(
                 batch, labels = step(batch, labels)
             elif isinstance(step, BATCH_TRANSFORMS):
                 batch = step(batch)
-    return _image(to_uint8(batch[0])), {name: done.get(name, "-") for name in entries}
+    return tensor_image(to_uint8(batch[0])), {name: done.get(name, "-") for name in entries}
 
 
 @contextmanager
@@ -172,8 +172,8 @@ def _row(
     image: Image.Image, subject: Subject, made: Sequence[tuple[Image.Image, dict[str, str]]], columns: int
 ) -> Image.Image:
     """The image as evaluation sees it, then its draws with their parameters, one augmentation a line."""
-    plain = _image(EvalTransform(subject.spec.image_size, subject.spec.resize_size)(image))
-    tiles = [_sized(plain), *(_sized(picture) for picture, _ in made)]
+    plain = tensor_image(EvalTransform(subject.spec.image_size, subject.spec.resize_size)(image))
+    tiles = [resized(plain, TILE), *(resized(picture, TILE) for picture, _ in made)]
     texts = ["evaluation sees", *("\n".join(_caption(done)) for _, done in made)]
     return grid(tiles, texts, columns=columns, gap=6, below=True)
 
@@ -183,14 +183,3 @@ def _caption(done: dict[str, str]) -> list[str]:
     if len(done) == 1:
         return list(done.values())
     return [f"{name}: {text}" if text != "applied" else name for name, text in done.items() if text != "-"] or ["-"]
-
-
-def _sized(image: Image.Image) -> Image.Image:
-    factor = TILE / max(image.size)
-    how = Image.Resampling.NEAREST if factor >= 1 else Image.Resampling.LANCZOS
-    return image.resize((round(image.width * factor), round(image.height * factor)), how)
-
-
-def _image(pixels_CHW: Tensor) -> Image.Image:
-    pixels = pixels_CHW.numpy()
-    return Image.fromarray(pixels[0] if len(pixels) == 1 else pixels.transpose(1, 2, 0))

@@ -14,7 +14,7 @@ from cnnlab.explain.album import Album
 from cnnlab.explain.feature_maps import feature_maps, layer_patterns, resolve_layers, stage_index
 from cnnlab.explain.grids import finite, grey_maps
 from cnnlab.explain.receptive_fields import Field, receptive_fields
-from cnnlab.explain.sheets import crossed, enlarged, grid, side_by_side, titled
+from cnnlab.explain.sheets import crossed, enlarged, grid, side_by_side, tensor_image, titled
 from cnnlab.explain.subject import Picture, Subject
 
 GRID = 1000
@@ -68,7 +68,7 @@ def _write(
     for channel, tile in enumerate(channel_tiles(maps_CHW, scale, LEAST)):
         marked = crossed(tile) if channel in numbers["dead_channels"] else tile
         album.keep(f"{folder}/channel_{channel:0{digits}d}", marked)
-    shown = enlarged(picture_image(picture), 224)
+    shown = enlarged(tensor_image(picture.pixels), 224)
     album.add(f"{folder}/grid", maps_sheet(title, maps_CHW, numbers, scale, shown, picture.name))
     album.numbers(f"{folder}/maps", {"layer": title, "image": picture.name, **numbers})
 
@@ -146,12 +146,6 @@ def maps_sheet(
 def scale_text(scale: str, least: float) -> str:
     own = "each channel to its own range" if scale == "channel" else "all channels to one range"
     return f"{own}, {'0 is black' if least >= 0 else 'dark is low, 0 within'}"
-
-
-def picture_image(picture: Picture) -> Image.Image:
-    """The pixels that the network saw."""
-    pixels = picture.pixels.numpy()
-    return Image.fromarray(pixels[0] if len(pixels) == 1 else pixels.transpose(1, 2, 0))
 
 
 def _seen(numbers: dict[str, Any]) -> list[str]:

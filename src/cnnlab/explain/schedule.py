@@ -99,16 +99,16 @@ def schedule_figure(schedule: Schedule, title: str) -> Figure:
     curves: dict[tuple[float, ...], list[str]] = {}
     for name, rates in schedule.rates.items():
         curves.setdefault(tuple(rates), []).append(name)
-    for rates, stages_of_curve in curves.items():
+    for curve, stages_of_curve in curves.items():
         ends = f"{stages_of_curve[0]} to {stages_of_curve[-1]}" if len(stages_of_curve) > 1 else stages_of_curve[0]
-        top.plot(time, rates, label=ends, linewidth=2)
+        top.plot(time, curve, label=ends, linewidth=2)
     top.set_ylabel("learning rate")
     top.set_ylim(bottom=0)
     top.grid(alpha=0.3)
     if len(curves) > 1:
         top.legend(fontsize=8, ncols=2)
         top.set_yscale("log")
-        positive = [rate for rates in curves for rate in rates if rate > 0]
+        positive = [rate for curve in curves for rate in curve if rate > 0]
         top.set_ylim(bottom=max(min(positive), max(positive) * 1e-5))
     shown = np.array([schedule.rates[name] for name in names])
     trains = np.array(

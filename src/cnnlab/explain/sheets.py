@@ -6,6 +6,7 @@ from collections.abc import Collection, Sequence
 
 from matplotlib.figure import Figure
 from PIL import Image, ImageDraw, ImageFont
+from torch import Tensor
 
 TITLE, TEXT, CAPTION = 18, 13, 11
 """Font sizes in pixels."""
@@ -23,6 +24,19 @@ def figure_image(figure: Figure, dpi: int = 100) -> Image.Image:
     buffer = io.BytesIO()
     figure.savefig(buffer, format="png", dpi=dpi)
     return Image.open(buffer).convert("RGB")
+
+
+def tensor_image(pixels_CHW: Tensor) -> Image.Image:
+    """uint8 C x H x W of one or three channels as a picture."""
+    pixels = pixels_CHW.numpy()
+    return Image.fromarray(pixels[0] if len(pixels) == 1 else pixels.transpose(1, 2, 0))
+
+
+def resized(image: Image.Image, side: int) -> Image.Image:
+    """So large that the longer side is `side`; small images keep their pixels visible."""
+    factor = side / max(image.size)
+    how = Image.Resampling.NEAREST if factor >= 1 else Image.Resampling.LANCZOS
+    return image.resize((max(1, round(image.width * factor)), max(1, round(image.height * factor))), how)
 
 
 def enlarged(image: Image.Image, side: int) -> Image.Image:

@@ -9,6 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from cnnlab.config import nearest
 from cnnlab.data.datamodule import ImageDataModule
 from cnnlab.data.datasets.image_folder import find_pictures
 from cnnlab.data.datasets.imagenet_subset import imagenet_classes
@@ -88,7 +89,7 @@ class Subject(ABC):
     @cached_property
     def model(self) -> nn.Sequential:
         """Preprocessing and network: float images in [0, 1] N x C x H x W -> logits."""
-        return nn.Sequential(self.preprocessing, self.network).eval()
+        return nn.Sequential(self.preprocessing, self.network).eval().to(memory_format=torch.channels_last)
 
     @property
     def classes(self) -> list[str]:
@@ -99,6 +100,17 @@ class Subject(ABC):
                 "Train one first: python train.py model=... model.weights=... freeze=features"
             )
         return self.class_names
+
+    def class_index(self, text: str) -> int:
+        """The output of a class, by its name or number; raises InputError if there is none."""
+        if text in self.classes:
+            return self.classes.index(text)
+        if text.isdigit() and int(text) < len(self.classes):
+            return int(text)
+        raise InputError(
+            f"{text!r} is no class of {self.name}: use 0 to {len(self.classes) - 1} or a name. "
+            f"{nearest([text], self.classes)}".rstrip()
+        )
 
     def pictures(self, images: str | None, limit: int, spread: bool = False) -> list[Picture]:
         """At most `limit` pictures of a file or folder; without `images`, the first validation images of the data.

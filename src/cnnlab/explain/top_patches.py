@@ -12,9 +12,9 @@ from tqdm import tqdm
 from cnnlab.errors import InputError
 from cnnlab.explain.album import Album
 from cnnlab.explain.feature_maps import feature_maps, layer_patterns, resolve_layers, stage_index
-from cnnlab.explain.features import layer_title, picture_image
+from cnnlab.explain.features import layer_title
 from cnnlab.explain.receptive_fields import Field, receptive_fields
-from cnnlab.explain.sheets import grid, titled
+from cnnlab.explain.sheets import grid, resized, tensor_image, titled
 from cnnlab.explain.subject import Picture, Subject
 
 BATCH = 32
@@ -118,10 +118,7 @@ def _block(pictures: list[Picture], best: list[Peak], field: Field | None, patch
     for peak in best:
         picture = pictures[peak.image]
         top, left, bottom, right = _box(field, peak, picture.pixels)
-        patch = picture_image(picture).convert("RGB").crop((left, top, right, bottom))
-        factor = TILE / max(patch.size)
-        small = Image.Resampling.NEAREST if factor > 1 else Image.Resampling.LANCZOS
-        patch = patch.resize((max(1, round(patch.width * factor)), max(1, round(patch.height * factor))), small)
+        patch = resized(tensor_image(picture.pixels[:, top:bottom, left:right]), TILE)
         tile = Image.new("RGB", (TILE, TILE), (128, 128, 128))
         tile.paste(patch, ((TILE - patch.width) // 2, (TILE - patch.height) // 2))
         tiles.append(tile)

@@ -27,7 +27,14 @@ from cnnlab.training.callbacks.best_metric import BestMetric
 from cnnlab.training.callbacks.progress import Throughput
 from cnnlab.training.classifier import Classifier, Recipe
 from cnnlab.training.freezing import FreezePlan
-from cnnlab.training.regularization import LabelSmoothing, MaxNorm, Penalty, WeightDecay, is_proximal
+from cnnlab.training.regularization import (
+    AdversarialTraining,
+    LabelSmoothing,
+    MaxNorm,
+    Penalty,
+    WeightDecay,
+    is_proximal,
+)
 
 Config = dict[str, Any]
 OWN_ARGUMENTS = ("scale_lr", "overfit_batches")
@@ -146,6 +153,7 @@ def recipe_from(cfg: Config, network: nn.Module, regularizers: Config, trusted: 
         penalties=[e for e in regularizers.values() if isinstance(e, Penalty) and not is_proximal(e)],
         after_step=[e for e in regularizers.values() if isinstance(e, MaxNorm) or is_proximal(e)],
         label_smoothing=by_type.get(LabelSmoothing, LabelSmoothing(0.0)),
+        adversary=by_type.get(AdversarialTraining),
         batch_transforms=batch_transforms(build_entries(cfg["augmentation"], trusted).values()),
         channels_last=cfg["speed"]["channels_last"],
     )

@@ -15,6 +15,8 @@ PICTURES = {
     "filters": "the weights of a convolution",
     "features": "every channel of chosen layers for an image",
     "top_patches": "the patches of a data set to which each channel answers most strongly",
+    "attribution": "which pixels a decision rests on, beside the same of a randomised network",
+    "adversarial": "images that a small perturbation makes the network mistake, and accuracy by its size",
     "augmentation": "one image as training sees it, draw by draw, and every augmentation alone",
     "schedule": "learning rate and freezing over the epochs, without training",
     "explore": "one page in which a small network can be drawn for and looked into",
