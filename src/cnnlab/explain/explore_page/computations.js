@@ -7,6 +7,7 @@ const SMALL_GRID = 27;
 const LARGEST_NUMBERED = 7; // a kernel's side up to which its numbers are written into its cells
 const TERMS = 6;
 
+/** Patch, kernel and products of each input map; `unit` is [channel, row, column]. */
 function explainConv(inspector, index, [o, y, x]) {
   const layer = inspector.network.layers[index];
   const [rows, columns] = layer.kernel;
@@ -68,10 +69,12 @@ function explainConv(inspector, index, [o, y, x]) {
   return { figures, lines: weightedLines("Σ patch × kernel", total, layer.arrays.bias, o) };
 }
 
+/** The lines of a sum, with the bias where there is one. */
 function weightedLines(text, total, bias, unit) {
   return bias ? [[text, total], ["+ bias", bias[unit]]] : [[text, total]];
 }
 
+/** All inputs, weights and products, and the largest products. */
 function explainLinear(inspector, index, [o]) {
   const layer = inspector.network.layers[index];
   const inputs = Array.from(inspector.values(index - 1));
@@ -108,16 +111,16 @@ function explainPool(inspector, index, [c, y, x], text, reduce) {
   const [y0, y1, rows] = layer.rows[y];
   const [x0, x1, columns] = layer.columns[x];
   const inputs = inspector.values(index - 1);
-  const window = [];
+  const values = [];
   for (let row = y0; row < y1; row++) {
-    for (let column = x0; column < x1; column++) window.push(inputs[(c * height + row) * width + column]);
+    for (let column = x0; column < x1; column++) values.push(inputs[(c * height + row) * width + column]);
   }
   const numbered = Math.max(y1 - y0, x1 - x0) <= LARGEST_NUMBERED;
   const cell = Math.max(2, Math.min(34, Math.floor(LARGEST_GRID / Math.max(y1 - y0, x1 - x0))));
-  const grid = inspector.grid(window, x1 - x0, cell, magnitude(window), numbered);
+  const grid = inspector.grid(values, x1 - x0, cell, magnitude(values), numbered);
   return {
     figures: [element("h3", { textContent: "Window" }), element("div", { className: "product" }, grid)],
-    lines: [[text(rows * columns), reduce(window, rows * columns)]],
+    lines: [[text(rows * columns), reduce(values, rows * columns)]],
   };
 }
 
@@ -142,8 +145,8 @@ const EXPLAIN = {
   conv: explainConv,
   linear: explainLinear,
   max_pool: (inspector, index, unit) =>
-    explainPool(inspector, index, unit, () => "largest of the window", (window) => Math.max(...window)),
+    explainPool(inspector, index, unit, () => "largest of the window", (values) => Math.max(...values)),
   avg_pool: (inspector, index, unit) =>
-    explainPool(inspector, index, unit, (count) => `Σ / ${count}`, (window, count) => sumOf(window) / count),
+    explainPool(inspector, index, unit, (count) => `Σ / ${count}`, (values, count) => sumOf(values) / count),
   response_norm: explainResponseNorm,
 };

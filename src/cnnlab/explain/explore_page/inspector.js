@@ -113,10 +113,12 @@ class Inspector {
       if (layers[root].kind === "flatten") place = position(layers[root].input, place[0]);
       root--;
     }
-    const parts = root < 0 ? [] : EXPLAIN[layers[root].kind](this, root, place);
+    if (index < 0) return [];
+    const { figures, lines } = root < 0
+      ? { figures: [], lines: [["pixel", this.value(-1, place)]] }
+      : EXPLAIN[layers[root].kind](this, root, place);
     const table = element("table", { className: "steps" });
-    if (root < 0) this.addRow(table, "pixel", this.value(-1, place), index === -1);
-    else for (const [text, value] of parts.lines) this.addRow(table, text, value, false);
+    for (const [text, value] of lines) this.addRow(table, text, value, false);
     if (root >= 0) this.addRow(table, `= ${layers[root].name}`, this.value(root, place), index === root);
     let at = root;
     while (at < index || (at + 1 < layers.length && ELEMENTWISE.includes(layers[at + 1].kind) &&
@@ -128,7 +130,7 @@ class Inspector {
       this.addRow(table, this.stepText(layers[at], before, place[0]), this.value(at, place), at === index);
     }
     if (at === layers.length - 1) this.addRow(table, "softmax: probability", this.state.probabilities[place[0]], false);
-    return [...(parts.figures || []), table];
+    return [...figures, table];
   }
 
   addRow(table, text, value, isSelected) {
