@@ -8,7 +8,7 @@ from torch.nn import functional as F
 
 from cnnlab.errors import InputError
 from cnnlab.explain.confusion import confusion_figure
-from cnnlab.explain.feature_maps import feature_maps, first_conv, resolve_layers
+from cnnlab.explain.feature_maps import feature_maps, first_conv, layer_patterns, resolve_layers, stage_index
 from cnnlab.models.alexnet import AlexNet
 from cnnlab.models.lenet5 import LeNet5
 from cnnlab.models.stages import with_features_and_classifier
@@ -80,8 +80,24 @@ def test_names_and_globs_reach_inner_layers():
 
 
 def test_unknown_layer_names_the_stages(network):
-    with pytest.raises(InputError, match=r"No layer of LeNet5 is called 'conv9'.*features\.0, features\.1"):
+    with pytest.raises(InputError, match=r"No layer of LeNet5 is called 'conv9'.*0 features\.0, 1 features\.1"):
         resolve_layers(network, ["features.0", "conv9"])
+
+
+def test_index_counts_the_stages(network):
+    resnet = with_features_and_classifier(torchvision.models.resnet18(num_classes=2))
+    assert list(resolve_layers(network, ["3", "0"])) == ["features.3", "features.0"]
+    assert list(resolve_layers(resnet, ["4"])) == ["layer1"]
+    assert stage_index(resnet, "layer1") == 4
+    assert stage_index(resnet, "layer1.0.conv1") is None
+    assert len(resolve_layers(resnet, ["all"])) == 10
+    with pytest.raises(InputError, match="'10'"):
+        resolve_layers(resnet, ["10"])
+
+
+@pytest.mark.parametrize("text", ["0,features.1*", "[0, features.1*]", "['0', \"features.1*\"]"])
+def test_lists_of_layers_are_read_with_and_without_brackets(text):
+    assert layer_patterns(text) == ["0", "features.1*"]
 
 
 def test_first_convolution():

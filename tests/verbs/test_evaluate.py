@@ -58,8 +58,8 @@ def test_report_names_the_images_of_the_split(run):
     [
         ({"split": "validation"}, "train, val, test"),
         ({"data.batchsize": "3"}, "data.batch_size"),
-        ({"optimizer.lr": "3"}, "cannot be changed in an evaluation"),
-        ({"model": "vgg16"}, "cannot be changed in an evaluation"),
+        ({"optimizer.lr": "3"}, "of a run cannot be changed"),
+        ({"model": "vgg16"}, "of a run cannot be changed"),
         ({"data.batch_size": "many"}, "data.batch_size=many is not of the type int, as 32 is"),
         ({"data.batch_size": "[1"}, r"data\.batch_size=\[1 cannot be parsed"),
         ({"trusted_packages": "[a"}, r"trusted_packages=\[a cannot be parsed"),

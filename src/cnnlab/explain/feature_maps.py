@@ -1,7 +1,8 @@
-"""The outputs of chosen layers for given images."""
+"""Which layers a name, an index or a pattern means, and what they give for an image."""
 
 import fnmatch
-from collections.abc import Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from typing import Any
 
 import torch
@@ -19,47 +20,80 @@ def first_conv(network: nn.Module) -> tuple[str, nn.Conv2d]:
     raise InputError(f"{type(network).__name__} has no convolution.")
 
 
-def resolve_layers(network: nn.Module, layers: Sequence[str]) -> dict[str, nn.Module]:
-    """Name -> module of every layer that the names or globs mean; `auto` is the first, a middle and the last stage.
+def layer_patterns(text: str) -> list[str]:
+    """The names, indices and globs of an option such as `0`, `0,3`, `[0, 3]`, `features.1*,classifier`."""
+    return [pattern.strip(" '\"") for pattern in text.strip("[] ").split(",") if pattern.strip(" '\"")]
 
-    Raises InputError, with the nearest layers, for a name that means none.
+
+def resolve_layers(network: nn.Module, layers: Sequence[str]) -> dict[str, nn.Module]:
+    """Name -> module of every layer that is meant.
+
+    layers: an index counts the stages (VGG16's 0 is features.0); a name or glob is of any layer; `all` are all stages;
+        `auto` is the first, a middle and the last stage before the classifier.
+    Raises InputError, with the layers there are, for one that means none.
     """
-    modules = {name: module for name, module in network.named_modules() if name} | stages(network)
+    of_stages = stages(network)
+    modules = {name: module for name, module in network.named_modules() if name} | of_stages
     found: dict[str, nn.Module] = {}
     for pattern in layers:
-        names = _auto(network) if pattern == "auto" else fnmatch.filter(modules, pattern)
+        if pattern in ("auto", "all"):
+            names = _auto(network) if pattern == "auto" else list(of_stages)
+        elif pattern.isdigit():
+            names = list(of_stages)[int(pattern) :][:1]
+        else:
+            names = fnmatch.filter(modules, pattern)
         if not names:
-            some = ", ".join(list(stages(network))[:8])
-            raise InputError(f"No layer of {type(network).__name__} is called {pattern!r}. Stages: {some}, ...")
+            raise InputError(f"No layer of {type(network).__name__} is called {pattern!r}. {_listed(list(of_stages))}")
         found |= {name: modules[name] for name in names}
     return found
 
 
+def stage_index(network: nn.Module, layer: str) -> int | None:
+    """The index by which `resolve_layers` knows the layer; None if it is inside a stage."""
+    names = list(stages(network))
+    return names.index(layer) if layer in names else None
+
+
 @torch.no_grad()
-def feature_maps(network: nn.Module, inputs: Tensor, layers: dict[str, nn.Module]) -> dict[str, Tensor]:
-    """Layer name -> its output N x C x H x W for preprocessed `inputs`; the network's mode is kept.
+def feature_maps(network: nn.Module, inputs: Tensor, layers: Mapping[str, nn.Module]) -> dict[str, Tensor]:
+    """Layer name -> its output N x C x H x W, float32 on the CPU, for preprocessed `inputs`; the mode is kept.
 
     Layers that give anything else are left out. Outputs are copied in the hook, because the in-place ReLU that follows
     a convolution would change them.
     """
-    maps: dict[str, Tensor] = {}
+    with outputs_of_layers(layers, detached=True) as outputs:
+        network(inputs)
+    return {name: outputs[name] for name in layers if name in outputs and outputs[name].ndim == 4}
+
+
+@contextmanager
+def outputs_of_layers(layers: Mapping[str, nn.Module], detached: bool = False) -> Iterator[dict[str, Tensor]]:
+    """A dictionary that fills with a copy of each layer's output, whenever the network is run inside the block.
+
+    detached: outputs are float32 on the CPU, instead of tensors that gradients flow through.
+    """
+    outputs: dict[str, Tensor] = {}
 
     def keep(name: str):
         def hook(module: nn.Module, arguments: tuple, output: Any) -> None:
-            if isinstance(output, Tensor) and output.ndim == 4:
-                maps[name] = output.detach().float().cpu().clone()
+            if isinstance(output, Tensor):
+                outputs[name] = output.detach().float().cpu().clone() if detached else output.clone()
 
         return hook
 
     handles = [module.register_forward_hook(keep(name)) for name, module in layers.items()]
     try:
-        network(inputs)
+        yield outputs
     finally:
         for handle in handles:
             handle.remove()
-    return {name: maps[name] for name in layers if name in maps}
 
 
 def _auto(network: nn.Module) -> list[str]:
     names = [name for name in stages(network) if name != "classifier"]
     return list(dict.fromkeys([names[0], names[len(names) // 2], names[-1]]))
+
+
+def _listed(names: list[str]) -> str:
+    shown = [f"{number} {name}" for number, name in enumerate(names)]
+    return f"Its stages are: {', '.join(shown)}; names and globs of the layers inside them are taken too."

@@ -1,34 +1,59 @@
-"""Many small pictures in one: near-square grids of channels and filters."""
+"""Numbers as pixels: feature maps in grey, first-layer filters in colour, signed values in a diverging map."""
 
 import math
 
 import torch
 from torch import Tensor
 
+from cnnlab.errors import InputError
 
-def channel_grid(maps_CHW: Tensor, padding: int = 1) -> Tensor:
-    """Every channel of one feature map side by side in a near-square grid, each scaled to its own range.
+NEGATIVE, POSITIVE = (33, 102, 172), (178, 24, 43)
+"""The ends of the diverging map (ColorBrewer's RdBu): blue, white at zero, red."""
 
-    maps_CHW: float. A channel without contrast is black if it is zero, grey otherwise; values that are no number are 0.
-    Returns uint8 1 x H' x W' with white lines of `padding` pixels; maps below 16 pixels are enlarged by repetition.
+
+def grey_maps(maps_CHW: Tensor, scale: str = "channel") -> Tensor:
+    """Feature maps as uint8 C x H x W; zero is always within the range, so that it is black behind a ReLU.
+
+    scale: "channel", each to its own range, or "layer", all to one. A channel of zeros is black; values that are no
+    number count as zero. Raises InputError for another scale.
     """
-    maps = torch.nan_to_num(maps_CHW.float(), nan=0.0, posinf=0.0, neginf=0.0)
-    low, high = maps.amin((1, 2), keepdim=True), maps.amax((1, 2), keepdim=True)
-    flat = torch.where(maps == 0, 0.0, 0.5)
-    scaled = torch.where(high > low, (maps - low) / (high - low).clamp_min(1e-12), flat)
-    return tile(enlarge(to_uint8(scaled))[:, None], padding)
+    maps = finite(maps_CHW)
+    over = {"channel": (1, 2), "layer": (0, 1, 2)}
+    if scale not in over:
+        raise InputError(f"scale={scale}: use channel or layer.")
+    low = maps.amin(over[scale], keepdim=True).clamp_max(0)
+    high = maps.amax(over[scale], keepdim=True).clamp_min(0)
+    return to_uint8(torch.where(high > low, (maps - low) / (high - low).clamp_min(1e-12), 0.0))
 
 
-def filter_grid(filters_OIHW: Tensor, padding: int = 1) -> Tensor:
-    """The filters of a convolution in a near-square grid, zero in mid-grey, each scaled to its largest magnitude.
+def colour_filters(filters_O3HW: Tensor, scale: str = "filter") -> Tensor:
+    """Filters of three input channels as uint8 O x 3 x H x W, zero in mid-grey.
 
-    Filters with three input channels are shown in colour, others by their first input channel.
-    Returns uint8 3 x H' x W'.
+    scale: "filter", each by its largest magnitude, or "layer", all by one.
     """
-    filters = torch.nan_to_num(filters_OIHW.float(), nan=0.0, posinf=0.0, neginf=0.0)
-    filters = filters if filters.shape[1] == 3 else filters[:, :1].expand(-1, 3, -1, -1)
-    magnitude = filters.abs().amax((1, 2, 3), keepdim=True).clamp_min(1e-12)
-    return tile(enlarge(to_uint8(0.5 + 0.5 * filters / magnitude)), padding)
+    filters = finite(filters_O3HW)
+    return to_uint8(0.5 + 0.5 * filters / magnitudes(filters, scale).clamp_min(1e-12))
+
+
+def diverging(values: Tensor, magnitude: Tensor | float) -> Tensor:
+    """Signed values ... x H x W as uint8 ... x 3 x H x W: blue below zero, white, red above, full at `magnitude`."""
+    share = (finite(values) / torch.as_tensor(magnitude).clamp_min(1e-12)).clamp(-1, 1).unsqueeze(-3)
+    ends = [torch.tensor(end).view(3, 1, 1) / 255 for end in (NEGATIVE, POSITIVE)]
+    end = torch.where(share < 0, ends[0], ends[1])
+    return to_uint8(1 - share.abs() * (1 - end))
+
+
+def magnitudes(filters_OIHW: Tensor, scale: str = "filter") -> Tensor:
+    """The largest |w| of each filter, or of the layer for each, O x 1 x 1 x 1; raises InputError for another scale."""
+    largest = finite(filters_OIHW).abs().amax((1, 2, 3), keepdim=True)
+    if scale not in ("filter", "layer"):
+        raise InputError(f"scale={scale}: use filter or layer.")
+    return largest if scale == "filter" else largest.amax().expand_as(largest)
+
+
+def finite(values: Tensor) -> Tensor:
+    """float32, with zeros for what is no number, so that a diverged network can be drawn."""
+    return torch.nan_to_num(values.detach().float(), nan=0.0, posinf=0.0, neginf=0.0)
 
 
 def tile(images_NCHW: Tensor, padding: int = 1) -> Tensor:
@@ -46,12 +71,6 @@ def tile(images_NCHW: Tensor, padding: int = 1) -> Tensor:
         left = padding + (index % columns) * (width + padding)
         grid[:, top : top + height, left : left + width] = image
     return grid
-
-
-def enlarge(images: Tensor, least: int = 16) -> Tensor:
-    """Repeat pixels until the last dimension has at least `least`."""
-    factor = max(1, math.ceil(least / images.shape[-1]))
-    return images.repeat_interleave(factor, -1).repeat_interleave(factor, -2)
 
 
 def to_uint8(images: Tensor) -> Tensor:

@@ -1,6 +1,5 @@
 """The report of an evaluation: numbers, tables and pictures in files, and one HTML page that holds them all."""
 
-import io
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -12,6 +11,7 @@ from sklearn.metrics import confusion_matrix, precision_recall_fscore_support
 
 from cnnlab.data.images import LabelledImages
 from cnnlab.explain.confusion import confusion_figure
+from cnnlab.explain.sheets import png
 from cnnlab.files import write_bytes, write_json, write_text
 from cnnlab.runs.pages import figure_png, html_page, html_pictures, html_section, html_table, write_csv
 
@@ -142,12 +142,6 @@ def sheet(images: Sequence[Image.Image], captions: Sequence[str], columns: int =
         for line, text in enumerate(caption.split("\n")[:2]):
             draw.text((left, top + side + 2 + 16 * line), text[:30], fill="black", font_size=13)
     return page
-
-
-def png(image: Image.Image) -> bytes:
-    buffer = io.BytesIO()
-    image.save(buffer, "PNG")
-    return buffer.getvalue()
 
 
 def report_html(

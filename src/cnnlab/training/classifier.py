@@ -19,7 +19,7 @@ from cnnlab.models.weighted import weights_of
 from cnnlab.seeds import derive
 from cnnlab.training.freezing import FreezePlan
 from cnnlab.training.optimizers import parameter_groups
-from cnnlab.training.regularization import AfterStep, LabelSmoothing, Penalty, WeightDecay
+from cnnlab.training.regularization import AdversarialTraining, AfterStep, LabelSmoothing, Penalty, WeightDecay
 
 
 @dataclass(frozen=True)
@@ -38,6 +38,7 @@ class Recipe:
     penalties: Sequence[Penalty] = ()
     after_step: Sequence[AfterStep] = ()
     label_smoothing: LabelSmoothing = field(default_factory=lambda: LabelSmoothing(0.0))
+    adversary: AdversarialTraining | None = None
     batch_transforms: Sequence[nn.Module] = ()
     channels_last: bool = True
 
@@ -115,6 +116,8 @@ class Classifier(L.LightningModule):
     def training_step(self, batch: tuple[Tensor, Tensor], batch_idx: int) -> Tensor:
         images, labels = batch
         augmented, targets = self.augment(images, labels)
+        if self.recipe.adversary:
+            augmented = self.recipe.adversary.attacked(self, augmented, targets)
         logits = self(augmented)
         loss = self.train_loss(logits, targets)
         if not torch.isfinite(loss):

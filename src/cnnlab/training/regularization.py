@@ -11,6 +11,8 @@ import torch
 from torch import Tensor, nn
 
 from cnnlab.errors import InputError
+from cnnlab.explain.attacks import Attack
+from cnnlab.models.modes import evaluating
 from cnnlab.models.weighted import weights_of
 
 
@@ -159,6 +161,18 @@ class LabelSmoothing:
     def __post_init__(self) -> None:
         if not 0 <= self.epsilon < 1:
             raise InputError(f"regularization.label_smoothing.epsilon={self.epsilon}: at least 0 and less than 1.")
+
+
+class AdversarialTraining(Attack):
+    """Every training image is replaced by an adversarial one of its batch's network (Madry et al. 2018, section 4).
+
+    Attributes as of `Attack`, which sees the network in eval mode: its passes leave batch statistics alone.
+    """
+
+    def attacked(self, module: nn.Module, images: Tensor, targets: Tensor) -> Tensor:
+        """images: float in [0, 1]. targets: N, or N x classes. The module's modes and gradients stay as they are."""
+        with evaluating(module):
+            return self(module, images, targets)
 
 
 def sparsity(module: nn.Module) -> dict[str, float]:

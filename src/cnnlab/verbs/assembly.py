@@ -29,7 +29,14 @@ from cnnlab.training.callbacks.best_metric import BestMetric
 from cnnlab.training.callbacks.progress import Throughput
 from cnnlab.training.classifier import Classifier, Recipe
 from cnnlab.training.freezing import FreezePlan
-from cnnlab.training.regularization import LabelSmoothing, MaxNorm, Penalty, WeightDecay, is_proximal
+from cnnlab.training.regularization import (
+    AdversarialTraining,
+    LabelSmoothing,
+    MaxNorm,
+    Penalty,
+    WeightDecay,
+    is_proximal,
+)
 
 Config = dict[str, Any]
 OWN_ARGUMENTS = ("scale_lr", "overfit_batches")
@@ -98,13 +105,18 @@ def preprocessing_from(
     if cfg["preprocessing"]["name"] != "weights":
         options = layer.keywords | {"images_NCHW": data.train_images()}
         return fit_once(Path(cfg["paths"]["cache_dir"]) / "preprocessing", data.train_fingerprint, **options)
+    return layer(images_NCHW=(), **weights_statistics(weights, spec))
+
+
+def weights_statistics(weights: Weights | None, spec: InputSpec) -> dict[str, list[float]]:
+    """Mean and std of each channel that pretrained weights want; raises InputError if they are of other channels."""
     mean, std = (weights and weights.mean) or spec.mean, (weights and weights.std) or spec.std
     if len(mean) != spec.channels:
         raise InputError(
             f"preprocessing=weights has the statistics of {len(mean)} channels, the network takes {spec.channels}. "
             "Use preprocessing=standardize."
         )
-    return layer(images_NCHW=(), mean=mean, std=std)
+    return {"mean": mean, "std": std}
 
 
 def network_from(
@@ -147,6 +159,7 @@ def recipe_from(
         penalties=[e for e in regularizers.values() if isinstance(e, Penalty) and not is_proximal(e)],
         after_step=[e for e in regularizers.values() if isinstance(e, MaxNorm) or is_proximal(e)],
         label_smoothing=by_type.get(LabelSmoothing, LabelSmoothing(0.0)),
+        adversary=by_type.get(AdversarialTraining),
         batch_transforms=batch_transforms(build_entries(cfg["augmentation"], trusted).values(), num_classes),
         channels_last=cfg["speed"]["channels_last"],
     )

@@ -42,7 +42,7 @@ def check_combinations(cfg: Config, data: ImageDataModule, trusted: tuple[str, .
         _check_augmentation(data)
     with problems:
         _check_targets(cfg, regularizers, trusted)
-    network = _outline(cfg, len(data.classes), trusted)
+    network = outline(cfg, len(data.classes), trusted)
     for name, entry in regularizers.items():
         with problems:
             if isinstance(entry, Surgery):
@@ -58,7 +58,7 @@ def check_combinations(cfg: Config, data: ImageDataModule, trusted: tuple[str, .
     problems.raise_all("These settings do not go together:")
 
 
-def _outline(cfg: Config, num_classes: int, trusted: tuple[str, ...]) -> nn.Module:
+def outline(cfg: Config, num_classes: int, trusted: tuple[str, ...]) -> nn.Module:
     """The network without memory for its parameters."""
     network = build({**cfg["model"]["network"], "_partial_": True}, trusted)
     try:

@@ -7,29 +7,33 @@ from typing import Any
 
 import numpy as np
 import torch
-import yaml
-from omegaconf import OmegaConf
 from torch import nn
 from torch.utils.data import DataLoader
 from tqdm import tqdm
 
-from cnnlab.config import build, check, compose, nearest, quote_path, trusted_prefixes
-from cnnlab.data.datamodule import ImageDataModule, build_data, check_loading
+from cnnlab.config import build
+from cnnlab.data.datamodule import ImageDataModule, check_loading
 from cnnlab.data.datasets.imagenet_subset import imagenet_classes
 from cnnlab.data.images import LabelledImages, Splits, joined
 from cnnlab.data.scanning import scan
 from cnnlab.data.splitting import select
 from cnnlab.errors import InputError
 from cnnlab.loading import load_run
-from cnnlab.models.building import build_network
 from cnnlab.models.preprocessing import fit
-from cnnlab.models.stages import HEADS
-from cnnlab.models.weights import Weights, find_weights
+from cnnlab.models.weights import find_weights
 from cnnlab.runs.folder import read_config
 from cnnlab.runs.naming import claim, run_name
 from cnnlab.runs.report import Scored, write_report
 from cnnlab.training.classifier import Classifier
-from cnnlab.verbs.assembly import spec_from
+from cnnlab.verbs.assembly import spec_from, weights_statistics
+from cnnlab.verbs.subjects import (
+    apply_changes,
+    checked_config,
+    data_of_run,
+    outputs_of,
+    pretrained_network,
+    value_of,
+)
 
 PARTS = ("train", "val", "test")
 
@@ -56,17 +60,9 @@ def evaluate_run(run: Path, changes: dict[str, str]) -> dict:
     cfg = read_config(run)
     part = changes.pop("split", None)
     packages = value_of("trusted_packages", changes.pop("trusted_packages", "[]"), [])
-    apply_changes(cfg, changes)
+    apply_changes(cfg, changes, own=("split", "trusted_packages"))
     loaded = load_run(run, packages)
-    data = build_data(
-        build(cfg["data"]["dataset"], trusted_prefixes({"trusted_packages": packages})),
-        cache_dir=Path(cfg["paths"]["cache_dir"]),
-        seed=cfg["seed"],
-        channels=loaded.spec["channels"],
-        image_size=loaded.spec["image_size"],
-        resize_size=loaded.spec["resize_size"],
-        **{key: value for key, value in cfg["data"].items() if key not in ("name", "root", "channels", "dataset")},
-    )
+    data = data_of_run(cfg, loaded.spec, packages)
     part = part or ("test" if data.parts.test is not None else "val")
     images = getattr(data.parts, part, None) if part in PARTS else None
     if images is None:
@@ -83,9 +79,7 @@ def evaluate_run(run: Path, changes: dict[str, str]) -> dict:
 
 def evaluate_model(arguments: Sequence[str]) -> dict:
     """Score pretrained weights on *all* images of a data set; writes a report into a folder of its own."""
-    cfg_node = compose([quote_path(argument) for argument in arguments])
-    check(cfg_node)
-    cfg: dict[str, Any] = OmegaConf.to_container(cfg_node, resolve=True)  # type: ignore[assignment]
+    cfg = checked_config(arguments)
     model, options = cfg["model"], cfg["data"]
     if not model["weights"]:
         raise InputError("cnnlab evaluate model=... needs model.weights: a network without weights knows nothing.")
@@ -95,11 +89,8 @@ def evaluate_model(arguments: Sequence[str]) -> dict:
     outputs = outputs_of(weights)
     truth, classes = match_classes(images, outputs)
     spec = spec_from(model)
-    network = build_network(
-        build({**model["network"], "_partial_": True}), num_classes=outputs, weights=weights, seed=0
-    )
-    preprocessing = fit("weights", [], mean=weights.mean or spec.mean, std=weights.std or spec.std)
-    classifier = Classifier(preprocessing, network, classes, {}).eval()
+    preprocessing = fit("weights", [], **weights_statistics(weights, spec))
+    classifier = Classifier(preprocessing, pretrained_network(cfg, weights), classes, {}).eval()
     data = ImageDataModule(
         Splits(images),
         skipped={},
@@ -126,65 +117,12 @@ def evaluate_model(arguments: Sequence[str]) -> dict:
     )
 
 
-def apply_changes(cfg: dict[str, Any], changes: dict[str, str]) -> None:
-    """Replace values of a resolved config; a changed paths.data_dir moves the paths below it.
-
-    Raises InputError for an unknown key.
-    """
-    old_data_dir = cfg["paths"]["data_dir"]
-    for key, text in changes.items():
-        node, *rest = key.split(".")
-        if len(rest) != 1 or node not in ("data", "paths") or rest[0] not in cfg[node]:
-            known = [
-                "split",
-                "trusted_packages",
-                *(f"{group}.{name}" for group in ("data", "paths") for name in cfg[group] if name != "dataset"),
-            ]
-            raise InputError(f"{key} cannot be changed in an evaluation. {nearest([key], known)}")
-        is_path = node == "paths" or rest == ["root"]
-        cfg[node][rest[0]] = text if is_path else value_of(key, text, cfg[node][rest[0]])
-    dataset = cfg["data"]["dataset"]
-    if "data.root" in changes and "root" not in dataset:
-        raise InputError(f"data.root cannot be changed: {cfg['data']['name']} has no folder.")
-    if "data.root" in changes:
-        dataset["root"] = cfg["data"]["root"]
-    elif "paths.data_dir" in changes and dataset.get("root"):
-        root = Path(dataset["root"])
-        if not root.is_relative_to(old_data_dir):
-            raise InputError(f"The data of this run are in {root}, not below {old_data_dir}: set data.root instead.")
-        dataset["root"] = str(Path(cfg["paths"]["data_dir"]) / root.relative_to(old_data_dir))
-
-
-def value_of(key: str, text: str, old: Any) -> Any:
-    """What `text` means in YAML; raises InputError if it is no YAML or of another type than `old`."""
-    try:
-        value = OmegaConf.to_container(OmegaConf.from_dotlist([f"value={text}"]))["value"]  # type: ignore[index, call-overload]
-    except yaml.YAMLError as error:
-        raise InputError(f"{key}={text} cannot be parsed.") from error
-    alike = (int, float) if isinstance(old, int | float) else type(old)
-    if None not in (old, value) and not isinstance(value, alike):
-        raise InputError(f"{key}={text} is not of the type {type(old).__name__}, as {old!r} is.")
-    return value
-
-
 def everything(options: dict[str, Any], cache_dir: Path) -> LabelledImages:
     """All images of a data set, whatever part it publishes them in."""
     published: Splits = build(options["dataset"])()
     images = functools.reduce(joined, [part for part in (published.train, published.val, published.test) if part])
     chosen = select(images, options["classes"], options["images_per_class"], options["split_seed"])
     return scan(chosen, options["bad_images"], cache_dir).images
-
-
-def outputs_of(weights: Weights) -> int:
-    """The number of classes that the weights' head scores; raises InputError if they have no head."""
-    heads = [value for name, value in weights.state.items() if name.split(".")[0] in HEADS and value.ndim]
-    if not heads:
-        names = ", ".join(f"{name}.*" for name in HEADS)
-        raise InputError(
-            f"{weights.source} has no classifier (none of {names}): it can name no class. "
-            "Train one first: python train.py model=... model.weights=... freeze=features"
-        )
-    return heads[-1].shape[0]
 
 
 def match_classes(images: LabelledImages, outputs: int) -> tuple[np.ndarray, list[str]]:

@@ -12,12 +12,13 @@ from PIL import Image
 from torch import Tensor
 from tqdm import tqdm
 
-from cnnlab.data.datasets.image_folder import files_below
-from cnnlab.data.decoding import EXTENSIONS, decode
+from cnnlab.data.datasets.image_folder import find_pictures
+from cnnlab.data.decoding import decode
 from cnnlab.errors import DataError, InputError
+from cnnlab.explain.sheets import png
 from cnnlab.files import write_bytes, write_text
 from cnnlab.loading import LoadedRun, load_run
-from cnnlab.runs.report import png, sheet
+from cnnlab.runs.report import sheet
 from cnnlab.verbs.arguments import parse
 
 Ranking = list[tuple[str, float]]
@@ -82,18 +83,6 @@ def predict(cfg: PredictConfig) -> Path:
     write_bytes(folder / "sheet.png", png(sheet(shown, [caption(ranking) for _, ranking in rows[: len(shown)]])))
     print(f"{len(rows)} pictures: {folder}/predictions.csv, {folder}/sheet.png")
     return folder
-
-
-def find_pictures(images: Path) -> tuple[Path, list[Path]]:
-    """The folder that names are relative to, and the files."""
-    if images.is_file():
-        return images.parent, [images]
-    if not images.is_dir():
-        raise InputError(f"images={images}: there is no such file or folder.")
-    paths = [path for path in files_below(images) if path.suffix.lower() in EXTENSIONS]
-    if not paths:
-        raise InputError(f"images={images}: no picture is in this folder ({', '.join(sorted(EXTENSIONS))}).")
-    return images, paths
 
 
 def output_folder(cfg: PredictConfig) -> Path:

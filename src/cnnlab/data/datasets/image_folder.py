@@ -5,8 +5,9 @@ from pathlib import Path
 
 import numpy as np
 
+from cnnlab.data.decoding import EXTENSIONS
 from cnnlab.data.images import ImageFiles, Splits
-from cnnlab.errors import DataError
+from cnnlab.errors import DataError, InputError
 
 IGNORED = frozenset({"Thumbs.db", "desktop.ini"})
 PARTS = ("train", "val", "test")
@@ -61,6 +62,21 @@ def files_below(folder: Path) -> list[Path]:
         and not any(part.startswith(".") for part in path.relative_to(folder).parts)
         and path.name not in IGNORED
     )
+
+
+def find_pictures(images: Path) -> tuple[Path, list[Path]]:
+    """The folder that names are relative to, and the files: `images` itself, or every picture below it.
+
+    Raises InputError if there is none.
+    """
+    if images.is_file():
+        return images.parent, [images]
+    if not images.is_dir():
+        raise InputError(f"images={images}: there is no such file or folder.")
+    paths = [path for path in files_below(images) if path.suffix.lower() in EXTENSIONS]
+    if not paths:
+        raise InputError(f"images={images}: no picture is in this folder ({', '.join(sorted(EXTENSIONS))}).")
+    return images, paths
 
 
 def _folders(root: Path) -> list[Path]:

@@ -1,14 +1,20 @@
 """Feature maps of fixed validation images in TensorBoard: the step slider shows them change."""
 
 import lightning as L
+import numpy as np
 import torch
 from torch import Tensor
 
 from cnnlab.data.datamodule import ImageDataModule
 from cnnlab.explain.feature_maps import feature_maps, resolve_layers
-from cnnlab.explain.grids import channel_grid
+from cnnlab.explain.features import describe_maps, layer_title, maps_sheet
+from cnnlab.explain.receptive_fields import receptive_fields
+from cnnlab.models.modes import evaluating
 from cnnlab.training.callbacks.tensorboard import tensorboard_writer
 from cnnlab.training.classifier import Classifier
+
+WIDTH = 640
+"""Pixels across the channels."""
 
 
 class FeatureMaps(L.Callback):
@@ -40,14 +46,16 @@ class FeatureMaps(L.Callback):
         if writer is None or images is None:
             return
         layers = resolve_layers(classifier.network, self.layers)
-        training = {module: module.training for module in classifier.modules()}
-        classifier.eval()
-        inputs = classifier.preprocessing(classifier.to_float(images.to(classifier.device)))
-        for layer, maps_NCHW in feature_maps(classifier.network, inputs, layers).items():
+        fields = receptive_fields(classifier.network)
+        with evaluating(classifier):
+            inputs = classifier.preprocessing(classifier.to_float(images.to(classifier.device)))
+            found = feature_maps(classifier.network, inputs, layers)
+        for layer, maps_NCHW in found.items():
             for number, maps_CHW in enumerate(maps_NCHW):
-                writer.add_image(f"features/{layer}/{number}", channel_grid(maps_CHW), trainer.global_step)
-        for module, mode in training.items():
-            module.training = mode
+                title = layer_title(f"step {trainer.global_step}", layer, layers[layer])
+                sheet = maps_sheet(title, maps_CHW, describe_maps(maps_CHW, fields.get(layer)), width=WIDTH)
+                tag = f"features/{layer}/{number}"
+                writer.add_image(tag, np.asarray(sheet), trainer.global_step, dataformats="HWC")
 
     def _fixed_images(self, trainer: L.Trainer) -> Tensor | None:
         data: ImageDataModule = trainer.datamodule  # type: ignore[attr-defined]

@@ -1,11 +1,15 @@
 """First-layer filters in TensorBoard."""
 
 import lightning as L
+import numpy as np
 
 from cnnlab.explain.feature_maps import first_conv
-from cnnlab.explain.grids import filter_grid
+from cnnlab.explain.filters import filters_sheet
 from cnnlab.training.callbacks.tensorboard import tensorboard_writer
 from cnnlab.training.classifier import Classifier
+
+WIDTH = 640
+"""Pixels across the filters."""
 
 
 class Filters(L.Callback):
@@ -24,4 +28,5 @@ class Filters(L.Callback):
     def _log(self, trainer: L.Trainer, classifier: Classifier) -> None:
         if writer := tensorboard_writer(trainer):
             name, conv = first_conv(classifier.network)
-            writer.add_image(f"filters/{name}", filter_grid(conv.weight.detach().cpu()), trainer.global_step)
+            sheet = filters_sheet(f"{name} · step {trainer.global_step}", conv.weight.detach().cpu(), width=WIDTH)
+            writer.add_image(f"filters/{name}", np.asarray(sheet), trainer.global_step, dataformats="HWC")

@@ -1,0 +1,220 @@
+"""`what=attribution`: which pixels a decision rests on, by six methods, beside the same for a randomised network."""
+
+import copy
+import logging
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from PIL import Image
+from scipy.stats import spearmanr
+from torch import Tensor, nn
+
+from cnnlab.errors import InputError
+from cnnlab.explain.album import Album
+from cnnlab.explain.feature_maps import feature_maps, layer_patterns, resolve_layers
+from cnnlab.explain.gradients import differentiable
+from cnnlab.explain.grids import diverging, to_uint8
+from cnnlab.explain.sheets import grid, resized, tensor_image, titled
+from cnnlab.explain.subject import Picture, Subject
+from cnnlab.seeds import derived_rng
+
+log = logging.getLogger(__name__)
+METHODS = ("saliency", "smoothgrad", "integrated_gradients", "guided_backpropagation", "occlusion", "grad_cam")
+ALIKE = 0.5
+"""Rank correlation with the map of the randomised network from which on a map says little about what was learned."""
+TILE = 180
+
+
+@dataclass
+class Options:
+    """images: a file or folder; without it the first validation images. limit: how many.
+
+    methods: of saliency, smoothgrad, integrated_gradients, guided_backpropagation, occlusion, grad_cam. target: the
+    class (name or number) that is explained; null is what the network says. layer: of Grad-CAM; null is the last with
+    maps larger than a pixel. samples: of SmoothGrad. steps: of integrated gradients. window: of occlusion, in pixels;
+    null is an eighth of the image.
+    """
+
+    images: str | None = None
+    limit: int = 1
+    methods: list[str] = field(default_factory=lambda: list(METHODS))
+    target: str | None = None
+    layer: str | None = None
+    samples: int = 20
+    steps: int = 32
+    window: int | None = None
+    seed: int = 0
+
+
+def draw(subject: Subject, options: Options, output: Path) -> list[Path]:
+    """Write <image>.png, a row of maps above the same row for a randomised network, and attribution.json."""
+    require_captum()
+    if unknown := [name for name in options.methods if name not in METHODS]:
+        raise InputError(f"methods: {unknown[0]} is none of {', '.join(METHODS)}.")
+    pictures = subject.pictures(options.images, options.limit)
+    target = None if options.target is None else subject.class_index(options.target)
+    subject.probabilities(pictures[0].batch)
+    layer = cam_layer(subject, pictures[0].batch, options.layer)
+    trained = plain_relus(subject.model)
+    randomised = randomise(trained, options.seed)
+    rows = []
+    with Album(output) as album:
+        for picture in pictures:
+            explained = target if target is not None else int(subject.probabilities(picture.batch).argmax())
+            maps, random_maps = (
+                {name: attribute(model, name, picture.batch, explained, layer, options) for name in options.methods}
+                for model in (trained, randomised)
+            )
+            likeness = {name: alike(maps[name], random_maps[name]) for name in options.methods}
+            for name in (name for name, value in likeness.items() if value > ALIKE):
+                log.warning(
+                    "%s of %s looks like that of a network that learned nothing (rank correlation %.2f): it shows "
+                    "the image more than the decision.",
+                    name,
+                    picture.name,
+                    likeness[name],
+                )
+            album.add(picture.name, _sheet(subject, picture, explained, layer, maps, random_maps, likeness))
+            for name, value in maps.items():
+                album.keep(f"{picture.name}/{name}", tensor_image(coloured(value)))
+            rows.append({"image": picture.name, "class": subject.classes[explained], "randomised": likeness})
+        album.numbers("attribution", {"grad_cam_layer": layer, "images": rows})
+    return album.paths
+
+
+def require_captum() -> None:
+    """Raises InputError that says how to get captum where it is missing."""
+    try:
+        import captum.attr  # noqa: F401
+    except ImportError as error:
+        raise InputError("what=attribution needs captum: pip install 'cnnlab[explain]'.") from error
+
+
+def cam_layer(subject: Subject, images: Tensor, layer: str | None) -> str:
+    """The layer of Grad-CAM; raises InputError if it has no maps."""
+    inputs = subject.preprocessing(images)
+    if layer is not None:
+        found = resolve_layers(subject.network, layer_patterns(layer))
+        name = next(iter(found))
+        if name not in feature_maps(subject.network, inputs, {name: found[name]}):
+            raise InputError(f"layer={name} has no maps: its output has no height and width.")
+        return name
+    maps = feature_maps(subject.network, inputs, resolve_layers(subject.network, ["all"]))
+    large = [name for name, value in maps.items() if min(value.shape[-2:]) > 1 and name != "classifier"]
+    if not large:
+        raise InputError(f"{subject.name} has no layer with maps larger than a pixel, which Grad-CAM needs.")
+    return large[-1]
+
+
+def plain_relus(model: nn.Sequential) -> nn.Sequential:
+    """A copy whose ReLUs do not work in place, which hooks on them could not follow."""
+    copied = copy.deepcopy(model).eval()
+    for module in copied.modules():
+        if getattr(module, "inplace", False):
+            module.inplace = False  # type: ignore[assignment]
+    return copied
+
+
+def randomise(model: nn.Sequential, seed: int) -> nn.Sequential:
+    """A copy with every learned layer drawn anew (Adebayo et al. 2018, section 4)."""
+    copied = copy.deepcopy(model)
+    with derived_rng(seed, "randomise"):
+        for module in copied.modules():
+            reset = getattr(module, "reset_parameters", None)
+            if callable(reset):
+                reset()
+    return copied.eval()
+
+
+def attribute(model: nn.Sequential, method: str, images: Tensor, target: int, layer: str, options: Options) -> Tensor:
+    """The map H x W of the first image: signed where the method is, summed over channels.
+
+    model: preprocessing (0) and network (1).
+    """
+    from captum import attr
+
+    network: Any = model[1]
+    window = options.window or max(2, images.shape[-1] // 8)
+    with differentiable(images) as (x,), derived_rng(options.seed, method):
+        methods: dict[str, Callable[[], Tensor]] = {
+            "saliency": lambda: attr.Saliency(model).attribute(x, target=target),
+            "smoothgrad": lambda: attr.NoiseTunnel(attr.Saliency(model)).attribute(
+                x, target=target, nt_samples=options.samples, nt_samples_batch_size=4, stdevs=0.1
+            ),
+            "integrated_gradients": lambda: attr.IntegratedGradients(model).attribute(
+                x, target=target, n_steps=options.steps, internal_batch_size=4
+            ),
+            "guided_backpropagation": lambda: attr.GuidedBackprop(model).attribute(x, target=target),
+            "occlusion": lambda: attr.Occlusion(model).attribute(
+                x,
+                sliding_window_shapes=(images.shape[1], window, window),
+                strides=(images.shape[1], max(1, window // 2), max(1, window // 2)),
+                baselines=0.5,
+                target=target,
+                perturbations_per_eval=8,
+            ),
+            "grad_cam": lambda: F.interpolate(
+                attr.LayerGradCam(model, resolve_layers(network, [layer])[layer]).attribute(
+                    x, target=target, relu_attributions=True
+                ),
+                size=images.shape[-2:],
+                mode="bilinear",
+            ),
+        }
+        return methods[method]().detach()[0].sum(dim=0)
+
+
+def alike(first_HW: Tensor, second_HW: Tensor) -> float:
+    """Spearman's rank correlation of the magnitudes; 0 where one map is constant."""
+    first, second = first_HW.abs().flatten(), second_HW.abs().flatten()
+    if first.std() == 0 or second.std() == 0:
+        return 0.0
+    return float(spearmanr(first.numpy(), second.numpy()).statistic)
+
+
+def coloured(values_HW: Tensor) -> Tensor:
+    """uint8 3 x H x W: positive red, negative blue, full at the 99th percentile of the magnitudes."""
+    largest = values_HW.abs().flatten().quantile(0.99)
+    return diverging(values_HW, max(float(largest), 1e-12))
+
+
+def overlaid(image_CHW: Tensor, values_HW: Tensor) -> Tensor:
+    """uint8 3 x H x W: the image in grey, with red where the map is large."""
+    grey = image_CHW.float().mean(0).expand(3, -1, -1) / 255
+    strength = (values_HW / values_HW.max().clamp_min(1e-12)).clamp(0, 1) * 0.8
+    red = torch.tensor([0.9, 0.1, 0.1]).view(3, 1, 1)
+    return to_uint8(grey * (1 - strength) + red * strength)
+
+
+def _sheet(
+    subject: Subject,
+    picture: Picture,
+    target: int,
+    layer: str,
+    maps: dict[str, Tensor],
+    random_maps: dict[str, Tensor],
+    likeness: dict[str, float],
+) -> Image.Image:
+    probability = float(subject.probabilities(picture.batch)[0, target])
+    tiles = [resized(tensor_image(picture.pixels), TILE)]
+    captions = [f"{picture.name}\ntrained network"]
+    for row, found in enumerate((maps, random_maps)):
+        if row:
+            tiles.append(tiles[0])
+            captions.append("randomised network")
+        for name, values in found.items():
+            pixels = overlaid(picture.pixels, values) if name in ("grad_cam", "occlusion") else coloured(values)
+            tiles.append(resized(tensor_image(pixels), TILE))
+            warning = f"\nrank correlation {likeness[name]:.2f}" + (" (!)" if likeness[name] > ALIKE else "")
+            captions.append(f"{name}{f' of {layer}' if name == 'grad_cam' else ''}" + (warning if row else ""))
+    marked = [name for name, value in likeness.items() if value > ALIKE]
+    return titled(
+        grid(tiles, captions, columns=len(maps) + 1, gap=6, below=True),
+        f"{subject.name} · why {subject.classes[target]} ({probability:.1%})?",
+        "red speaks for the class, blue against it; below, the same of a network with random weights"
+        + (f": {', '.join(marked)} (!) hardly depends on what was learned" if marked else ""),
+    )

@@ -1,0 +1,135 @@
+"""`what=top_patches`: what a channel answers to most strongly in a data set (Zeiler and Fergus 2014, figure 2)."""
+
+import heapq
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from PIL import Image
+from torch import Tensor
+from tqdm import tqdm
+
+from cnnlab.errors import InputError
+from cnnlab.explain.album import Album
+from cnnlab.explain.feature_maps import feature_maps, layer_patterns, resolve_layers, stage_index
+from cnnlab.explain.features import layer_title
+from cnnlab.explain.receptive_fields import Field, receptive_fields
+from cnnlab.explain.sheets import grid, resized, tensor_image, titled
+from cnnlab.explain.subject import Picture, Subject
+
+BATCH = 32
+TILE = 56
+"""Pixels of a patch in the picture."""
+
+
+@dataclass
+class Options:
+    """layer: an index that counts the stages, a name or a glob.
+
+    images: a folder; without it the validation images. limit: how many of them, at equal distances. patches: how many
+    for each channel, one of an image at most. channels: how many channels of the layer are shown.
+    """
+
+    layer: str = "auto"
+    images: str | None = None
+    limit: int = 500
+    patches: int = 9
+    channels: int = 64
+
+
+@dataclass(frozen=True, order=True)
+class Peak:
+    """The strongest answer of a channel to an image."""
+
+    value: float
+    image: int
+    row: int
+    column: int
+
+
+def draw(subject: Subject, options: Options, output: Path) -> list[Path]:
+    """Write patches_<layer>.png and .json: for each channel the patches with its largest values, strongest first."""
+    if min(options.patches, options.channels) < 1:
+        raise InputError("patches and channels: at least 1 is needed.")
+    layers = resolve_layers(subject.network, layer_patterns(options.layer))
+    pictures = subject.pictures(options.images, options.limit, spread=True)
+    fields = receptive_fields(subject.network)
+    found = peaks(subject, pictures, list(layers), options.patches, options.channels)
+    if not found:
+        raise InputError(f"layer={options.layer} has no maps: its output has no height and width.")
+    with Album(output) as album:
+        for name, channels in found.items():
+            field = fields.get(name)
+            blocks = [_block(pictures, best, field, options.patches) for best in channels]
+            size = f"{field.rows.size} x {field.columns.size} pixels" if field else "the whole image"
+            picture = titled(
+                grid(blocks, [f"{number}  max {best[0].value:.3g}" for number, best in enumerate(channels)], gap=6),
+                layer_title(subject.name, name, layers[name], stage_index(subject.network, name)),
+                f"the {options.patches} strongest patches of each channel among {len(pictures)} images, one of an "
+                f"image · receptive field {size}, cut at the image's edge",
+            )
+            album.add(f"patches_{name}", picture)
+            album.numbers(
+                f"patches_{name}",
+                {
+                    "receptive_field": field and field.size,
+                    "channels": [
+                        [
+                            {
+                                "image": pictures[peak.image].name,
+                                "value": peak.value,
+                                "unit": [peak.row, peak.column],
+                                "box": _box(field, peak, pictures[peak.image].pixels),
+                            }
+                            for peak in best
+                        ]
+                        for best in channels
+                    ],
+                },
+            )
+    return album.paths
+
+
+@torch.no_grad()
+def peaks(
+    subject: Subject, pictures: list[Picture], layers: list[str], count: int, channels: int
+) -> dict[str, list[list[Peak]]]:
+    """Layer -> channel -> its `count` strongest answers, strongest first, one for each image at most.
+
+    Layers whose output is no map are left out.
+    """
+    modules = resolve_layers(subject.network, layers)
+    best: dict[str, list[list[Peak]]] = {}
+    for start in tqdm(range(0, len(pictures), BATCH), "Looking", unit="batch"):
+        batch = torch.cat([picture.batch for picture in pictures[start : start + BATCH]])
+        for name, maps_NCHW in feature_maps(subject.network, subject.preprocessing(batch), modules).items():
+            width = maps_NCHW.shape[-1]
+            values, positions = maps_NCHW[:, :channels].flatten(2).max(dim=2)
+            heaps = best.setdefault(name, [[] for _ in range(values.shape[1])])
+            for number, (row, places) in enumerate(zip(values.tolist(), positions.tolist(), strict=True)):
+                for heap, value, place in zip(heaps, row, places, strict=True):
+                    peak = Peak(value, start + number, place // width, place % width)
+                    (heapq.heappushpop if len(heap) == count else heapq.heappush)(heap, peak)
+    return {name: [sorted(heap, reverse=True) for heap in heaps] for name, heaps in best.items()}
+
+
+def _block(pictures: list[Picture], best: list[Peak], field: Field | None, patches: int) -> Image.Image:
+    tiles = []
+    for peak in best:
+        picture = pictures[peak.image]
+        top, left, bottom, right = _box(field, peak, picture.pixels)
+        patch = resized(tensor_image(picture.pixels[:, top:bottom, left:right]), TILE)
+        tile = Image.new("RGB", (TILE, TILE), (128, 128, 128))
+        tile.paste(patch, ((TILE - patch.width) // 2, (TILE - patch.height) // 2))
+        tiles.append(tile)
+    tiles += [Image.new("RGB", (TILE, TILE), "white")] * (patches - len(tiles))
+    return grid(tiles)
+
+
+def _box(field: Field | None, peak: Peak, pixels: Tensor) -> tuple[int, int, int, int]:
+    """(top, left, bottom, right) of what the unit sees, inside the image."""
+    _, height, width = pixels.shape
+    if field is None:
+        return 0, 0, height, width
+    top, left, bottom, right = field.box(peak.row, peak.column)
+    return max(0, top), max(0, left), min(height, bottom), min(width, right)

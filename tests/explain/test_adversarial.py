@@ -1,0 +1,84 @@
+"""The picture of adversarial examples, and training against them."""
+
+import json
+
+import pytest
+import torch
+from in_process import DIGITS, train_in_process
+
+from cnnlab.errors import InputError
+from cnnlab.explain.attacks import Attack
+from cnnlab.verbs.subjects import RunSubject
+from cnnlab.verbs.visualize import visualize
+
+EPSILON = 0.1
+
+
+@pytest.fixture(scope="module")
+def natural(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("natural") / "run"
+    train_in_process(folder, *DIGITS, "trainer.max_epochs=4")
+    return folder
+
+
+@pytest.fixture(scope="module")
+def hardened(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("hardened") / "run"
+    options = ["regularization=[adversarial]", f"regularization.adversarial.epsilon={EPSILON}"]
+    train_in_process(folder, *DIGITS, "trainer.max_epochs=4", *options, "regularization.adversarial.steps=3")
+    return folder
+
+
+def test_files_and_the_order_of_attacks(natural, tmp_path):
+    arguments = [f"run={natural}", "what=adversarial", "limit=60", "shown=2", "steps=5", f"output={tmp_path}"]
+    paths = visualize([*arguments, f"epsilon={EPSILON}"])
+    assert [path.name for path in paths] == ["triples.png", "curve.png", "adversarial.json"]
+    found = json.loads((tmp_path / "adversarial.json").read_text())
+    curves = found["accuracy"]
+    assert found["epsilons"][0] == 0
+    assert curves["fgsm"][0] == curves["pgd"][0] > 0.8
+    assert curves["fgsm"][-1] < curves["fgsm"][0]
+    assert all(strong <= weak for strong, weak in zip(curves["pgd"], curves["fgsm"], strict=True))
+    assert curves["pgd"] == sorted(curves["pgd"], reverse=True)
+    assert all(0.5 * EPSILON < row["linf"] <= EPSILON + 1e-6 for row in found["images"])
+    assert len(found["images"]) == 60
+
+
+def test_training_against_an_attack_protects_against_it(natural, hardened):
+    def accuracies(run):
+        subject = RunSubject(run, {})
+        pictures = subject.pictures(None, 120)
+        images = torch.cat([picture.batch for picture in pictures])
+        truth = torch.tensor([picture.target for picture in pictures])
+        found = Attack("pgd", EPSILON, steps=10)(subject.model, images, truth)
+        return [float((subject.probabilities(each).argmax(1) == truth).float().mean()) for each in (images, found)]
+
+    clean, attacked = accuracies(natural)
+    clean_hardened, attacked_hardened = accuracies(hardened)
+    assert attacked < clean
+    assert clean_hardened > 0.8
+    assert attacked_hardened > attacked + 0.1
+
+
+@pytest.mark.parametrize(
+    ("argument", "message"),
+    [
+        ("target=12", "'12' is no class of run: use 0 to 9"),
+        ("attack=cw", "use fgsm or pgd"),
+        ("epsilon=-1", "not negative"),
+        ("limit=0", "limit=0"),
+    ],
+)
+def test_wrong_options_are_named(natural, argument, message):
+    with pytest.raises(InputError, match=message):
+        visualize([f"run={natural}", "what=adversarial", argument])
+
+
+def test_weights_without_a_classifier_are_refused(tmp_path, pictures):
+    import torchvision
+
+    trunk = torchvision.models.squeezenet1_1().features.state_dict(prefix="features.")
+    torch.save(trunk, tmp_path / "features.pth")
+    arguments = ["what=adversarial", "model=squeezenet1_1", f"model.weights={tmp_path / 'features.pth'}"]
+    with pytest.raises(InputError, match="no classifier: this picture needs one"):
+        visualize([*arguments, f"images={pictures}"])
