@@ -13,7 +13,7 @@ EXTENSIONS = frozenset({".jpg", ".jpeg", ".png", ".webp", ".bmp", ".gif", ".tif"
 MAX_PIXELS = 89_478_485
 """A file that claims more pixels than this (Pillow's own bound) is refused as a decompression bomb."""
 MAX_RATIO = 1000
-"""A picture longer than so many times its width is refused: scaled to the network's size it would be a bomb too."""
+"""A picture whose long side is more than so many times the short one is refused: scaled up, it would be a bomb too."""
 UPRIGHT = {
     2: Image.Transpose.FLIP_LEFT_RIGHT,
     3: Image.Transpose.ROTATE_180,
@@ -37,8 +37,7 @@ def decode(path: Path, channels: int) -> Image.Image:
     try:
         return _decode(path.read_bytes(), channels)
     except UnidentifiedImageError as error:
-        reason = f"no picture in one of the formats {', '.join(FORMATS)}"
-        raise DataError(f"{path}: {reason if path.stat().st_size else 'the file is empty'}") from error
+        raise DataError(f"{path}: no picture in one of the formats {', '.join(FORMATS)}") from error
     except Image.DecompressionBombError as error:
         raise DataError(f"{path}: its pixels are more than {MAX_PIXELS:,}") from error
     except OSError as error:
@@ -48,6 +47,8 @@ def decode(path: Path, channels: int) -> Image.Image:
 
 
 def _decode(contents: bytes, channels: int) -> Image.Image:
+    if not contents:
+        raise ValueError("the file is empty")
     image: Image.Image = Image.open(io.BytesIO(contents), formats=FORMATS)
     short, long = sorted(image.size)
     if short * long > MAX_PIXELS:

@@ -141,9 +141,9 @@ def _without_twins(images: LabelledImages, digests: Sequence[str]) -> np.ndarray
 
 def _too_few(name: str, members: np.ndarray, single: np.ndarray) -> str:
     twins = len(members) - np.count_nonzero(single[members])
-    shared = f", {twins} of them with an equal twin, which may only train," if twins else ""
+    shared = f", {twins} of them with an equal twin and for training only" if twins else ""
     return (
-        f"Class {name!r} has {len(members)} images{shared}: too few to split, each part needs one of its own. Add "
+        f"Too few images to split in class {name!r} ({len(members)}{shared}): each part needs one of its own. Add "
         "images, remove the class, or cut fewer parts (data.val_fraction=0, data.test_fraction=0)."
     )
 
