@@ -1,8 +1,10 @@
 """Real data small enough for tests: drawn pictures, scikit-learn's digits, and one run that several tests look at."""
 
+import logging
 import os
 import subprocess
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 
 # The networks of tests are tiny: a second thread costs more than it gives, most of all on a busy machine.
@@ -44,6 +46,18 @@ def pictures(tmp_path: Path) -> Path:
         for number in range(20):
             draw_picture(tmp_path / "pictures" / shape / f"{number:02d}.png", shape, 100 * label + number)
     return tmp_path / "pictures"
+
+
+@pytest.fixture
+def kept_logging() -> Iterator[None]:
+    """Hydra replaces the root logger's handlers; give them back."""
+    root = logging.getLogger()
+    handlers, level = root.handlers[:], root.level
+    yield
+    for handler in set(root.handlers) - set(handlers):
+        handler.close()
+    root.handlers[:] = handlers
+    root.setLevel(level)
 
 
 def run_program(

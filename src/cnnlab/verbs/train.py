@@ -6,7 +6,6 @@ from typing import Any
 
 import lightning as L
 import torch
-from lightning.pytorch.trainer.states import TrainerStatus
 from lightning.pytorch.utilities.exceptions import MisconfigurationException
 
 from cnnlab.config import build_entries, trusted_prefixes
@@ -81,7 +80,7 @@ def fit(trainer: L.Trainer, classifier: Classifier, data: ImageDataModule, resum
     except MisconfigurationException as error:
         raise InputError(str(error)) from error
     except SystemExit as error:
-        if trainer.state.status == TrainerStatus.INTERRUPTED:
+        if isinstance(error.__context__, KeyboardInterrupt):
             raise KeyboardInterrupt from error
         raise
 
