@@ -215,7 +215,7 @@ def test_job_without_a_checkpoint_begins_with_clean_events(here, tasks):
             ["optimizer.lr=interval(0.1, 1)"],
             ["an interval has no list of values. Search it with hparams_search=optuna"],
         ),
-        (["seed=0,1", "hydra/sweeper=basic"], ["hydra/sweeper=basic keeps no record"]),
+        (["seed=0,1", "hydra/sweeper=optuna"], ["hydra/sweeper=optuna keeps no record"]),
         (["seed=0,1", "hydra.sweep.dir=x"], ["hydra.sweep.dir=x: name the folder with sweep.dir=FOLDER"]),
         (["seed=0,1", "trainer.num_nodes=2"], ["let SLURM start the jobs, with hydra/launcher=submitit_slurm"]),
         (

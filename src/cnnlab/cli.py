@@ -24,7 +24,7 @@ from cnnlab import sweeping
 from cnnlab.config import CONFIG_DIR, check, compose, quote_path, quoted
 from cnnlab.errors import CnnlabError, InputError
 from cnnlab.runs.naming import claim, claim_exactly, run_name
-from cnnlab.runs.processes import end_with_parent, starts_processes
+from cnnlab.runs.processes import end_with_parent, require_one_config, starts_processes
 from cnnlab.runs.sweep import Sweep
 
 log = logging.getLogger(__name__)
@@ -93,7 +93,7 @@ def _sweep(program: list[str], flags: list[str], overrides: list[str], config_di
     once = [flag for flag in flags if flag not in ("-m", "--multirun")]
     sys.argv = [program[0], *flags, *for_hydra]
     try:
-        _application([sys.executable, *start, *program[1:], *once], [])
+        _application([*start, *program[1:], *once], [])
     finally:
         typed = ["python", *module] if module or program[0].endswith(".py") else []
         name = [] if module else [program[0] if typed else Path(program[0]).name]
@@ -173,20 +173,19 @@ def _task(cfg: DictConfig, rerun: list[str], failures: list[int]) -> None:
 
     hydra_cfg = HydraConfig.get()
     folder = Path(hydra_cfg.runtime.output_dir)
-    stored = [override for override in hydra_cfg.overrides.task if not override.startswith(("resume=", "sweep."))]
     cfg.paths.output_dir = str(folder)
     plain: dict[str, Any] = OmegaConf.to_container(cfg, resolve=True)  # type: ignore[assignment]
-    del plain["sweep"]
-    last = folder / "checkpoints" / "last.ckpt"
     resumes = plain.pop("resume") is not None
-    chosen = plain
+    del plain["sweep"]
+    stored = [override for override in hydra_cfg.overrides.task if not override.startswith(("resume=", "sweep."))]
+    shared = plain
     if hydra_cfg.mode == RunMode.MULTIRUN:
-        resumes = last.is_file()
-        resumed = [f"resume={quoted(str(folder))}"] if resumes else []
-        interpreter, *rerun = [*rerun, *stored, *resumed, f"hydra.run.dir={quoted(str(folder))}"]
-        chosen = sweeping.share(plain, folder.parent, hydra_cfg.job.num)
-        if starts_processes(chosen["trainer"]):
-            return sweeping.run_apart([interpreter, *rerun])
+        resumes = (folder / "checkpoints" / "last.ckpt").is_file()
+        resume = [f"resume={quoted(str(folder))}"] if resumes else []
+        rerun = [*rerun, *stored, *resume, f"hydra.run.dir={quoted(str(folder))}"]
+        shared = sweeping.share(plain, folder.parent, hydra_cfg.job.num)
+        if starts_processes(shared["trainer"]):
+            return sweeping.run_apart([sys.executable, *rerun])
     end_with_parent()
     sys.argv = rerun  # Lightning starts the other ranks with it
     rank_zero = os.environ.get("RANK", os.environ.get("LOCAL_RANK", os.environ.get("SLURM_PROCID", "0"))) == "0"
@@ -196,9 +195,10 @@ def _task(cfg: DictConfig, rerun: list[str], failures: list[int]) -> None:
     try:
         from cnnlab.verbs.train import train
 
+        require_one_config(run.record["config_hash"], rank_zero)
         _adopt_lightning_messages()
         log.info("Run folder: %s", folder)
-        train(chosen, run, run.last_checkpoint if resumes else None)
+        train(shared, run, run.last_checkpoint if resumes else None)
         run.update(status="finished")
     except CnnlabError as error:
         run.update(status="failed", error=str(error), exit_code=error.exit_code)
@@ -216,11 +216,9 @@ def _task(cfg: DictConfig, rerun: list[str], failures: list[int]) -> None:
 
 
 def _is_stop(error: BaseException) -> bool:
-    """Whether somebody wants the process to end: Ctrl-C, SIGTERM, a cluster that takes the machine back."""
-    from lightning.pytorch.utilities.exceptions import SIGTERMException
-
-    requeued = isinstance(error, SystemExit) and "SUBMITIT_EXECUTOR" in os.environ
-    return requeued or isinstance(error, KeyboardInterrupt | SIGTERMException)
+    """Whether somebody wants the process to end: Ctrl-C, or a cluster that takes its machine back."""
+    taken_back = isinstance(error, SystemExit) and "SUBMITIT_EXECUTOR" in os.environ
+    return taken_back or isinstance(error, KeyboardInterrupt)
 
 
 def _adopt_lightning_messages() -> None:

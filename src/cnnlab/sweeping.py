@@ -36,7 +36,9 @@ EXTRAS = {
 """Choices that need a package -> its module below hydra_plugins, and the extra of cnnlab that brings it."""
 CHANGEABLE = ("hydra/launcher=", "hydra.launcher.", "hydra.sweeper.n_trials=", "hydra.sweeper.n_jobs=")
 """What may differ when a sweep is resumed: where its jobs run, and how many trials a search has."""
-OURS = "hydra_plugins.cnnlab.sweepers."
+BASIC = "hydra._internal.core_plugins.basic_sweeper.BasicSweeper"
+PLANNED = "hydra_plugins.cnnlab.sweepers.PlannedSweeper"
+SEARCH = "hydra_plugins.cnnlab.sweepers.SearchSweeper"
 LOOK_EVERY = 1.0
 """Seconds between two looks at the records of running jobs."""
 
@@ -61,7 +63,7 @@ def prepare(overrides: Sequence[str], config_dir: str | None = None) -> tuple[Sw
     hydra = _hydra_node([*own, *installed], config_dir)
     with problems:
         _require_own_sweeper(hydra)
-    searches = hydra is not None and hydra.sweeper._target_ == f"{OURS}SearchSweeper"
+    searches = hydra is not None and hydra.sweeper._target_ == SEARCH
     arguments = [*_params(hydra), *(override for override in installed if not override.startswith("hydra"))]
     jobs: list[list[str]] = []
     with problems:
@@ -76,6 +78,7 @@ def prepare(overrides: Sequence[str], config_dir: str | None = None) -> tuple[Sw
     with problems:
         sweep = _opened(keys, overrides, rest)
     problems.raise_all("The sweep cannot start:")
+    assert hydra is not None  # it composes if all the jobs do
     if sweep is None:
         sweep = _planned(_folder(keys, cfgs[0], rest), rest, arguments, jobs, searches)
     total = hydra.sweeper.n_trials if searches else len(sweep.jobs)
@@ -134,7 +137,7 @@ def _launcher(hydra: DictConfig | None) -> str:
 
 
 def _require_own_sweeper(hydra: DictConfig | None) -> None:
-    if hydra and not hydra.sweeper._target_.startswith(OURS):
+    if hydra and hydra.sweeper._target_ not in (BASIC, SEARCH):
         raise InputError(
             f"hydra/sweeper={hydra.runtime.choices['hydra/sweeper']} keeps no record that can be resumed. Leave it out "
             "to run every combination, or search with hparams_search=optuna."
@@ -149,6 +152,11 @@ def _params(hydra: DictConfig | None) -> list[str]:
 def _parsed(arguments: Sequence[str]) -> dict[str, Override]:
     """The overrides by key, of which the last counts."""
     return {o.get_key_element(): o for o in OverridesParser.create().parse_overrides(list(arguments))}
+
+
+def _line(override: Override) -> str:
+    """An override as it was typed."""
+    return override.input_line or ""
 
 
 def _first(override: str) -> str:
@@ -171,7 +179,7 @@ def _product(arguments: Sequence[str]) -> list[list[str]]:
         parsed = list(_parsed(arguments).values())
     except HydraException:
         return [list(arguments)]  # composing says what cannot be parsed
-    intervals = [o.input_line for o in parsed if o.is_sweep_override() and not o.is_discrete_sweep()]
+    intervals = [_line(o) for o in parsed if o.is_sweep_override() and not o.is_discrete_sweep()]
     if intervals:
         raise InputError(
             f"{', '.join(intervals)}: an interval has no list of values. Search it with hparams_search=optuna."
@@ -185,8 +193,10 @@ def _corners(arguments: Sequence[str]) -> list[list[str]]:
         parsed = _parsed(arguments)
     except HydraException:
         return [list(arguments)]
-    first = {key: _first(override.input_line) for key, override in parsed.items()}
+    first = {key: _first(_line(override)) for key, override in parsed.items()}
     values = {key: _values(override) for key, override in parsed.items() if override.is_sweep_override()}
+    if not values:
+        raise InputError("The search has nothing to vary: give a key an interval, or a list of values.")
     return [list((first | {key: value}).values()) for key, choices in values.items() for value in choices]
 
 
@@ -204,8 +214,7 @@ def _require_one_process(trainer: DictConfig, launcher: str) -> None:
             f"trainer.num_nodes={trainer.num_nodes} in a sweep: let SLURM start the jobs, with "
             f"hydra/launcher=submitit_slurm hydra.launcher.nodes={trainer.num_nodes}."
         )
-    one = {"devices": 1} if trainer.devices in ("auto", -1, "-1") else {}  # joblib's jobs take one device each
-    if launcher == "joblib" and starts_processes({**trainer, **one}):
+    if launcher == "joblib" and starts_processes(trainer, when_auto=1):
         raise InputError(
             f"hydra/launcher=joblib runs each job in one process: trainer.strategy={trainer.strategy} "
             f"trainer.devices={trainer.devices} needs several. Leave it out: then they run one after the other."
@@ -283,12 +292,10 @@ def _planned(
     parsed = _parsed(arguments)
     swept = {key: override for key, override in parsed.items() if override.is_sweep_override()}
     varies = {
-        key: [override.get_value_element_as_str()]
-        if searches
-        else [value.partition("=")[2] for value in _values(override)]
+        key: [_line(override).partition("=")[2]] if searches else [v.partition("=")[2] for v in _values(override)]
         for key, override in swept.items()
     }
-    fixed = [override.input_line for key, override in parsed.items() if key not in swept]
+    fixed = [_line(override) for key, override in parsed.items() if key not in swept]
     sweep = Sweep.create(folder, _lasting(overrides), varies, fixed)
     if not searches:
         names = job_names(jobs) if varies else [run_name(job) for job in jobs]
@@ -298,8 +305,9 @@ def _planned(
 
 
 def _at_once(hydra: DictConfig, cfgs: Sequence[DictConfig], total: int) -> int:
-    """How many jobs run at a time."""
+    """How many jobs run at a time; of a search no more than are asked for before the first answers."""
     launcher = _launcher(hydra)
+    total = min(total, hydra.sweeper.get("n_jobs", total))
     if launcher == "joblib" and hydra.launcher.n_jobs != -1:
         places = hydra.launcher.n_jobs
     elif launcher in ("joblib", "submitit_local"):
@@ -314,8 +322,12 @@ def _at_once(hydra: DictConfig, cfgs: Sequence[DictConfig], total: int) -> int:
 def _for_hydra(hydra: DictConfig, sweep: Sweep, searches: bool) -> list[str]:
     """What Hydra has to know of the plan."""
     added = [f"hydra.sweep.dir={quoted(str(sweep.folder))}"]
+    if not searches:
+        added.append(f"hydra.sweeper._target_={PLANNED}")
     if sweep.record["launcher"] == "joblib":
         added.append(f"hydra.launcher.n_jobs={sweep.record['at_once']}")
+    if sweep.record["launcher"] == "submitit_slurm" and "requeue" not in hydra.launcher.additional_parameters:
+        added.append("+hydra.launcher.additional_parameters.requeue=true")  # a preempted job goes on from its last.ckpt
     if searches and hydra.sweeper.sampler.get("seed") is not None:  # or the same values would be drawn once more
         added.append(f"hydra.sweeper.sampler.seed={hydra.sweeper.sampler.seed + len(sweep.jobs)}")
     return added
@@ -430,15 +442,15 @@ def _watched(sweep: Sweep) -> Iterator[None]:
 
 def _announce(sweep: Sweep, ended: Sequence[Job]) -> None:
     """One line for each job that has ended."""
-    for job in ended:
+    before = len(sweep.with_status(*ENDED)) - len(ended)
+    for place, job in enumerate(ended, before + 1):
         if job["status"] == "finished":
             best = job.get("best", {})
             score = f", best val/acc {best['val/acc']:.4f} (epoch {best['epoch']})" if "val/acc" in best else ""
             what = f"finished in {_duration(job['wall_seconds'])}{score}"
         else:
             what = f"failed: {_reason(job)}"
-        done = len(sweep.with_status(*ENDED))
-        print(f"[{done}/{sweep.record['total']}] {job['name']}: {what}{_remaining(sweep)}", flush=True)
+        print(f"[{place}/{sweep.record['total']}] {job['name']}: {what}{_remaining(sweep)}", flush=True)
 
 
 def _reason(job: Job) -> str:

@@ -7,7 +7,8 @@ import threading
 
 import pytest
 
-from cnnlab.runs.processes import end_with_parent, is_alive, starts_processes, this_process
+from cnnlab.errors import InputError
+from cnnlab.runs.processes import end_with_parent, is_alive, require_one_config, starts_processes, this_process
 
 
 def test_process_lives_until_it_has_ended():
@@ -48,6 +49,15 @@ def test_trainer_that_starts_processes_is_known(monkeypatch, trainer, several):
     assert starts_processes({"accelerator": "cpu", **trainer}) == several
     monkeypatch.setenv("SLURM_NTASKS", "2")
     assert not starts_processes({"accelerator": "cpu", **trainer})  # SLURM has started them
+
+
+def test_processes_of_one_run_have_one_config(monkeypatch):
+    monkeypatch.delenv("CNNLAB_CONFIG_HASH", raising=False)
+    require_one_config("a", rank_zero=False)  # started by torchrun, which tells nothing
+    require_one_config("a", rank_zero=True)
+    require_one_config("a", rank_zero=False)
+    with pytest.raises(InputError, match="has the config b, the first one of its run a"):
+        require_one_config("b", rank_zero=False)
 
 
 def test_process_ends_with_the_one_that_started_it():

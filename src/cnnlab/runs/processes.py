@@ -5,10 +5,14 @@ import signal
 import socket
 import threading
 import time
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from cnnlab.errors import InputError
+
 PARENT = "CNNLAB_PARENT"
+CONFIG_HASH = "CNNLAB_CONFIG_HASH"
 
 
 def this_process() -> dict[str, Any]:
@@ -51,6 +55,14 @@ def end_with_parent() -> None:
         threading.Thread(target=watch, daemon=True).start()
 
 
+def require_one_config(config_hash: str, rank_zero: bool) -> None:
+    """Raises InputError in a process of a run whose config is not that of the first process, which started it."""
+    if rank_zero:
+        os.environ[CONFIG_HASH] = config_hash
+    elif (expected := os.environ.get(CONFIG_HASH, config_hash)) != config_hash:
+        raise InputError(f"This process has the config {config_hash}, the first one of its run {expected}.")
+
+
 def cores() -> int:
     """Processor cores that this process may use."""
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else (os.cpu_count() or 1)
@@ -65,13 +77,16 @@ def device_count(accelerator: str) -> int:
     return torch.cuda.device_count()
 
 
-def starts_processes(trainer: dict[str, Any]) -> bool:
-    """Whether Lightning would start more processes than the one it is called in."""
+def starts_processes(trainer: Mapping[Any, Any], when_auto: int | None = None) -> bool:
+    """Whether Lightning would start more processes than the one it is called in.
+
+    trainer: the config group. when_auto: the number of devices that `devices=auto` stands for; None asks the machine.
+    """
     if int(os.environ.get("SLURM_NTASKS", 1)) > 1:  # they have been started already
         return False
     devices = trainer["devices"]
     if devices in ("auto", -1, "-1"):
-        count = device_count(trainer["accelerator"])
+        count = device_count(trainer["accelerator"]) if when_auto is None else when_auto
     elif isinstance(devices, str):
         count = int(devices) if devices.isdigit() else len(devices.split(","))
     else:

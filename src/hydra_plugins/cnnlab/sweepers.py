@@ -1,5 +1,6 @@
 """The sweepers of cnnlab, where Hydra looks for them."""
 
+import os
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -17,10 +18,10 @@ from cnnlab.sweeping import launch
 
 
 class PlannedSweeper(Sweeper):
-    """Runs the jobs of sweep.json that have not finished."""
+    """In the place of Hydra's basic sweeper: runs the jobs of sweep.json that have not finished."""
 
-    def __init__(self, params: Any = None) -> None:
-        """params: values to sweep beside the command line's; the plan holds them already."""
+    def __init__(self, **arguments: Any) -> None:
+        """arguments: the basic sweeper's, which have become part of the plan."""
 
     def setup(self, *, hydra_context: HydraContext, task_function: TaskFunction, config: DictConfig) -> None:
         self.sweep_folder = Path(config.hydra.sweep.dir)
@@ -40,6 +41,7 @@ class SearchSweeper(Sweeper):
     """
 
     def __init__(self, **arguments: Any) -> None:
+        os.environ.setdefault("SQLALCHEMY_SILENCE_UBER_WARNING", "1")  # Optuna 2 is made for SQLAlchemy 1
         from hydra_plugins.hydra_optuna_sweeper.optuna_sweeper import OptunaSweeper
 
         self.optuna = OptunaSweeper(**arguments)
