@@ -15,7 +15,7 @@ from typing import Any
 from hydra._internal.core_plugins.basic_sweeper import BasicSweeper
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.core.override_parser.types import IntervalSweep, Override
-from hydra.core.utils import JobReturn, JobStatus
+from hydra.core.utils import JobReturn, JobStatus, env_override
 from hydra.errors import HydraException
 from hydra.plugins.launcher import Launcher
 from omegaconf import DictConfig
@@ -337,7 +337,7 @@ def plan(sweep: Sweep, searches: bool) -> str:
     """What is about to happen, for the console."""
     record = sweep.record
     done = len(sweep.with_status("finished"))
-    what = f"Search of {record['total']} trials" if searches else f"Sweep of {record['total']} jobs"
+    what = f"Search of {record['total']} trials" if searches else f"Sweep of {_jobs(record['total'])}"
     where = f", {record['at_once']} at a time" if record["at_once"] > 1 else ""
     lines = [f"{what} in {_shown(sweep.folder)} ({record['launcher']} launcher{where})"]
     heads = ["varies:", *[""] * len(record["varies"])]
@@ -353,6 +353,10 @@ def plan(sweep: Sweep, searches: bool) -> str:
     else:
         lines.append(f"  {'time:':<8}to be estimated after the first job")
     return "\n".join(lines)
+
+
+def _jobs(count: int) -> str:
+    return f"{count} job{'s' * (count != 1)}"
 
 
 def _shown(folder: Path) -> str:
@@ -375,7 +379,7 @@ def launch(launcher: Launcher, sweep: Sweep, jobs: Sequence[Job]) -> None:
         overrides = [[*job["overrides"], f"hydra.sweep.subdir={quoted(job['name'])}"] for job in batch]
         returns: Sequence[JobReturn] = []
         reason = "its process ended without a word: killed, or out of memory"
-        with _watched(sweep):
+        with _watched(sweep), env_override({PARENT: str(os.getpid())} if name == "joblib" else {}):
             try:
                 returns = launcher.launch(overrides, initial_job_idx=batch[0]["number"])
             except Exception as error:  # one job's process was killed, or the cluster refused
@@ -488,7 +492,7 @@ def conclude(sweep: Sweep, command: Sequence[str]) -> int:
     total, failed = sweep.record["total"], sweep.with_status("failed")
     finished = len(sweep.with_status("finished"))
     counts = {"finished": finished, "failed": len(failed), "not finished": max(0, total - finished - len(failed))}
-    print(f"\n{total} jobs: {', '.join(f'{count} {what}' for what, count in counts.items() if count)}")
+    print(f"\n{_jobs(total)}: {', '.join(f'{count} {what}' for what, count in counts.items() if count)}")
     for job in failed:
         print(f"  failed: {job['name']}: {_reason(job)}\n          see {_shown(sweep.path_of(job))}/train.log")
     folder = shlex.quote(_shown(sweep.folder))

@@ -25,13 +25,13 @@ class PlannedSweeper(Sweeper):
 
     def setup(self, *, hydra_context: HydraContext, task_function: TaskFunction, config: DictConfig) -> None:
         self.sweep_folder = Path(config.hydra.sweep.dir)
-        self.launcher = Plugins.instance().instantiate_launcher(
+        self.runner = Plugins.instance().instantiate_launcher(
             hydra_context=hydra_context, task_function=task_function, config=config
         )
 
     def sweep(self, arguments: list[str]) -> None:
         sweep = Sweep.read(self.sweep_folder)
-        launch(self.launcher, sweep, [job for job in sweep.jobs if job["status"] != "finished"])
+        launch(self.runner, sweep, [job for job in sweep.jobs if job["status"] != "finished"])
 
 
 class SearchSweeper(Sweeper):
@@ -48,7 +48,7 @@ class SearchSweeper(Sweeper):
 
     def setup(self, *, hydra_context: HydraContext, task_function: TaskFunction, config: DictConfig) -> None:
         self.optuna.setup(hydra_context=hydra_context, task_function=task_function, config=config)
-        self.search = self.optuna.sweeper
+        self.search: Any = self.optuna.sweeper
         self.jobs = _TrialLauncher(self.search.launcher, Path(config.hydra.sweep.dir))
         self.search.launcher = self.jobs
 
