@@ -1,9 +1,11 @@
 """Real data small enough for tests: drawn pictures, scikit-learn's digits, and one run that several tests look at."""
 
+import logging
 import os
 import subprocess
 import sys
 import urllib.request
+from collections.abc import Iterator
 from pathlib import Path
 from urllib.error import URLError
 
@@ -59,6 +61,18 @@ def no_network(monkeypatch: pytest.MonkeyPatch) -> list[str]:
 
     monkeypatch.setattr(urllib.request, "urlopen", fail)
     return asked
+
+
+@pytest.fixture
+def kept_logging() -> Iterator[None]:
+    """Hydra replaces the root logger's handlers; give them back."""
+    root = logging.getLogger()
+    handlers, level = root.handlers[:], root.level
+    yield
+    for handler in set(root.handlers) - set(handlers):
+        handler.close()
+    root.handlers[:] = handlers
+    root.setLevel(level)
 
 
 def run_program(

@@ -1,7 +1,6 @@
 """The command line: what is typed arrives, what is wrong is said once, and nothing is left behind by either."""
 
 import json
-import logging
 import shlex
 import subprocess
 import sys
@@ -10,7 +9,6 @@ from pathlib import Path
 import pytest
 import yaml
 from conftest import REPOSITORY
-from hydra.core.hydra_config import HydraConfig
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from hypothesis import example, given
 from hypothesis import strategies as st
@@ -133,9 +131,9 @@ def complaint(capsys: pytest.CaptureFixture) -> str:
         (["optimizer._target_=os.system"], "os.system is not of cnnlab"),
         (["-m", "seed=0,1,abc"], "seed='abc' is not int"),
         (["-m", "model=lenet5,vgg17"], "vgg17 is no option of model"),
-        (["-m", "trainer=ddp_cpu", "seed=0,1"], "A sweep (-m) runs each job in one process"),
-        (["-m", "trainer=cpu,ddp"], "A sweep (-m) runs each job in one process"),
         (["-m", "resume=x"], "resume continues one run: start it without -m"),
+        (["-m", "seed=0,1", "paths.output_dir=x"], "name a sweep's with sweep.dir=FOLDER"),
+        (["sweep.dir=x"], "sweep.dir and sweep.resume are a sweep's: add -m"),
         (["resume=x"], "x cannot be resumed: it has no checkpoints/last.ckpt"),
         (["resume=x", "optimizer.lr=1"], "resume continues a run as it was: optimizer.lr=1 cannot change"),
         (["--config-dir", "absent"], "--config-dir: there is no folder absent"),
@@ -208,57 +206,3 @@ def test_resuming_repeats_the_stored_command(started, tmp_path, name):
     *overrides, resume, run_dir = started[0]
     assert overrides == [*DIGITS, "seed=3", "trainer.max_epochs=9"]
     assert (parsed(resume), parsed(run_dir)) == (name, str(folder))
-
-
-def test_lists_can_be_swept():
-    jobs = cli._jobs(["augmentation=[flip],[flip,noise],none", "seed=0,1"])
-    found = [(list(cfg.augmentation), cfg.seed) for cfg in map(compose, jobs)]
-    entries = (["flip"], ["flip", "noise"], [])
-    assert found == [(names, seed) for names in entries for seed in (0, 1)]
-
-
-@pytest.fixture
-def kept_logging():
-    """Hydra replaces the root logger's handlers; give them back."""
-    root = logging.getLogger()
-    handlers, level = root.handlers[:], root.level
-    yield
-    for handler in set(root.handlers) - set(handlers):
-        handler.close()
-    root.handlers[:] = handlers
-    root.setLevel(level)
-
-
-@pytest.mark.parametrize(
-    ("swept", "folders"),
-    [
-        (["init=zero,normal", "seed=0,1"], ["zero-seed-0", "zero-seed-1", "normal-seed-0", "normal-seed-1"]),
-        (["augmentation=[flip],[flip,noise],none"], ["flip", "flip+noise", "none"]),
-        (["data.split_seed=0,1,2"], ["split_seed-0", "split_seed-1", "split_seed-2"]),
-        (["data=digits,mnist"], ["0-default", "1-default"]),
-        (["model.weights=a/w.pth,b/w.pth"], ["0-weights-w", "1-weights-w"]),
-    ],
-)
-def test_no_two_jobs_of_a_sweep_share_a_folder(tmp_path, monkeypatch, kept_logging, capsys, swept, folders):
-    monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr(sys, "argv", ["train.py"])
-    found = []
-    monkeypatch.setattr(cli, "_task", lambda cfg, rerun, failures: found.append(HydraConfig.get().runtime.output_dir))
-    assert train("-m", "experiment=quickstart", *swept) == 0
-    (sweep,) = (tmp_path / "outputs" / "quickstart").iterdir()
-    assert found == [str(sweep / folder) for folder in folders]
-
-
-def test_exit_code_is_that_of_the_job_that_failed(tmp_path, monkeypatch, kept_logging, capsys):
-    monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr(sys, "argv", ["train.py"])
-    seeds = []
-
-    def task(cfg, rerun, failures) -> None:
-        seeds.append(cfg.seed)
-        if cfg.seed == 1:
-            failures["folder"] = 4
-
-    monkeypatch.setattr(cli, "_task", task)
-    assert train("-m", *DIGITS, "seed=0,1,2") == 4
-    assert seeds == [0, 1, 2]

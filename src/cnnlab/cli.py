@@ -7,22 +7,25 @@ import importlib
 import logging
 import os
 import sys
+import traceback
 import warnings
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import hydra
-from hydra._internal.core_plugins.basic_sweeper import BasicSweeper
 from hydra._internal.utils import get_args_parser
 from hydra.core.hydra_config import HydraConfig
 from hydra.core.override_parser.overrides_parser import OverridesParser
-from hydra.errors import HydraException
+from hydra.types import RunMode
 from omegaconf import DictConfig, OmegaConf
 
+from cnnlab import sweeping
 from cnnlab.config import CONFIG_DIR, check, compose, quote_path, quoted
 from cnnlab.errors import CnnlabError, InputError
 from cnnlab.runs.naming import claim, claim_exactly, run_name
+from cnnlab.runs.processes import end_with_parent, require_one_config, starts_processes
+from cnnlab.runs.sweep import Sweep
 
 log = logging.getLogger(__name__)
 VERBS = {
@@ -34,8 +37,6 @@ VERBS = {
 }
 RESUMABLE = ("trainer.max_epochs=", "trainer.devices=", "trainer.accelerator=", "paths.", "data.num_workers=")
 """What may change when a run is continued."""
-
-OmegaConf.register_new_resolver("run_name", lambda overrides: run_name(list(overrides)), replace=True)
 
 
 def main() -> None:
@@ -61,54 +62,62 @@ def main() -> None:
 def train(arguments: Sequence[str] | None = None) -> None:
     """Entry point of `train.py`: one run, or with `-m` one run for each combination of values."""
     program = sys.argv[:1] if arguments is None else sys.argv[:2]
-    failures: dict[str, int] = {}
+    given = list(sys.argv[1:] if arguments is None else arguments)
     try:
-        prepared = _prepare(list(sys.argv[1:] if arguments is None else arguments))
-        sys.argv = [program[0], *prepared]
-        _application(rerun=[*program, *prepared], failures=failures)
+        parsed = get_args_parser().parse_args(given)
+        asks = parsed.help or parsed.hydra_help or parsed.cfg or parsed.info or parsed.shell_completion
+        flags = [argument for argument in given if argument not in parsed.overrides]
+        overrides = [quote_path(override, parsed.multirun) for override in parsed.overrides]
+        if parsed.multirun and not asks:
+            sys.exit(_sweep(program, flags, overrides, parsed.config_dir))
+        if not asks:
+            overrides = _prepared(overrides, parsed.config_dir)
+        sys.exit(_single(program, [*flags, *overrides]))
     except CnnlabError as error:
         sys.exit(_complain(error))
     except KeyboardInterrupt:
         sys.exit(130)
-    sys.exit(next(iter(failures.values()), 0))
 
 
-def _prepare(arguments: list[str]) -> list[str]:
-    """The arguments with paths quoted and the run's folder claimed, after everything has been checked."""
-    parsed = get_args_parser().parse_args(arguments)
-    flags = [argument for argument in arguments if argument not in parsed.overrides]
-    overrides = [quote_path(override, parsed.multirun) for override in parsed.overrides]
-    asks = parsed.help or parsed.hydra_help or parsed.cfg or parsed.info or parsed.shell_completion
-    claimed = any(override.startswith("hydra.run.dir=") for override in overrides)
-    if asks or claimed:
-        return [*flags, *overrides]
-    if any(override.startswith("resume=") for override in overrides):
-        if parsed.multirun:
-            raise InputError("resume continues one run: start it without -m.")
-        return [*flags, *_resumed(overrides, parsed.config_dir)]
-    jobs = _jobs(overrides) if parsed.multirun else [overrides]
-    cfgs = [compose(job, parsed.config_dir) for job in jobs]
-    for cfg in cfgs:
-        check(cfg)
-        if parsed.multirun and cfg.trainer.strategy != "auto":
-            raise InputError("A sweep (-m) runs each job in one process; start runs with several processes one by one.")
-    folder = _folder(cfgs[0], overrides, sweep=parsed.multirun)
-    if len({run_name(job) for job in jobs}) < len(jobs):  # data=digits,mnist, or weights of one name in two folders
-        overrides.append(f"hydra.sweep.subdir={quoted('${hydra.job.num}-${run_name:${hydra.overrides.task}}')}")
-    return [*flags, *overrides, f"hydra.{'sweep' if parsed.multirun else 'run'}.dir={quoted(str(folder))}"]
+def _single(program: list[str], arguments: list[str]) -> int:
+    """Run what Hydra makes of the arguments; returns the exit code."""
+    failures: list[int] = []
+    sys.argv = [program[0], *arguments]
+    _application([*program, *arguments], failures)
+    return failures[0] if failures else 0
 
 
-def _jobs(overrides: list[str]) -> list[list[str]]:
-    """The overrides of each job of a sweep, as Hydra's basic sweeper will run them."""
+def _sweep(program: list[str], flags: list[str], overrides: list[str], config_dir: str | None) -> int:
+    """Run the jobs of a sweep that have not finished; returns the exit code."""
+    sweep, for_hydra = sweeping.prepare(overrides, config_dir)
+    module = ["-m", "cnnlab"] if Path(program[0]).name == "__main__.py" else []
+    start = module or [str(Path(program[0]).absolute())]
+    once = [flag for flag in flags if flag not in ("-m", "--multirun")]
+    sys.argv = [program[0], *flags, *for_hydra]
     try:
-        parsed = OverridesParser.create().parse_overrides(overrides)
-    except HydraException:
-        return [overrides]
-    return [job for batch in BasicSweeper.split_arguments(parsed, max_batch_size=None) for job in batch]
+        _application([*start, *program[1:], *once], [])
+    finally:
+        typed = ["python", *module] if module or program[0].endswith(".py") else []
+        name = [] if module else [program[0] if typed else Path(program[0]).name]
+        code = sweeping.conclude(Sweep.read(sweep.folder), [*typed, *name, *program[1:], *flags, *overrides])
+    return code
 
 
-def _folder(cfg: DictConfig, overrides: list[str], sweep: bool) -> Path:
-    """Claim the run's folder (the sweep's, under which each job has its own)."""
+def _prepared(overrides: list[str], config_dir: str | None) -> list[str]:
+    """The overrides of one run with its folder claimed, after everything has been checked."""
+    if any(override.startswith("hydra.run.dir=") for override in overrides):  # claimed by the process that starts this
+        return overrides
+    if any(override.startswith("resume=") for override in overrides):
+        return _resumed(overrides, config_dir)
+    if any(override.startswith("sweep.") for override in overrides):
+        raise InputError("sweep.dir and sweep.resume are a sweep's: add -m.")
+    cfg = compose(overrides, config_dir)
+    check(cfg)
+    return [*overrides, f"hydra.run.dir={quoted(str(_folder(cfg, overrides)))}"]
+
+
+def _folder(cfg: DictConfig, overrides: list[str]) -> Path:
+    """Claim the run's folder."""
     started_elsewhere = os.environ.get("RANK", os.environ.get("SLURM_PROCID"))
     if started_elsewhere is not None:
         if not cfg.paths.output_dir:
@@ -120,8 +129,7 @@ def _folder(cfg: DictConfig, overrides: list[str], sweep: bool) -> Path:
     if cfg.paths.output_dir:
         return claim_exactly(Path(cfg.paths.output_dir))
     experiment = next((value for key, _, value in map(_parts, overrides) if key == "experiment"), cfg.data.name)
-    name = f"sweep-{run_name(overrides)}" if sweep else run_name(overrides, cfg.model.name)
-    return claim(Path(cfg.paths.root) / experiment / name)
+    return claim(Path(cfg.paths.root) / experiment / run_name(overrides, cfg.model.name))
 
 
 def _parts(override: str) -> tuple[str, str, str]:
@@ -149,56 +157,72 @@ def _resumed(overrides: list[str], config_dir: str | None) -> list[str]:
     return [*stored, *new, resume, f"hydra.run.dir={quoted(str(folder))}"]
 
 
-def _application(rerun: list[str], failures: dict[str, int]) -> None:
+def _application(rerun: list[str], failures: list[int]) -> None:
     @hydra.main(version_base="1.3", config_path=str(CONFIG_DIR), config_name="train")
-    def application(cfg: DictConfig) -> float | None:
-        return _task(cfg, rerun, failures)
+    def application(cfg: DictConfig) -> None:
+        _task(cfg, rerun, failures)
 
     application()
 
 
-def _task(cfg: DictConfig, rerun: list[str], failures: dict[str, int]) -> float | None:
-    """One run, from its composed config to its record; returns the best validation accuracy to the sweeper."""
+def _task(cfg: DictConfig, rerun: list[str], failures: list[int]) -> None:
+    """One run, from its composed config to its record.
+
+    rerun: the command line of this run; of a sweep the program and its flags, to which a job's overrides belong.
+    failures: takes the exit code of a run that fails.
+    """
     from cnnlab.runs.folder import RunFolder
 
+    hydra_cfg = HydraConfig.get()
+    folder = Path(hydra_cfg.runtime.output_dir)
+    cfg.paths.output_dir = str(folder)
+    plain: dict[str, Any] = OmegaConf.to_container(cfg, resolve=True)  # type: ignore[assignment]
+    resumes = plain.pop("resume") is not None
+    del plain["sweep"]
+    stored = [override for override in hydra_cfg.overrides.task if not override.startswith(("resume=", "sweep."))]
+    shared = plain
+    if hydra_cfg.mode == RunMode.MULTIRUN:
+        resumes = (folder / "checkpoints" / "last.ckpt").is_file()
+        resume = [f"resume={quoted(str(folder))}"] if resumes else []
+        rerun = [*rerun, *stored, *resume, f"hydra.run.dir={quoted(str(folder))}"]
+        shared = sweeping.share(plain, folder.parent, hydra_cfg.job.num)
+        if starts_processes(shared["trainer"]):
+            return sweeping.run_apart([sys.executable, *rerun])
+    end_with_parent()
     sys.argv = rerun  # Lightning starts the other ranks with it
-    folder = Path(HydraConfig.get().runtime.output_dir)
     rank_zero = os.environ.get("RANK", os.environ.get("LOCAL_RANK", os.environ.get("SLURM_PROCID", "0"))) == "0"
     if not rank_zero:
         logging.getLogger().setLevel(logging.ERROR)
-    cfg.paths.output_dir = str(folder)
-    plain: dict[str, Any] = OmegaConf.to_container(cfg, resolve=True)  # type: ignore[assignment]
-    resume_from = folder / "checkpoints" / "last.ckpt" if plain.pop("resume") else None
-    stored = [override for override in HydraConfig.get().overrides.task if not override.startswith("resume=")]
     run = RunFolder.create(
-        folder,
-        plain,
-        stored,
-        writes=rank_zero,
-        resumes=resume_from is not None,
-        chosen=HydraConfig.get().runtime.choices,
+        folder, plain, stored, writes=rank_zero, resumes=resumes, chosen=HydraConfig.get().runtime.choices
     )
     try:
         from cnnlab.verbs.train import train
 
+        require_one_config(run.record["config_hash"], rank_zero)
         _adopt_lightning_messages()
         log.info("Run folder: %s", folder)
-        record = train(plain, run, resume_from)
+        train(shared, run, run.last_checkpoint if resumes else None)
         run.update(status="finished")
-        return record["best"].get("val/acc")
-    except KeyboardInterrupt:
-        run.update(status="interrupted")
-        log.warning("Interrupted. Continue with: python train.py resume=%s", folder)
-        raise
     except CnnlabError as error:
-        run.update(status="failed", error=str(error))
+        run.update(status="failed", error=str(error), exit_code=error.exit_code)
         log.error("%s", error)
-        failures[str(folder)] = error.exit_code
-    except Exception as error:
-        run.update(status="failed", error=f"{type(error).__name__}: {error}")
+        run.append_text("train.log", traceback.format_exc())  # for whoever wants to know more than the console says
+        failures.append(error.exit_code)
+    except BaseException as error:
+        if _is_stop(error):
+            run.update(status="interrupted")
+            log.warning("Interrupted. Continue with: python train.py resume=%s", folder)
+            raise
+        run.update(status="failed", error=f"{type(error).__name__}: {error}", exit_code=1)
         log.exception("The run in %s failed.", folder)
-        failures[str(folder)] = 1
-    return None
+        failures.append(1)
+
+
+def _is_stop(error: BaseException) -> bool:
+    """Whether somebody wants the process to end: Ctrl-C, or a cluster that takes its machine back."""
+    taken_back = isinstance(error, SystemExit) and "SUBMITIT_EXECUTOR" in os.environ
+    return taken_back or isinstance(error, KeyboardInterrupt)
 
 
 def _adopt_lightning_messages() -> None:

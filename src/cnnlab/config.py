@@ -106,9 +106,16 @@ class PathsConfig:
 
 
 @dataclass
+class SweepConfig:
+    dir: str | None
+    resume: bool
+
+
+@dataclass
 class TrainConfig:
     seed: int
     resume: str | None
+    sweep: SweepConfig
     trusted_packages: list[str]
     model: ModelConfig
     data: DataConfig
@@ -167,7 +174,7 @@ OPEN_TARGETS: dict[str, dict[str, Any] | None] = {
 
 # --- Composing ---
 
-PATH_KEYS = {"run", "images", "resume", "output", "data.root", "model.weights"}
+PATH_KEYS = {"run", "images", "resume", "output", "data.root", "model.weights", "sweep.dir"}
 """Keys whose values are paths: they may hold spaces, commas and any letter without being quoted twice."""
 PLAIN = re.compile(r"[A-Za-z0-9_./-]*")
 NO_STRING = re.compile(r"[+-]?[0-9_]*\.?[0-9_]*(e[+-]?[0-9_]+)?|[+-]?(inf|nan)|true|false", re.IGNORECASE)
@@ -183,7 +190,8 @@ def quote_path(override: str, sweeping: bool = False) -> str:
     plain = value == "null" or (PLAIN.fullmatch(value) and not NO_STRING.fullmatch(value))
     if not equals or not takes_path or plain or value[:1] in ("'", '"', "[") or "${" in value:
         return override
-    return override if sweeping and "," in value else f"{key}={quoted(value)}"
+    swept = sweeping and "," in value and key != "sweep.dir"
+    return override if swept else f"{key}={quoted(value)}"
 
 
 def quoted(value: str) -> str:
@@ -191,27 +199,27 @@ def quoted(value: str) -> str:
     return "'" + re.sub(r"(\\*)('|$)", lambda match: match[1] * 2 + ("\\'" if match[2] else ""), value) + "'"
 
 
-def compose(overrides: Sequence[str], config_dir: str | None = None) -> DictConfig:
+def compose(overrides: Sequence[str], config_dir: str | None = None, with_hydra: bool = False) -> DictConfig:
     """The train config with `overrides`; interpolations are left as they are.
 
-    config_dir: a folder of the user's own groups. Raises InputError that lists every override that does not fit, or
-    says that there is no such folder.
+    config_dir: a folder of the user's own groups. with_hydra: with Hydra's own node, `hydra`. Raises InputError that
+    lists every override that does not fit, or says that there is no such folder.
     """
     if config_dir and not Path(config_dir).is_dir():
         raise InputError(f"--config-dir: there is no folder {config_dir}.")
     folders = [CONFIG_DIR, Path(config_dir).absolute()] if config_dir else [CONFIG_DIR]
     search = [f"hydra.searchpath=[{quoted(f'file://{folder}')}]" for folder in folders[1:]]
     try:
-        return _compose([*search, *overrides])
+        return _compose([*search, *overrides], with_hydra)
     except _FAILURES as error:
         problems = _composition_problems(search, overrides, folders)
         raise several(problems or [_one_line(error)], "The config does not compose:") from error
 
 
-def _compose(overrides: Sequence[str]) -> DictConfig:
+def _compose(overrides: Sequence[str], with_hydra: bool = False) -> DictConfig:
     GlobalHydra.instance().clear()
     with hydra.initialize_config_dir(str(CONFIG_DIR), version_base="1.3"):
-        return hydra.compose("train", overrides=list(overrides))
+        return hydra.compose("train", overrides=list(overrides), return_hydra_config=with_hydra)
 
 
 def _composition_problems(search: list[str], overrides: Sequence[str], folders: list[Path]) -> list[str]:

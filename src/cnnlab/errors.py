@@ -11,9 +11,13 @@ class CnnlabError(Exception):
 
 
 class InputError(CnnlabError):
-    """A command line, config or argument that cannot work."""
+    """A command line, config or argument that cannot work; `problems` has one entry for each thing that is wrong."""
 
     exit_code = 2
+
+    def __init__(self, message: str, problems: list[str] | None = None) -> None:
+        super().__init__(message)
+        self.problems = problems or [message]
 
 
 class DataError(CnnlabError):
@@ -30,7 +34,7 @@ class DivergedError(CnnlabError):
 
 def several(problems: list[str], heading: str) -> InputError:
     """One InputError that lists every problem on a line of its own."""
-    return InputError("\n".join([heading, *(f"  - {problem}" for problem in problems)]))
+    return InputError("\n".join([heading, *(f"  - {problem}" for problem in problems)]), problems)
 
 
 class Problems:
@@ -44,7 +48,7 @@ class Problems:
 
     def __exit__(self, kind: object, error: BaseException | None, traceback: object) -> bool:
         if isinstance(error, InputError):
-            self.found.append(str(error))
+            self.found += [problem for problem in error.problems if problem not in self.found]
         return isinstance(error, InputError)
 
     def raise_all(self, heading: str) -> None:

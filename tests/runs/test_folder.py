@@ -1,7 +1,6 @@
 """What a run leaves behind, and how it says that it ended."""
 
 import json
-import logging
 import sys
 
 import pytest
@@ -16,18 +15,6 @@ from cnnlab import cli
 from cnnlab.errors import InputError
 from cnnlab.models.lenet5 import LeNet5
 from cnnlab.runs.folder import RunFolder, read_config, read_overrides
-
-
-@pytest.fixture
-def kept_logging():
-    """Hydra replaces the root logger's handlers; give them back."""
-    root = logging.getLogger()
-    handlers, level = root.handlers[:], root.level
-    yield
-    for handler in set(root.handlers) - set(handlers):
-        handler.close()
-    root.handlers[:] = handlers
-    root.setLevel(level)
 
 
 def command_line(monkeypatch, *arguments: str) -> int:

@@ -8,7 +8,7 @@ from hypothesis import example, given
 from hypothesis import strategies as st
 
 from cnnlab.errors import InputError
-from cnnlab.runs.naming import claim, claim_exactly, run_name
+from cnnlab.runs.naming import claim, claim_exactly, job_names, run_name, trial_name
 
 
 @pytest.mark.parametrize(
@@ -56,6 +56,44 @@ def test_long_names_are_cut_and_stay_distinct():
     names = {run_name([*long, f"seed={seed}"]) for seed in range(20)}
     assert len(names) == 20
     assert all(len(name) <= 100 and name.startswith("option_number_0-0.0-option") for name in names)
+
+
+@pytest.mark.parametrize(
+    ("jobs", "names"),
+    [
+        (["a=1 init=zero seed=0", "a=1 init=zero seed=1"], ["seed-0", "seed-1"]),
+        (["data=digits seed=0", "data=mnist seed=0"], ["digits", "mnist"]),
+        (["experiment=a", "experiment=b"], ["a", "b"]),
+        (
+            ["augmentation=[flip] x=1", "augmentation=[flip,noise] x=1", "augmentation=none x=1"],
+            ["flip", "flip+noise", "none"],
+        ),
+        (
+            ["model.weights=a/w.pth", "model.weights=b/w.pth", "model.weights=null"],
+            ["weights-w", "weights-w-2", "weights-null"],
+        ),
+        (
+            ["model.weights=a/w.pth", "model.weights=b/w.pth", "model.weights=w-2"],
+            ["weights-w", "weights-w-2", "weights-w-2-2"],
+        ),
+        (["model.weights=a/W.pth", "model.weights=a/w.pth"], ["weights-W", "weights-w-2"]),
+        (["+optimizer.eps=1", "+optimizer.eps=2"], ["eps-1", "eps-2"]),
+    ],
+)
+def test_jobs_are_named_by_what_varies(jobs, names):
+    assert job_names([job.split() for job in jobs]) == names
+
+
+@given(st.lists(overrides, min_size=1, max_size=8, unique_by=tuple))
+def test_no_two_jobs_have_one_name(jobs):
+    names = job_names(jobs)
+    assert len({name.lower() for name in names}) == len(jobs)
+    assert all(re.fullmatch(r"[\w.+-]+", name) and name not in (".", "..") for name in names)
+
+
+def test_trial_is_named_by_its_number_and_readable_values():
+    assert trial_name(7, ["optimizer.lr=0.0012345678", "init=orthogonal"]) == "007-lr-0.001235-orthogonal"
+    assert trial_name(12, ["data.batch_size=128"]) == "012-batch_size-128"
 
 
 def test_threads_that_claim_one_folder_get_folders_of_their_own(tmp_path):

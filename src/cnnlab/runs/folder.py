@@ -1,5 +1,6 @@
 """A run folder: what one run reads and leaves behind, and how it ended."""
 
+import hashlib
 import json
 import logging
 import platform
@@ -15,7 +16,8 @@ from typing import Any
 import yaml
 
 from cnnlab.errors import InputError
-from cnnlab.files import write_json, write_text
+from cnnlab.files import read_json, write_json, write_text
+from cnnlab.runs.processes import this_process
 from cnnlab.runs.settings import settings
 
 log = logging.getLogger(__name__)
@@ -35,7 +37,7 @@ PACKAGES = (
 class RunFolder:
     """Paths of a run folder, and its record `run.json`; only rank zero writes.
 
-    `record["status"]` is running, finished, failed or interrupted.
+    `record["status"]` is running, finished, failed or interrupted; of a job that a sweep runs again first pending.
     """
 
     def __init__(self, path: Path, record: dict[str, Any], writes: bool = True) -> None:
@@ -59,9 +61,11 @@ class RunFolder:
         chosen: the option taken of each config group, for the readable settings in run.json.
         """
         now = datetime.now(UTC).isoformat(timespec="seconds")
-        old = read_record(path) if resumes else {}
+        old = {k: v for k, v in read_record(path).items() if k not in ("error", "exit_code")} if resumes else {}
         record: dict[str, Any] = old | {
             "status": "running",
+            "process": this_process(),
+            "config_hash": config_hash(config),
             "seed": config["seed"],
             "settings": settings(config, chosen or {}, overrides),
             "started": old.get("started", now),
@@ -100,9 +104,20 @@ class RunFolder:
         if self.writes:
             write_text(self.path / name, text)
 
+    def append_text(self, name: str, text: str) -> None:
+        if self.writes:
+            with (self.path / name).open("a", encoding="utf-8") as file:
+                file.write(text)
+
     def write_json(self, name: str, value: Any) -> None:
         if self.writes:
             write_json(self.path / name, value)
+
+
+def config_hash(config: dict[str, Any]) -> str:
+    """16 hexadecimal digits of the resolved config, without where it reads, writes and logs."""
+    chosen = {key: value for key, value in config.items() if key not in ("paths", "logger")}
+    return hashlib.blake2b(json.dumps(chosen, sort_keys=True, default=str).encode(), digest_size=8).hexdigest()
 
 
 def read_config(folder: Path) -> dict[str, Any]:
@@ -118,7 +133,7 @@ def read_overrides(folder: Path) -> list[str]:
 def read_record(folder: Path) -> dict[str, Any]:
     """run.json; empty where there is none."""
     path = folder / "run.json"
-    return json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {}
+    return read_json(path) if path.is_file() else {}
 
 
 def _read_yaml(folder: Path, name: str) -> Any:

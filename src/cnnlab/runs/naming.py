@@ -8,7 +8,7 @@ from pathlib import Path
 from cnnlab.errors import InputError
 
 LONGEST = 100
-UNNAMED = ("experiment", "debug", "paths", "hydra", "logger", "callbacks", "trusted_packages")
+UNNAMED = ("experiment", "debug", "hparams_search", "paths", "hydra", "logger", "callbacks", "trusted_packages")
 """Keys, with all below them, that say where or how a run is kept, not what it is."""
 UNNAMED_DATA = ("data", "data.root", "data.num_workers")
 """The folder above says the data already; data.split_seed and the like are the run's own."""
@@ -24,9 +24,49 @@ def run_name(overrides: Sequence[str], model: str | None = None) -> str:
     chosen = {
         key: value for key, value in chosen.items() if key.split(".")[0] not in UNNAMED and key not in UNNAMED_DATA
     }
-    parts = [_slug(first)] if first else []
-    for key, value in chosen.items():
-        parts.append(named(key, value))
+    return _joined([_slug(first) if first else "", *(named(key, value) for key, value in chosen.items())])
+
+
+def job_names(jobs: Sequence[Sequence[str]]) -> list[str]:
+    """A name for each job of a sweep, made of what varies among the jobs' overrides, whatever it is; no two are equal.
+
+    [["init=zero", "seed=0"], ["init=zero", "seed=1"]] -> ["seed-0", "seed-1"]. A pure function.
+    """
+    varying = [
+        override for override in dict.fromkeys(o for job in jobs for o in job) if any(override not in j for j in jobs)
+    ]
+    names: list[str] = []
+    for job in jobs:
+        name = job_name([override for override in job if override in varying])
+        taken = {other.lower() for other in names}  # file systems that ignore case keep one folder for both
+        number = 2
+        unique = name
+        while unique.lower() in taken:
+            unique, number = f"{name}-{number}", number + 1
+        names.append(unique)
+    return names
+
+
+def job_name(overrides: Sequence[str]) -> str:
+    """A name made of all the overrides: data=mnist seed=1 -> mnist-seed-1."""
+    pairs = (override.lstrip("+").partition("=") for override in overrides)
+    return _joined([named(key, value) for key, _, value in pairs])
+
+
+def trial_name(number: int, overrides: Sequence[str]) -> str:
+    """A name for a trial of a search, which starts with its number: 007-lr-0.00123; numbers get four digits."""
+    pairs = (override.partition("=") for override in overrides)
+    return f"{number:03d}-{job_name([f'{key}={_rounded(value)}' for key, _, value in pairs])}"
+
+
+def _rounded(value: str) -> str:
+    try:
+        return value if len(value) < 7 else f"{float(value):.4g}"
+    except ValueError:
+        return value
+
+
+def _joined(parts: Sequence[str]) -> str:
     name = "-".join(part for part in parts if part) or "default"
     whole = name.encode()  # file systems count bytes
     if len(whole) > LONGEST:

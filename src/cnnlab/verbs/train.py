@@ -6,8 +6,7 @@ from typing import Any
 
 import lightning as L
 import torch
-from lightning.pytorch.trainer.states import TrainerStatus
-from lightning.pytorch.utilities.exceptions import MisconfigurationException
+from lightning.pytorch.utilities.exceptions import MisconfigurationException, SIGTERMException
 
 from cnnlab.config import build_entries, trusted_prefixes
 from cnnlab.data.datamodule import ImageDataModule
@@ -77,13 +76,13 @@ def describe(run: RunFolder, data: ImageDataModule, trainer: L.Trainer) -> None:
 
 
 def fit(trainer: L.Trainer, classifier: Classifier, data: ImageDataModule, resume_from: Path | None) -> None:
-    """Lightning turns Ctrl-C into an exit and wrong settings into its own error; give them back as what they are."""
+    """Lightning turns Ctrl-C and SIGTERM into exits, wrong settings into its own error; give back what they are."""
     try:
         trainer.fit(classifier, datamodule=data, ckpt_path=resume_from)
     except MisconfigurationException as error:
         raise InputError(str(error)) from error
     except SystemExit as error:
-        if trainer.state.status == TrainerStatus.INTERRUPTED:
+        if isinstance(error, SIGTERMException) or isinstance(error.__context__, KeyboardInterrupt):
             raise KeyboardInterrupt from error
         raise
 

@@ -1,0 +1,143 @@
+"""The record of a sweep, `sweep.json`: its plan, and how far each job is."""
+
+import threading
+from collections.abc import Sequence
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+from cnnlab.errors import InputError
+from cnnlab.files import read_json, write_json
+from cnnlab.runs.folder import read_record
+from cnnlab.runs.processes import is_alive, this_process
+
+NAME = "sweep.json"
+KEPT = ("best", "wall_seconds", "error", "exit_code")
+"""What a job's entry repeats of its run.json."""
+
+ENDED = ("finished", "failed")
+
+Job = dict[str, Any]
+
+
+class Sweep:
+    """The folder of a sweep and its record; only the process that runs the sweep writes it.
+
+    record: overrides (as they were typed), varies (key -> values), fixed, launcher, total (number of jobs, also of
+    those that a search has not thought of yet), at_once (jobs that run at a time), process, jobs. Each job has number,
+    name (of its folder), overrides, status, and once it has ended best, wall_seconds, error and exit_code. A job's own
+    run.json is the truth, of which this is the summary.
+    """
+
+    def __init__(self, folder: Path, record: dict[str, Any]) -> None:
+        self.folder = folder
+        self.record = record
+        self._lock = threading.Lock()
+
+    @classmethod
+    def read(cls, folder: Path) -> "Sweep":
+        """The sweep in `folder`, with what its jobs have done since; raises InputError if there is none."""
+        if not (folder / NAME).is_file():
+            raise InputError(f"{folder} is no sweep: it has no {NAME}.")
+        sweep = cls(folder, read_json(folder / NAME))
+        sweep._look_at(sweep.jobs)
+        return sweep
+
+    @classmethod
+    def create(
+        cls, folder: Path, overrides: Sequence[str], varies: dict[str, list[str]], fixed: Sequence[str]
+    ) -> "Sweep":
+        """A sweep without jobs; nothing is written yet."""
+        record = {
+            "started": datetime.now(UTC).isoformat(timespec="seconds"),
+            "overrides": list(overrides),
+            "varies": varies,
+            "fixed": list(fixed),
+            "jobs": [],
+        }
+        return cls(folder, record)
+
+    @property
+    def jobs(self) -> list[Job]:
+        return self.record["jobs"]
+
+    def with_status(self, *statuses: str) -> list[Job]:
+        return [job for job in self.jobs if job["status"] in statuses]
+
+    def path_of(self, job: Job) -> Path:
+        """The job's run folder."""
+        return self.folder / job["name"]
+
+    def add(self, number: int, name: str, overrides: Sequence[str]) -> Job:
+        """Append a job that is still to be run."""
+        job = {"number": number, "name": name, "overrides": list(overrides), "status": "pending"}
+        self.jobs.append(job)
+        return job
+
+    def begin(self) -> None:
+        """Write sweep.json with this process as the one that runs it."""
+        self.record["process"] = this_process()
+        self.write()
+
+    def write(self) -> None:
+        write_json(self.folder / NAME, self.record)
+
+    def refresh(self) -> list[Job]:
+        """Look at the jobs that have not ended, write sweep.json if one has changed, return those that have ended."""
+        with self._lock:
+            changed = self._look_at(self.with_status("pending", "running", "interrupted"))
+            if changed:
+                self.write()
+        return [job for job in changed if job["status"] in ENDED]
+
+    def require_rest(self) -> None:
+        """Raises InputError if a process still runs this sweep, or one of its jobs."""
+        busy = {"The sweep": self.record.get("process")}
+        busy |= {f"Its job {job['name']}": self._process_of(job) for job in self.with_status("running")}
+        for what, process in busy.items():
+            if process != this_process() and is_alive(process):
+                raise InputError(
+                    f"{what} is still being run by process {process['pid']}, in {self.folder}. "  # type: ignore[index]
+                    "Wait for it, or stop it, then resume."
+                )
+
+    def reopen(self, job: Job) -> None:
+        """Make a job pending again, in its own record too; what it showed is removed if it has to begin anew."""
+        run = read_record(self.path_of(job))
+        if run:
+            write_json(self.path_of(job) / "run.json", run | {"status": "pending"})
+        if not self.has_checkpoint(job):
+            for events in self.path_of(job).glob("events.out.tfevents.*"):
+                events.unlink()
+        self._look_at([job])
+
+    def give_up(self, job: Job, reason: str) -> None:
+        """Record that a job failed which could not say so itself."""
+        run = read_record(self.path_of(job)) | {"status": "failed", "error": reason, "exit_code": 1}
+        write_json(self.path_of(job) / "run.json", run)
+        with self._lock:
+            self._look_at([job])
+            self.write()
+
+    def is_lost(self, job: Job) -> bool:
+        """Whether a job says that it is running, and its process has ended."""
+        return job["status"] == "running" and not is_alive(self._process_of(job))
+
+    def has_checkpoint(self, job: Job) -> bool:
+        return (self.path_of(job) / "checkpoints" / "last.ckpt").is_file()
+
+    def _look_at(self, jobs: list[Job]) -> list[Job]:
+        """Take over what the jobs' own records say; returns the jobs whose status has changed."""
+        changed = []
+        for job in jobs:
+            run = read_record(self.path_of(job))
+            status = run.get("status", "pending")
+            if status != job["status"]:
+                changed.append(job)
+            for key in KEPT:
+                job.pop(key, None)
+            job |= {"status": status} | {key: run[key] for key in KEPT if key in run and status in ENDED}
+        return changed
+
+    def _process_of(self, job: Job) -> dict[str, Any] | None:
+        return read_record(self.path_of(job)).get("process")

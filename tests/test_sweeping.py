@@ -1,0 +1,342 @@
+"""Sweeps: what is wrong is said before the first job, every job is recorded, and nothing finished is ever lost."""
+
+import json
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+import torch
+from conftest import REPOSITORY, run_program
+from hydra.core.hydra_config import HydraConfig
+from in_process import DIGITS, train_in_process
+
+from cnnlab import cli, sweeping
+from cnnlab.config import compose
+from cnnlab.files import write_json
+
+
+@pytest.fixture
+def here(monkeypatch, tmp_path, kept_logging) -> Path:
+    """An empty working directory, and an environment in which no other program has started this one."""
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(sys, "argv", ["train.py"])
+    for name in ("RANK", "SLURM_PROCID", "SLURM_NTASKS", "LOCAL_RANK"):
+        monkeypatch.delenv(name, raising=False)
+    return tmp_path
+
+
+@pytest.fixture
+def tasks(monkeypatch) -> dict[str, list]:
+    """Instead of training, each job notes its folder and config, and ends as `ends` says for its seed (or finishes)."""
+    noted: dict = {"folders": [], "cfgs": [], "ends": {}}
+
+    def task(cfg, rerun, failures) -> None:
+        folder = Path(HydraConfig.get().runtime.output_dir)
+        noted["folders"].append(folder)
+        noted["cfgs"].append(cfg)
+        finished = {"status": "finished", "best": {"val/acc": 0.5, "epoch": 1}, "wall_seconds": 100.0}
+        end = noted["ends"].get(cfg.seed, finished)
+        if isinstance(end, BaseException):
+            raise end
+        write_json(folder / "run.json", end)
+
+    monkeypatch.setattr(cli, "_task", task)
+    return noted
+
+
+def train(*arguments: str) -> int:
+    """The exit code of `train.py ARGUMENTS`."""
+    sys.argv = ["train.py", *arguments]
+    with pytest.raises(SystemExit) as exit_:
+        cli.train()
+    return int(exit_.value.code or 0)
+
+
+def sweep_json(folder: Path) -> dict:
+    return json.loads((folder / "sweep.json").read_text(encoding="utf-8"))
+
+
+def statuses(folder: Path) -> dict[str, str]:
+    return {job["name"]: job["status"] for job in sweep_json(folder)["jobs"]}
+
+
+def test_lists_can_be_swept():
+    jobs = sweeping._product(["augmentation=[flip],[flip,noise],none", "seed=0,1"])
+    found = [(list(cfg.augmentation), cfg.seed) for cfg in map(compose, jobs)]
+    entries = (["flip"], ["flip", "noise"], [])
+    assert found == [(names, seed) for names in entries for seed in (0, 1)]
+
+
+@pytest.mark.parametrize(
+    ("swept", "folders"),
+    [
+        (["init=zero,normal", "seed=0,1"], ["zero-seed-0", "zero-seed-1", "normal-seed-0", "normal-seed-1"]),
+        (["augmentation=[flip],[flip,noise],none"], ["flip", "flip+noise", "none"]),
+        (["data.split_seed=0,1,2"], ["split_seed-0", "split_seed-1", "split_seed-2"]),
+        (["data=digits,mnist"], ["digits", "mnist"]),
+        (["model.weights=a/w.pth,b/w.pth"], ["weights-w", "weights-w-2"]),
+        (["seed=3"], ["seed-3"]),
+    ],
+)
+def test_jobs_have_folders_named_by_what_varies(here, tasks, swept, folders):
+    assert train("-m", "experiment=quickstart", *swept) == 0
+    (sweep,) = (here / "outputs" / "quickstart").iterdir()
+    assert tasks["folders"] == [sweep / folder for folder in folders]
+    assert list(statuses(sweep).items()) == [(folder, "finished") for folder in folders]
+    assert sorted(path.name for path in sweep.iterdir()) == sorted([*folders, "sweep.json"])
+
+
+def test_plan_and_end_are_printed(here, tasks, capsys):
+    tasks["ends"][1] = {"status": "failed", "error": "The loss is nan.", "exit_code": 4, "wall_seconds": 1.0}
+    assert train("-m", *DIGITS, "seed=0,1,2", "sweep.dir=my sweep") == 4
+    plan, end = capsys.readouterr().out.split("\n\n")
+    assert plan.splitlines() == [
+        "Sweep of 3 jobs in my sweep (basic launcher)",
+        "  varies: seed = 0, 1, 2",
+        f"  fixed:  {' '.join(DIGITS)}",
+        "  time:   to be estimated after the first job",
+        "[1/3] seed-0: finished in 2 min, best val/acc 0.5000 (epoch 1); 2 to go, about 3 min",
+        "[2/3] seed-1: failed: The loss is nan; 1 to go, about 2 min",
+        "[3/3] seed-2: finished in 2 min, best val/acc 0.5000 (epoch 1)",
+    ]
+    assert end.splitlines() == [
+        "3 jobs: 2 finished, 1 failed",
+        "  failed: seed-1: The loss is nan",
+        "          see my sweep/seed-1/train.log",
+        f"Run the rest:  python train.py -m {' '.join(DIGITS)} seed=0,1,2 sweep.dir='my sweep' sweep.resume=true",
+        "Compare:       cnnlab compare 'my sweep'",
+        "TensorBoard:   tensorboard --logdir 'my sweep'",
+    ]
+
+
+def test_record_holds_the_plan_and_the_results(here, tasks):
+    assert train("-m", *DIGITS, "init=zero,normal", "seed=0", "sweep.dir=s") == 0
+    record = sweep_json(here / "s")
+    assert record["varies"] == {"init": ["zero", "normal"]}
+    assert record["fixed"] == [*DIGITS, "seed=0"]
+    assert record["overrides"] == [*DIGITS, "init=zero,normal", "seed=0"]
+    assert (record["total"], record["at_once"], record["launcher"]) == (2, 1, "basic")
+    job = record["jobs"][1]
+    assert (job["number"], job["name"], job["status"]) == (1, "normal", "finished")
+    assert job["overrides"] == [*DIGITS, "init=normal", "seed=0"]
+    assert job["best"] == {"val/acc": 0.5, "epoch": 1}
+
+
+def test_job_that_fails_does_not_stop_the_others(here, tasks):
+    tasks["ends"] = {
+        0: {"status": "failed", "error": "x", "exit_code": 3, "wall_seconds": 1.0},
+        1: MemoryError("no memory"),  # before the run had a record
+    }
+    assert train("-m", *DIGITS, "seed=0,1,2", "sweep.dir=s") == 3
+    assert statuses(here / "s") == {"seed-0": "failed", "seed-1": "failed", "seed-2": "finished"}
+    assert sweep_json(here / "s")["jobs"][1]["error"] == "MemoryError: no memory"
+    assert json.loads((here / "s" / "seed-1" / "run.json").read_text())["status"] == "failed"
+
+
+def test_resumed_sweep_runs_what_has_not_finished(here, tasks, capsys):
+    command = ["-m", *DIGITS, "seed=0,1,2,3", "sweep.dir=s"]
+    tasks["ends"] = {
+        1: {"status": "failed", "error": "x", "exit_code": 1, "wall_seconds": 1.0},
+        2: KeyboardInterrupt(),
+    }
+    assert train(*command) == 130
+    assert statuses(here / "s") == {
+        "seed-0": "finished",
+        "seed-1": "failed",
+        "seed-2": "pending",
+        "seed-3": "pending",
+    }
+    assert "sweep.resume=true" in capsys.readouterr().out
+    tasks["folders"].clear()
+    tasks["ends"] = {2: {"status": "failed", "error": "y", "exit_code": 1, "wall_seconds": 1.0}}
+    assert train(*command, "sweep.resume=true") == 1
+    assert [folder.name for folder in tasks["folders"]] == ["seed-1", "seed-2", "seed-3"]
+    assert "resumed: 1 finished already, 0 to be continued, 3 to be begun" in capsys.readouterr().out
+    tasks["folders"].clear()
+    tasks["ends"] = {}
+    assert train(*command, "sweep.resume=true") == 0
+    assert [folder.name for folder in tasks["folders"]] == ["seed-2"]
+    assert set(statuses(here / "s").values()) == {"finished"}
+    assert "error" not in sweep_json(here / "s")["jobs"][1]
+    tasks["folders"].clear()
+    assert train(*command, "sweep.resume=true") == 0
+    assert tasks["folders"] == []
+
+
+def test_folder_of_a_job_that_is_gone_is_made_again(here, tasks):
+    command = ["-m", *DIGITS, "seed=0,1", "sweep.dir=s"]
+    assert train(*command) == 0
+    shutil.rmtree(here / "s" / "seed-0")
+    tasks["folders"].clear()
+    assert train(*command, "sweep.resume=true") == 0
+    assert [folder.name for folder in tasks["folders"]] == ["seed-0"]
+
+
+def test_nothing_to_resume_is_a_new_sweep(here, tasks, capsys):
+    assert train("-m", *DIGITS, "seed=0,1", "sweep.dir=s", "sweep.resume=true") == 0
+    assert "holds no sweep yet" in capsys.readouterr().out
+    assert len(tasks["folders"]) == 2
+
+
+def test_job_without_a_checkpoint_begins_with_clean_events(here, tasks):
+    command = ["-m", *DIGITS, "seed=0,1", "sweep.dir=s"]
+    tasks["ends"] = {seed: {"status": "running"} for seed in (0, 1)}
+    train(*command)
+    for seed in (0, 1):
+        (here / "s" / f"seed-{seed}" / "events.out.tfevents.1.host.1.0").touch()
+    (here / "s" / "seed-1" / "checkpoints").mkdir()
+    (here / "s" / "seed-1" / "checkpoints" / "last.ckpt").touch()
+    tasks["ends"] = {}
+    assert train(*command, "sweep.resume=true") == 0
+    assert not list((here / "s" / "seed-0").glob("events*"))
+    assert list((here / "s" / "seed-1").glob("events*"))
+
+
+@pytest.mark.parametrize(
+    ("arguments", "messages"),
+    [
+        (["model=lenet5,vgg17", "seed=0,abc"], ["vgg17 is no option of model", "seed='abc' is not int"]),
+        (["seed=0,1", "sweep.resume=true"], ["which sweep? Add sweep.dir=FOLDER"]),
+        (["seed=0,1", "sweep.dri=x"], ["there is no key sweep.dri. Nearest: sweep.dir"]),
+        (["seed=0,1", "sweep.resume=maybe"], ["sweep.resume='maybe' is not bool"]),
+        (["seed=0,1", "sweep.dir=run"], ["sweep.dir=", "holds a single run"]),
+        (["seed=0,1", "sweep.dir=file"], ["is a file: name a folder"]),
+        (["seed=0,1", "sweep.dir=done"], ["holds a sweep already. Continue it with sweep.resume=true"]),
+        (["seed=0,1", "sweep.dir=broken", "sweep.resume=true"], ["sweep.json cannot be read"]),
+        (
+            [*DIGITS, "seed=0,1,2", "sweep.dir=done", "sweep.resume=true"],
+            ["is another sweep: it has seed=0,1, this command has seed=0,1,2."],
+        ),
+        (
+            ["optimizer.lr=interval(0.1, 1)"],
+            ["an interval has no list of values. Search it with hparams_search=optuna"],
+        ),
+        (["seed=0,1", "hydra/sweeper=optuna"], ["hydra/sweeper=optuna keeps no record"]),
+        (["seed=0,1", "hydra.sweep.dir=x"], ["hydra.sweep.dir=x: name the folder with sweep.dir=FOLDER"]),
+        (["seed=0,1", "trainer.num_nodes=2"], ["let SLURM start the jobs, with hydra/launcher=submitit_slurm"]),
+        (
+            ["seed=0,a", "trainer=ddp_cpu", "hydra/launcher=joblib", "sweep.resume=true"],
+            ["seed='a' is not int", "joblib runs each job in one process", "which sweep?"],
+        ),
+    ],
+)
+def test_everything_wrong_is_said_before_the_first_job(here, tasks, capsys, arguments, messages):
+    assert train("-m", *DIGITS, "seed=0,1", "sweep.dir=done") == 0
+    (here / "run").mkdir()
+    (here / "run" / "run.json").touch()
+    (here / "file").touch()
+    (here / "broken").mkdir()
+    (here / "broken" / "sweep.json").write_text("{")
+    before = sorted(here.rglob("*"))
+    tasks["folders"].clear()
+    capsys.readouterr()
+    assert train("-m", *arguments) in (2, 3)
+    said = capsys.readouterr()
+    assert said.out == ""
+    assert said.err.count("Error: ") == 1
+    assert all(message in said.err for message in messages)
+    assert tasks["folders"] == []
+    assert sorted(here.rglob("*")) == before
+
+
+def test_missing_extra_is_named_with_the_way_to_get_it(here, tasks, capsys, monkeypatch):
+    monkeypatch.setattr(sweeping.importlib.util, "find_spec", lambda name: None)
+    arguments = ["hparams_search=optuna", "hydra/launcher=submitit_slurm", "seed=0,a"]
+    assert train("-m", *arguments) == 2
+    said = capsys.readouterr().err
+    assert "hparams_search=optuna needs a package that is not here: pip install 'cnnlab[sweep]'" in said
+    assert "hydra/launcher=submitit_slurm needs a package that is not here: pip install 'cnnlab[cluster]'" in said
+    assert "seed='a' is not int" in said
+
+
+@pytest.mark.parametrize(("variable", "value"), [("RANK", "0"), ("SLURM_NTASKS", "2")])
+def test_sweep_inside_a_group_of_processes_is_refused(here, tasks, capsys, monkeypatch, variable, value):
+    monkeypatch.setenv(variable, value)
+    assert train("-m", *DIGITS, "seed=0,1") == 2
+    assert "start it once, without torchrun or srun" in capsys.readouterr().err
+
+
+def test_sweep_that_another_process_runs_is_left_alone(here, tasks, capsys):
+    tasks["ends"][1] = KeyboardInterrupt()
+    command = ["-m", *DIGITS, "seed=0,1", "sweep.dir=s"]
+    train(*command)
+    with subprocess.Popen([sys.executable, "-c", "input()"], stdin=subprocess.PIPE) as other:
+        began = int(Path(f"/proc/{other.pid}/stat").read_text().split()[21])
+        record = sweep_json(here / "s")
+        record["process"] |= {"pid": other.pid, "began": began}
+        write_json(here / "s" / "sweep.json", record)
+        assert train(*command, "sweep.resume=true") == 2
+        assert f"still being run by process {other.pid}" in capsys.readouterr().err
+        other.kill()
+    tasks["ends"].clear()
+    assert train(*command, "sweep.resume=true") == 0
+
+
+EPOCHS, BATCHES = 12, 4
+KILLED = (*DIGITS, f"trainer.max_epochs={EPOCHS}", f"trainer.limit_train_batches={BATCHES}", "logger=csv")
+SEEDS = "seed=0,1,2,3,4,5"
+
+
+def test_sweep_that_is_killed_three_times_loses_nothing(tmp_path):
+    sweep = tmp_path / "sweep"
+    kept: dict[Path, bytes] = {}
+    for kill in range(3):
+        process = start(tmp_path, "sweep.resume=true" if kill else "sweep.resume=false")
+        wait_for(process, sweep, finished=kill + 1)
+        process.send_signal(signal.SIGKILL)
+        process.wait()
+        assert {path: path.read_bytes() for path in kept} == kept  # what had finished was not touched
+        kept = {path: path.read_bytes() for path in sorted(sweep.glob("*/run.json")) if finished(path)}
+        kept |= {
+            path.parent / "best_weights.pth": (path.parent / "best_weights.pth").read_bytes() for path in list(kept)
+        }
+    done = run_program("-m", *KILLED, SEEDS, f"sweep.dir={sweep}", "sweep.resume=true", cwd=tmp_path)
+    assert done.returncode == 0, done.stderr
+    assert {path: path.read_bytes() for path in kept} == kept
+    assert set(statuses(sweep).values()) == {"finished"}
+    records = {path.parent.name: json.loads(path.read_text()) for path in sweep.glob("*/run.json")}
+    assert sorted(records) == [f"seed-{seed}" for seed in range(6)]
+    continued = [name for name, record in records.items() if record["resumed"]]
+    assert continued
+    for name in records:
+        assert last_checkpoint(sweep / name)["global_step"] == EPOCHS * BATCHES
+    train_in_process(tmp_path / "whole", *KILLED, f"seed={continued[0].removeprefix('seed-')}")
+    whole, half = last_checkpoint(tmp_path / "whole"), last_checkpoint(sweep / continued[0])
+    assert all(torch.equal(value, half["state_dict"][key]) for key, value in whole["state_dict"].items())
+
+
+def start(folder: Path, resume: str) -> subprocess.Popen:
+    command = [
+        sys.executable,
+        str(REPOSITORY / "train.py"),
+        "-m",
+        *KILLED,
+        SEEDS,
+        f"sweep.dir={folder / 'sweep'}",
+        resume,
+    ]
+    return subprocess.Popen(command, cwd=folder, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+
+
+def wait_for(process: subprocess.Popen, sweep: Path, finished: int) -> None:
+    """Until so many jobs have finished and another one, that is running, has a checkpoint."""
+    while process.poll() is None:
+        states = {path.parent: json.loads(path.read_text())["status"] for path in sweep.glob("*/run.json")}
+        running = [folder for folder, status in states.items() if status == "running"]
+        enough = list(states.values()).count("finished") >= finished
+        if enough and any((folder / "checkpoints" / "last.ckpt").is_file() for folder in running):
+            return
+        time.sleep(0.02)
+    raise AssertionError("the sweep ended before it could be killed")
+
+
+def finished(path: Path) -> bool:
+    return json.loads(path.read_text())["status"] == "finished"
+
+
+def last_checkpoint(folder: Path) -> dict:
+    return torch.load(folder / "checkpoints" / "last.ckpt", weights_only=True)
