@@ -160,11 +160,11 @@ class Reference:
         return planes
 
 
-def reference_planes(moves, size=19, setup=(), **options):
-    """What game_planes returns."""
+def reference_planes(moves, size=19, setup=(), only=0, **options):
+    """What game_planes returns, from the `only`-th move on."""
     board, planes, labels = Reference(size, setup), [], []
-    for colour, point in moves:
-        if point is not None:
+    for number, (colour, point) in enumerate(moves):
+        if point is not None and number >= only:
             assert board.legal(colour, point)
             planes.append(board.planes(colour, **options))
             labels.append(point[0] * size + point[1])
