@@ -1,31 +1,17 @@
 """GNU Go as an oracle that shares no code with us: legal moves, liberties, and liberties after each move."""
 
-import shutil
-import subprocess
-
 import numpy as np
-import pytest
+from gnugo import ask, needs_gnugo
 from real_games import real_games
 
 from cnnlab.go.board import Board
 from cnnlab.go.planes import planes_at
 from cnnlab.go.positions import encode, vertex
 
-GNUGO = shutil.which("gnugo") or shutil.which("gnugo", path="/usr/games")  # Debian keeps it off the PATH
 COLOUR = {"B": "black", "W": "white"}
 
 
-def ask(commands):
-    """The replies of one GNU Go process to many commands."""
-    done = subprocess.run(
-        [GNUGO, "--mode", "gtp"], input="\n".join([*commands, "quit", ""]), capture_output=True, text=True, timeout=300
-    )
-    replies = done.stdout.split("\n\n")[: len(commands)]
-    assert all(reply.startswith("=") for reply in replies)
-    return [reply[1:].split() for reply in replies]
-
-
-@pytest.mark.skipif(GNUGO is None, reason="GNU Go is not installed (apt-get install gnugo)")
+@needs_gnugo
 def test_gnugo_agrees_on_real_positions(shared_data):
     positions = mismatches = 0
     for game, moves in enumerate(real_games(shared_data, 21, "07.sgf")):
@@ -42,7 +28,7 @@ def test_gnugo_agrees_on_real_positions(shared_data):
             commands.append(f"play {colour} {vertex(point, 19)}")
             expected.append(None)
         for command, answer, reply in zip(commands, expected, ask(commands), strict=True):
-            found = len(reply) if command.startswith("accuratelib") else set(reply)
+            found = len(reply.split()) if command.startswith("accuratelib") else set(reply.split())
             if command.startswith("accuratelib"):
                 found = min(found, 8)  # as many as the planes tell apart
             mismatches += answer is not None and answer != found
