@@ -16,7 +16,8 @@ def cache_folder() -> Path:
 
     A verb that knows `paths.cache_dir` sets NUMBA_CACHE_DIR before it imports this package: an environment variable
     also reaches workers and other ranks. Numba's own default, `__pycache__` beside the source, would write into an
-    installed package, which may be read-only or shared by several users.
+    installed package, which may be read-only or shared by several users. Numba keeps pickles there: like a virtual
+    environment, the folder must not come from somebody else.
     """
     # Numba notices a change of the file that holds a function, but not of the functions it calls in other files: the
     # folder's name stands for all of them, so that code of an older version is never run.

@@ -17,5 +17,4 @@ def fixed_handicap(stones: int, size: int) -> list[Point]:
     corners = [(far, near), (near, far), (near, near), (far, far)]
     sides = [(middle, near), (middle, far), (far, middle), (near, middle)]
     points = (corners + sides)[: stones if stones < 5 else stones // 2 * 2]
-    points = points[:4] if stones == 5 else points
     return [*points, (middle, middle)] if stones >= 5 and stones % 2 else points

@@ -18,7 +18,7 @@ from cnnlab.go.sgf_sources import MAX_BYTES, as_ascii_superset, documents
 from cnnlab.go.sgf_syntax import BrokenGameError, is_collection, main_lines, pieces
 
 log = logging.getLogger(__name__)
-PIECE = 2**20
+PIECE = 2**16
 """Bytes of a collection that are parsed at a time."""
 SHOWN = 10
 """Games left out that the log names one by one; `Games.skipped` has all."""
