@@ -3,6 +3,8 @@ by word (flood fill instead of chains, copied boards instead of undo, recursion 
 
 import numpy as np
 
+ENDLESS = 120
+"""Plies from which on a chase is taken to repeat itself; no other one of thousands of games has 100."""
 OTHER = {"B": "W", "W": "B"}
 
 
@@ -90,22 +92,22 @@ class Reference:
                         moves |= theirs
         return [move for move in moves if self.legal(colour, move)]
 
-    def captures(self, move, point):
+    def captures(self, move, point, plies=0):
         """Whether `move`, at one of two liberties of the chain at `point`, captures it."""
         hunter = OTHER[self.stones[point]]
-        if not self.legal(hunter, move):
+        if not self.legal(hunter, move) or plies >= ENDLESS:
             return False
         new, _ = self.after(hunter, move)
         if len(new.chain(point)[1]) >= 2:
             return False
-        return not any(new.escapes(answer, point) for answer in new.answers(point))
+        return not any(new.escapes(answer, point, plies + 1) for answer in new.answers(point))
 
-    def escapes(self, answer, point):
+    def escapes(self, answer, point, plies=0):
         new, _ = self.after(self.stones[point], answer)
         liberties = new.chain(point)[1]
         if len(liberties) >= 3:
             return True
-        return len(liberties) == 2 and not any(new.captures(move, point) for move in liberties)
+        return len(liberties) == 2 and not any(new.captures(move, point, plies + 1) for move in liberties)
 
     # Eyes
 

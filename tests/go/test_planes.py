@@ -8,7 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from random_play import random_game
 from real_games import real_games
-from reference import reference_planes
+from reference import Reference, reference_planes
 
 from cnnlab.errors import InputError
 from cnnlab.go.planes import board_planes, game_planes, planes_at
@@ -93,6 +93,39 @@ def test_a_ladder_across_the_whole_board_is_read():
     assert points(broken[0, 44]) == set()
     largest, _ = game_planes([("B", (9, 0))], 25, setup)
     assert points(largest[0, 44]) == {(3, 2)}
+
+
+# A position of a real game, Black to move: the White stones at the top left can be chased for ever.
+ENDLESS = [
+    ".....XO.O.OXX.XX...",
+    "...O.OXO.O.X.XOOX..",
+    "..O.OOXXOOXXXO.OX..",
+    "..XOX.X.XOXOOO.OX..",
+    ".XX..X.XOOXO.OO....",
+    ".OX.X.XXXOXOOX.....",
+    ".O.OXXOOOXXXOOXO...",
+    "X.OOOOXOOOXXXXO....",
+    "OOXXOOXXOOOXOO.OX..",
+    ".XXO.OOXX.OOO..X...",
+    "..XO.OXX...X.......",
+    "...OOX.............",
+    "..XXXX.............",
+    "...O............X..",
+    "..O........O.......",
+    "..OX..XXXOO.O..O...",
+    "...OXX...XXO.O.....",
+    "...O.XX.X.XXO......",
+    "......X..X.X.......",
+]
+
+
+def test_a_chase_that_repeats_itself_has_failed():
+    stones = [("B" if kind == "X" else "W", (r, c)) for r, row in enumerate(ENDLESS) for c, kind in enumerate(row)]
+    setup = [stone for stone in stones if ENDLESS[stone[1][0]][stone[1][1]] != "."]
+    for colour, to_play in (("B", "X"), ("W", "O")):
+        planes = board_planes(ENDLESS, to_play)
+        np.testing.assert_array_equal(planes, Reference(19, setup).planes(colour))
+    assert points(board_planes(ENDLESS, "X")[44]) == {(1, 10)}
 
 
 def test_a_board_of_diagonal_eyes_is_judged_at_once():

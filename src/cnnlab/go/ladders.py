@@ -4,6 +4,9 @@ Definition (RocAlphaGo, after Fuego's tests). A move *captures* in a ladder if i
 exactly two, and leaves it one from which no answer escapes. An answer of a chain in atari, at its last liberty or by
 capturing a chain beside it that is in atari itself, *escapes* if the chain then has three liberties or more, or two of
 which neither is a capturing move for the opponent.
+
+No chase across a board is too deep to be read. One that goes on for more plies than the board has points for repeats
+itself, and has failed.
 """
 
 import numpy as np
@@ -11,8 +14,8 @@ import numpy as np
 from cnnlab.go.compiling import inner
 from cnnlab.go.rules import EMPTY, PLIES, STONE, is_legal, liberty, lowest, play, undo
 
-# Positions that the reading of one move may look at before the chain counts as free: a second of work, and a thousand
-# times what any position of a real game has needed.
+# Positions that the reading of one move may look at before the chain counts as free: less than a second of work, and
+# 200 times what any of 2.3 million positions of real games has needed.
 MOST_POSITIONS = 1_000_000
 
 
@@ -103,7 +106,7 @@ def escapes(b, attack, stone):
 def next_attack(b, stone, last):
     """The next legal move behind `last` (0: the first) at one of exactly two liberties of the chain of `stone`, or 0.
 
-    0 also beyond the limits of the search.
+    0 also where the search ends: the chain counts as free.
     """
     b.seen += 1
     if b.liberties[b.chain[stone]] != 2 or b.seen > MOST_POSITIONS or b.plies + 2 > PLIES:

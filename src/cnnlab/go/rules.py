@@ -14,7 +14,7 @@ SMALLEST, LARGEST = 5, 25
 EMPTY, BLACK, WHITE, EDGE = 0, 1, 2, 3
 POINTS = (LARGEST + 1) * (LARGEST + 2) + 1
 WORDS = (LARGEST * (LARGEST + 1) + 63) // 64
-# A ladder adds one stone a ply; captures on the way give room for more. No line on a board gets near this.
+# How many plies can be taken back. A chase that is longer than this repeats itself in captures and recaptures.
 PLIES = 2 * LARGEST * LARGEST
 OLDEST = -(2**30)
 
