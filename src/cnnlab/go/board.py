@@ -5,7 +5,7 @@ from typing import Any
 import numpy as np
 
 from cnnlab.errors import InputError
-from cnnlab.go import rules
+from cnnlab.go import chains, rules
 from cnnlab.go.planes import position_planes
 from cnnlab.go.positions import (
     COLOURS,
@@ -55,12 +55,12 @@ class Board:
 
     def stone(self, point: Point) -> str | None:
         """ "B", "W" or None."""
-        return {rules.BLACK: "B", rules.WHITE: "W"}.get(int(self._position["colour"][point_index(point, self.size)]))
+        return {chains.BLACK: "B", chains.WHITE: "W"}.get(int(self._position["colour"][point_index(point, self.size)]))
 
     def liberties(self, point: Point) -> int:
         """The liberties of the chain at `point`; 0 if there is none."""
         index = point_index(point, self.size)
-        empty = self._position["colour"][index] == rules.EMPTY
+        empty = self._position["colour"][index] == chains.EMPTY
         return 0 if empty else int(self._position["liberties"][self._position["chain"][index]])
 
     @property

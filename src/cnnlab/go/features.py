@@ -18,9 +18,10 @@ The paper leaves some semantics open; those here are RocAlphaGo's, which is the 
 
 import numpy as np
 
+from cnnlab.go.chains import EDGE, EMPTY, lowest, ones
 from cnnlab.go.compiling import compiled, inner
 from cnnlab.go.ladders import mark_ladders
-from cnnlab.go.rules import EDGE, EMPTY, is_legal, lowest, move, ones
+from cnnlab.go.rules import is_legal, move
 
 
 @inner

@@ -11,8 +11,9 @@ itself, and has failed.
 
 import numpy as np
 
+from cnnlab.go.chains import EMPTY, PLIES, liberty, lowest
 from cnnlab.go.compiling import inner
-from cnnlab.go.rules import EMPTY, PLIES, STONE, is_legal, liberty, lowest, play, undo
+from cnnlab.go.rules import STONE, is_legal, play, undo
 
 # Positions that the reading of one move may look at before the chain counts as free: less than a second of work, and
 # 200 times what any of 2.3 million positions of real games has needed.

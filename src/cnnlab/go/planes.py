@@ -113,7 +113,7 @@ def board_planes(
 def position_planes(
     position: np.void, colour: str, features: int = 48, capture_encoding: str = "0to7", eye: str = "recursive"
 ) -> np.ndarray:
-    """The planes of a `rules.POSITION` for `colour` ("B" or "W") to move: uint8 [features, size, size]."""
+    """The planes of a `chains.POSITION` for `colour` ("B" or "W") to move: uint8 [features, size, size]."""
     encoding, recursive = _checked(features, capture_encoding, eye)
     planes = np.zeros((features, position["size"], position["size"]), np.uint8)
     planes_of(position, COLOURS[colour], planes, encoding, recursive)

@@ -5,14 +5,14 @@ from collections.abc import Iterable
 import numpy as np
 
 from cnnlab.errors import InputError
-from cnnlab.go import rules
+from cnnlab.go import chains
 
 Point = tuple[int, int]
 """Row and column; row 0 is the top line."""
 Move = tuple[str, Point | None]
 """Colour "B" or "W" and where; None is a pass."""
 
-COLOURS = {"B": rules.BLACK, "W": rules.WHITE}
+COLOURS = {"B": chains.BLACK, "W": chains.WHITE}
 # An encoded move: the point row by row, PASS for a pass, WHITE added for White's.
 PASS, WHITE = 0x7FFF, 0x8000
 LETTERS = "ABCDEFGHJKLMNOPQRSTUVWXYZ"
@@ -52,24 +52,24 @@ def turns_of(codes: np.ndarray, size: int) -> np.ndarray:
     if (points[points != PASS] >= size * size).any():
         raise InputError(f"An encoded move lies off the board of {size} lines.")
     places = np.where(points == PASS, 0, (points // size + 1) * (size + 1) + points % size)
-    return np.stack([np.where(codes & WHITE, rules.WHITE, rules.BLACK), places], 1)
+    return np.stack([np.where(codes & WHITE, chains.WHITE, chains.BLACK), places], 1)
 
 
 def new_position(size: int = 19, setup: np.ndarray | None = None) -> np.void:
-    """A `rules.POSITION` with encoded set-up stones on it and nothing played.
+    """A `chains.POSITION` with encoded set-up stones on it and nothing played.
 
     Raises InputError if the size is not 5 to 25, or the stones share a point or have no liberty.
     """
-    if not rules.SMALLEST <= size <= rules.LARGEST:
-        raise InputError(f"Boards have {rules.SMALLEST} to {rules.LARGEST} lines, got {size}.")
-    position = np.zeros(1, rules.POSITION)[0]
-    rules.clear(position, size)
+    if not chains.SMALLEST <= size <= chains.LARGEST:
+        raise InputError(f"Boards have {chains.SMALLEST} to {chains.LARGEST} lines, got {size}.")
+    position = np.zeros(1, chains.POSITION)[0]
+    chains.clear(position, size)
     if setup is not None and len(setup):
         turns = turns_of(setup, size)
         if len(np.unique(turns[:, 1])) < len(turns) or not turns[:, 1].all():
             raise InputError("A set-up has one stone a point and no passes.")
         position["colour"][turns[:, 1]] = turns[:, 0]
-        dead = rules.arrange(position)
+        dead = chains.arrange(position)
         if dead:
             raise InputError(f"The set-up stone at {vertex(point_at(dead, size), size)} has no liberty.")
     return position
@@ -77,7 +77,7 @@ def new_position(size: int = 19, setup: np.ndarray | None = None) -> np.void:
 
 def why_illegal(position: np.void, index: int) -> str:
     """The rule that the illegal move at `index` breaks."""
-    if position["colour"][index] != rules.EMPTY:
+    if position["colour"][index] != chains.EMPTY:
         return "the point is occupied"
     return "the ko forbids it" if index == position["ko"] else "it is suicide"
 
