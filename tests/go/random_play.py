@@ -2,7 +2,7 @@
 
 import random
 
-from reference import OTHER, Reference
+from go_reference import OTHER, Reference
 
 
 def random_game(seed, size, length, setup=()):

@@ -4,11 +4,11 @@ import json
 
 import numpy as np
 import pytest
+from go_reference import Reference, reference_planes
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from random_play import random_game
 from real_games import real_games
-from reference import Reference, reference_planes
 
 from cnnlab.errors import InputError
 from cnnlab.go.planes import board_planes, game_planes, planes_at

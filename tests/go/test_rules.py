@@ -2,10 +2,10 @@
 
 import numpy as np
 import pytest
+from go_reference import OTHER
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from random_play import random_game
-from reference import OTHER
 
 from cnnlab.errors import InputError
 from cnnlab.go.board import Board

@@ -71,13 +71,27 @@ def test_charsets_whose_second_bytes_look_like_brackets(charset, name):
 
 def test_text_of_an_unknown_charset_is_latin_1():
     assert only(b"(;CA[no-such]SZ[9]PB[J\xfcrg];B[ee])").black == "J\xfcrg"
-    assert only(b"(;CA[zlib]SZ[9]PB[J\xfcrg];B[ee])").black == "J\xfcrg"
+    for odd in (b"zlib", b"punycode", b"\0", b"\xff", b""):
+        assert only(b"(;CA[" + odd + b"]SZ[9]PB[J\xfcrg];B[ee])").black == "J\xfcrg"
 
 
 def test_a_pass_is_tt_up_to_19_lines_and_a_point_above():
     assert only(b"(;SZ[19];B[tt])").moves == [("B", None)]
     assert only(b"(;SZ[21];B[tt])").moves == [("B", (19, 19))]
     assert only(b"(;B[aa])").size == 19
+
+
+def test_what_a_record_says_wrongly_of_itself_does_not_matter():
+    game = only(b"(;SZ[9]KM[6,5]HA[two]RE[]DT[?];B[ee])")
+    assert (game.komi, game.handicap, game.result, game.date) == (None, 0, "", "?")
+    assert only(b"(;SZ[9];B[ee])").komi is None
+    assert only(b"(;SZ[9]KM[nan];B[ee])").komi is None
+
+
+def test_games_without_root_properties_are_told_apart():
+    games = read(b"(;B[aa])(;B[bb]()())(;B[cc])")
+    assert [game.name for game in games] == ["bytes game 1", "bytes game 3"]
+    assert games.skipped[0].name == "bytes game 2"
 
 
 def test_setup_handicap_and_who_plays_first():

@@ -33,8 +33,7 @@ def look_ahead(b, point, colour):
     """
     empty = captures = 0
     own = 1
-    joined = -1
-    several = False
+    joined = False
     for index in range(4):
         near = point + b.steps[index]
         kind = b.colour[near]
@@ -50,16 +49,15 @@ def look_ahead(b, point, colour):
                 continue
             if kind == colour:
                 own += b.stones[chain]
-                several |= joined >= 0
-                joined = chain
+                joined = True
             elif b.liberties[chain] == 1:
                 captures += b.stones[chain]
     b.captures[colour, point] = captures
     b.own[colour, point] = own
-    if joined < 0 and captures == 0:
-        b.after[colour, point] = empty
-    else:
+    if joined or captures:
         b.after[colour, point] = united(b, point, colour, captures > 0)
+    else:
+        b.after[colour, point] = empty
 
 
 @inner

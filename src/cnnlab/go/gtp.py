@@ -227,10 +227,9 @@ class Engine:
         letters = "   " + " ".join(LETTERS[:size])
         lines = [f"{size - row:2d} {' '.join(line)} {size - row}" for row, line in enumerate(self.board.rows())]
         moves = f"{len(self.board.moves)} moves"
-        last = (
-            f", the last {self.board.moves[-1][0]} {vertex(self.board.moves[-1][1], size)}" if self.board.moves else ""
-        )
-        return "\n".join(["", letters, *lines, letters, f"X is Black, O is White; {moves}{last}; komi {self.komi:g}"])
+        for colour, point in self.board.moves[-1:]:
+            moves += f", the last {colour} {vertex(point, size)}"
+        return "\n".join(["", letters, *lines, letters, f"X is Black, O is White; {moves}; komi {self.komi:g}"])
 
     def probabilities(self, arguments: list[str]) -> str:
         """A line of numbers a line of the board, for GoGui's dboard."""

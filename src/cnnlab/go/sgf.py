@@ -1,6 +1,7 @@
 """Game records in SGF, FF[1] to FF[4]: the main line of every game that keeps to the rules."""
 
 import logging
+import math
 import multiprocessing
 from collections import deque
 from collections.abc import Iterator
@@ -109,7 +110,8 @@ def _read(found: Iterator[tuple[str, bytes | str]], workers: int) -> Iterator[Ga
         name = task.name
         for result in results:
             number += 1
-            yield replace(result, name=f"{name} game {number}" if task.collection else name)
+            several = task.collection or len(results) > 1
+            yield replace(result, name=f"{name} game {number}" if several else name)
 
 
 def _tasks(found: Iterator[tuple[str, bytes | str]]) -> Iterator[Task]:
@@ -118,8 +120,9 @@ def _tasks(found: Iterator[tuple[str, bytes | str]]) -> Iterator[Task]:
             yield Task(name, False, "", b"", contents)
             continue
         text, charset = as_ascii_superset(contents)
+        collection = is_collection(text)
         for piece in pieces(text, PIECE):
-            yield Task(name, is_collection(text), charset, piece)
+            yield Task(name, collection, charset, piece)
 
 
 def _parsed(tasks: Iterator[Task], workers: int) -> Iterator[tuple[Task, list[Game | Skipped]]]:
@@ -174,7 +177,7 @@ def _game(line: bytes, charset: str) -> Game:
         if "B" in names or "W" in names:
             moves.append(_move(node, len(moves) + 1, size))
     setup: list[Move] = [(colour, point) for point, colour in stones.items()]
-    handicap = _number(root, "HA")
+    handicap = _number(root, "HA") or 0
     if handicap >= 2 and not setup and moves and moves[0][0] == "W":
         raise BrokenGameError(f"its {handicap:g} handicap stones are not placed")
     _check(setup, moves, size)
@@ -185,7 +188,7 @@ def _game(line: bytes, charset: str) -> Game:
         setup=setup,
         moves=moves,
         to_play=moves[0][0] if moves else to_play or ("W" if black_only else "B"),
-        komi=_number(root, "KM") if root.has_property("KM") else None,
+        komi=_number(root, "KM"),
         handicap=int(handicap),
         result=_text(root, "RE"),
         date=_text(root, "DT"),
@@ -240,10 +243,10 @@ def _text(node: sgfmill.Node, name: str) -> str:
         return ""
 
 
-def _number(node: sgfmill.Node, name: str) -> float:
-    """A number, 0 if the node has none or another word."""
+def _number(node: sgfmill.Node, name: str) -> float | None:
+    """A number, None if the node has none or another word."""
     try:
-        value = float(node.get_raw(name)) if node.has_property(name) else 0.0
+        value = float(node.get_raw(name)) if node.has_property(name) else math.nan
     except ValueError:
-        return 0.0
-    return value if abs(value) < 1e6 else 0.0
+        return None
+    return value if math.isfinite(value) else None

@@ -16,6 +16,8 @@ MAX_BYTES = 256 * 2**20
 """Bytes of the largest file that is read, also inside an archive."""
 MAX_RATIO = 100
 """How much smaller than its contents an archive of records may be; text of moves shrinks five- to tenfold."""
+# Codecs of text files; others that Python knows, such as punycode, take very long over large input.
+CHARSETS = re.compile("(ascii|big5|cp|euc|gb|hz|iso|johab|koi|mac|shift|tis|utf-(8|16|32)).*")
 CHARSET = re.compile(rb"C[a-z]*A[a-z]*\s*\[([^\]]*)\]|ca\s*\[([^\]]*)\]")
 
 
@@ -58,9 +60,10 @@ def as_ascii_superset(text: bytes) -> tuple[bytes, str]:
         declared = CHARSET.search(text)
     name = (declared.group(1) or declared.group(2) or b"").decode("ascii", "replace").strip() if declared else ""
     try:
-        return text.decode(name, "replace").encode(), "UTF-8"
-    except (LookupError, ValueError):  # no charset, or a codec that is none of text
-        return text, "ISO-8859-1"
+        codec = codecs.lookup(name).name
+    except (LookupError, ValueError):  # ValueError: a name with a zero byte
+        codec = ""
+    return (text.decode(codec, "replace").encode(), "UTF-8") if CHARSETS.match(codec) else (text, "ISO-8859-1")
 
 
 def _file(path: Path, name: str, max_bytes: int) -> Iterator[tuple[str, bytes | str]]:

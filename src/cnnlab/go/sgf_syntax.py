@@ -49,17 +49,13 @@ def main_lines(text: bytes) -> Iterator[bytes | BrokenGameError]:
         chunk = text[begin:end]
         start = START.search(chunk)
         while start:
-            try:
-                line, stop = _main_line(chunk, start.start())
-                yield line
-            except BrokenGameError as error:
-                yield error
-                break
+            line, stop = _main_line(chunk, start.start())
+            yield line
             start = START.search(chunk, stop)
 
 
-def _main_line(text: bytes, start: int) -> tuple[bytes, int]:
-    """The main line of the game that starts at `start`, and where that game ends."""
+def _main_line(text: bytes, start: int) -> tuple[bytes | BrokenGameError, int]:
+    """The main line of the game that starts at `start` or what is wrong with it, and where that game ends."""
     depth, opened, closed = 0, [], None
     for token in TOKEN.finditer(text, start):
         kind = token.group()
@@ -72,21 +68,22 @@ def _main_line(text: bytes, start: int) -> tuple[bytes, int]:
             if closed is None:
                 closed = token.start()
             if depth == 0:
-                _check_order(text[start : token.end()])
                 parts = [text[a + 1 : b] for a, b in zip(opened, [*opened[1:], closed], strict=True)]
-                return b"(" + _capital_names(b"".join(parts)) + b")", token.end()
+                line = b"(" + _capital_names(b"".join(parts)) + b")"
+                return _disorder(text[start : token.end()]) or line, token.end()
         elif kind == b"[":
-            raise BrokenGameError("it ends inside a property value")
-    raise BrokenGameError("it ends before its last parenthesis is closed")
+            return BrokenGameError("it ends inside a property value"), len(text)
+    return BrokenGameError("it ends before its last parenthesis is closed"), len(text)
 
 
-def _check_order(game: bytes) -> None:
+def _disorder(game: bytes) -> BrokenGameError | None:
     """Nodes come before variations, and every variation begins with a node: else moves would be lost."""
     bare = VALUES.sub(b"[]", game)
     if re.search(rb"\(\s*+[^;\s]", bare):
-        raise BrokenGameError("a variation has no node")
+        return BrokenGameError("a variation has no node")
     if re.search(rb"\)\s*+[^()\s]", bare):
-        raise BrokenGameError("text follows a variation")
+        return BrokenGameError("text follows a variation")
+    return None
 
 
 def _capital_names(line: bytes) -> bytes:
