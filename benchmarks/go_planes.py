@@ -10,6 +10,7 @@ an empty and with a filled cache of machine code, is timed by the wall.
 
 import argparse
 import json
+import logging
 import os
 import platform
 import runpy
@@ -40,6 +41,7 @@ EVERY = 40
 
 def main() -> None:
     options = arguments()
+    logging.disable(logging.WARNING)  # the same broken game would be named at every repetition
     count, repetitions = (60, 5) if options.quick else (300, 15)
     games = list(islice(sgf.read(options.games), count))
     codes = [encode(game.moves, game.size) for game in games]
