@@ -1,0 +1,1 @@
+"""Go for networks: rules, AlphaGo's 48 feature planes, SGF records and the GTP protocol; knows nothing of torch."""

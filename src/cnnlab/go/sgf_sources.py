@@ -1,0 +1,106 @@
+"""Where SGF text comes from: bytes, files, folders, zip archives; within limits, and never unpacked to disk."""
+
+import codecs
+import io
+import lzma
+import re
+import zipfile
+import zlib
+from collections.abc import Iterator
+from pathlib import Path
+from typing import IO
+
+from cnnlab.errors import DataError
+
+MAX_BYTES = 256 * 2**20
+"""Bytes of the largest file that is read, also inside an archive."""
+MAX_RATIO = 100
+"""How much smaller than its contents an archive of records may be; text of moves shrinks five- to tenfold."""
+# Codecs of text files; others that Python knows, such as punycode, take very long over large input.
+CHARSETS = re.compile("(ascii|big5|cp|euc|gb|hz|iso|johab|koi|mac|shift|tis|utf-(8|16|32)).*")
+CHARSET = re.compile(rb"C[a-z]*A[a-z]*\s*\[([^\]]*)\]|ca\s*\[([^\]]*)\]")
+
+
+def documents(source: Path | bytes, max_bytes: int = MAX_BYTES) -> Iterator[tuple[str, bytes | str]]:
+    """(name, contents) of each record file of `source`, or (name, why it was left out).
+
+    source: SGF or zip as bytes; a file of either; or a folder with .sgf and .zip files at any depth.
+    Raises DataError if a path is not there or a folder has no such file.
+    """
+    if isinstance(source, bytes):
+        if zipfile.is_zipfile(io.BytesIO(source)):
+            yield from _zipped("bytes", io.BytesIO(source), len(source), max_bytes)
+        else:
+            yield "bytes", source if len(source) <= max_bytes else _too_large(len(source), max_bytes)
+    elif source.is_dir():
+        files = sorted(path for path in source.rglob("*") if path.suffix.lower() in (".sgf", ".zip") and path.is_file())
+        if not files:
+            raise DataError(f"{source.absolute()} has no .sgf or .zip file.")
+        for path in files:
+            yield from _file(path, path.relative_to(source).as_posix(), max_bytes)
+    elif source.is_file():
+        yield from _file(source, source.name, max_bytes)
+    else:
+        raise DataError(f"There is no file or folder {source.absolute()}.")
+
+
+def as_ascii_superset(text: bytes) -> tuple[bytes, str]:
+    """The text in a charset in which a byte below 128 is always that character, and that charset's name.
+
+    Second bytes of Chinese, Japanese and Korean characters can be `]` or a backslash, and UTF-16 is full of zeros:
+    such text becomes UTF-8. Text that is valid UTF-8 is taken for that, whatever it declares; else the charset of its
+    first CA property counts, else Latin-1, the default of SGF.
+    """
+    if text.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)):
+        return text.decode("utf-16", "replace").encode(), "UTF-8"
+    try:
+        text.decode()
+        return text, "UTF-8"
+    except UnicodeDecodeError:
+        declared = CHARSET.search(text)
+    name = (declared.group(1) or declared.group(2) or b"").decode("ascii", "replace").strip() if declared else ""
+    try:
+        codec = codecs.lookup(name).name
+    except (LookupError, ValueError):  # ValueError: a name with a zero byte
+        codec = ""
+    return (text.decode(codec, "replace").encode(), "UTF-8") if CHARSETS.match(codec) else (text, "ISO-8859-1")
+
+
+def _file(path: Path, name: str, max_bytes: int) -> Iterator[tuple[str, bytes | str]]:
+    try:
+        size = path.stat().st_size
+        if zipfile.is_zipfile(path):
+            with path.open("rb") as file:
+                yield from _zipped(name, file, size, max_bytes)
+        elif size > max_bytes:
+            yield name, _too_large(size, max_bytes)
+        else:
+            yield name, path.read_bytes()
+    except OSError as error:
+        yield name, f"it cannot be read: {error.strerror or error}"
+
+
+def _zipped(name: str, file: IO[bytes], size: int, max_bytes: int) -> Iterator[tuple[str, bytes | str]]:
+    try:
+        with zipfile.ZipFile(file) as archive:
+            entries = [entry for entry in archive.infolist() if entry.filename.lower().endswith(".sgf")]
+            unpacked = sum(entry.file_size for entry in entries)
+            if unpacked > MAX_RATIO * size:
+                yield name, f"it would unpack to {unpacked} bytes, more than {MAX_RATIO} times its size"
+                return
+            for entry in entries:
+                label = f"{name}/{entry.filename}"
+                try:
+                    with archive.open(entry) as opened:
+                        contents = opened.read(max_bytes + 1)
+                    yield label, contents if len(contents) <= max_bytes else _too_large(entry.file_size, max_bytes)
+                except (zipfile.BadZipFile, zlib.error, lzma.LZMAError, EOFError, OSError) as error:
+                    yield label, f"it cannot be unpacked: {error}"
+                except (RuntimeError, NotImplementedError) as error:  # encrypted; an unknown compression
+                    yield label, f"it cannot be unpacked: {error}"
+    except (zipfile.BadZipFile, ValueError) as error:
+        yield name, f"it cannot be unpacked: {error}"
+
+
+def _too_large(size: int, max_bytes: int) -> str:
+    return f"it has {size} bytes, more than {max_bytes}"

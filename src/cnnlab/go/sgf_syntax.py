@@ -1,0 +1,98 @@
+"""Games inside SGF text: where each begins and ends, and its main line without the variations.
+
+sgfmill parses a game's whole tree, gives up a collection at its first broken game, and drops property names in small
+letters. So games are cut out here first, one by one, and only their main lines go on to it: flat, however deeply the
+variations are nested. All patterns are possessive, so that no input makes them slow.
+"""
+
+import re
+from collections.abc import Iterator
+from itertools import islice, pairwise
+
+VALUE = rb"\[[^\\\]]*+(?:\\.[^\\\]]*+)*+\]"
+TOKEN = re.compile(VALUE + rb"|[()\[]", re.DOTALL)
+VALUES = re.compile(VALUE, re.DOTALL)
+START = re.compile(rb"\(\s*+;")
+# A node that opens with a root property is the root of a game: its `]` is not escaped, so that it stands in no value.
+# This is where reading goes on after a broken game.
+ROOT = re.compile(
+    rb"\(\s*+;\s*+(?:[a-z]*(?:F[a-z]*F|G[a-z]*M|S[a-z]*Z|C[a-z]*A|A[a-z]*P)[a-z]*|ff|gm|sz|ca|ap)\s*+\[[^\\\]]*+\]"
+)
+SMALL_NAME = re.compile(rb"(?<![A-Za-z])[a-z]++(?![A-Za-z])\s*+\[")
+NAME_OR_VALUE = re.compile(VALUE + rb"|[A-Za-z]++", re.DOTALL)
+
+
+class BrokenGameError(ValueError):
+    """Text that looks like a game and is none; says why."""
+
+
+def pieces(text: bytes, least: int) -> Iterator[bytes]:
+    """Cut a collection between games into pieces of at least `least` bytes, but for the last."""
+    begin = 0
+    for root in ROOT.finditer(text):
+        if root.start() - begin >= least:
+            yield text[begin : root.start()]
+            begin = root.start()
+    yield text[begin:]
+
+
+def is_collection(text: bytes) -> bool:
+    """Whether more than one game begins in the text."""
+    return len(list(islice(ROOT.finditer(text), 2))) > 1
+
+
+def main_lines(text: bytes) -> Iterator[bytes | BrokenGameError]:
+    """The main line of every game of a collection, as SGF without variations, or what is wrong with the game."""
+    roots = [root.start() for root in ROOT.finditer(text)]
+    borders = [0, *roots, len(text)]
+    for begin, end in pairwise(borders):
+        chunk = text[begin:end]
+        start = START.search(chunk)
+        while start:
+            line, stop = _main_line(chunk, start.start())
+            yield line
+            start = START.search(chunk, stop)
+
+
+def _main_line(text: bytes, start: int) -> tuple[bytes | BrokenGameError, int]:
+    """The main line of the game that starts at `start` or what is wrong with it, and where that game ends."""
+    depth, opened, closed = 0, [], None
+    for token in TOKEN.finditer(text, start):
+        kind = token.group()
+        if kind == b"(":
+            depth += 1
+            if closed is None:
+                opened.append(token.start())
+        elif kind == b")":
+            depth -= 1
+            if closed is None:
+                closed = token.start()
+            if depth == 0:
+                parts = [text[a + 1 : b] for a, b in zip(opened, [*opened[1:], closed], strict=True)]
+                line = b"(" + _capital_names(b"".join(parts)) + b")"
+                return _disorder(text[start : token.end()]) or line, token.end()
+        elif kind == b"[":
+            return BrokenGameError("it ends inside a property value"), len(text)
+    return BrokenGameError("it ends before its last parenthesis is closed"), len(text)
+
+
+def _disorder(game: bytes) -> BrokenGameError | None:
+    """Nodes come before variations, and every variation begins with a node: else moves would be lost."""
+    bare = VALUES.sub(b"[]", game)
+    if re.search(rb"\(\s*+[^;\s]", bare):
+        return BrokenGameError("a variation has no node")
+    if re.search(rb"\)\s*+[^()\s]", bare):
+        return BrokenGameError("text follows a variation")
+    return None
+
+
+def _capital_names(line: bytes) -> bytes:
+    """Names written in small letters alone, in capitals: `b[pd]` as `B[pd]`; `Black[pd]` stays for sgfmill to read."""
+    if not SMALL_NAME.search(VALUES.sub(b"[]", line)):
+        return line
+
+    def capital(found: re.Match[bytes]) -> bytes:
+        text = found.group()
+        return text.upper() if text.islower() and not text.startswith(b"[") else text
+
+    return NAME_OR_VALUE.sub(capital, line)
