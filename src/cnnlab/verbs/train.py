@@ -13,6 +13,7 @@ from cnnlab.config import build_entries, trusted_prefixes
 from cnnlab.data.datamodule import ImageDataModule
 from cnnlab.errors import InputError
 from cnnlab.files import write_atomically
+from cnnlab.models.weighted import weights_of
 from cnnlab.runs.folder import RunFolder
 from cnnlab.training.callbacks.best_metric import BestMetric
 from cnnlab.training.callbacks.progress import Throughput
@@ -108,11 +109,11 @@ def keep_best(run: RunFolder, trainer: L.Trainer, classifier: Classifier, data: 
         state = torch.load(run.best_checkpoint, map_location="cpu", weights_only=True)["state_dict"]
         weights = {key.removeprefix("network."): value for key, value in state.items() if key.startswith("network.")}
         write_atomically(run.path / "best_weights.pth", lambda file: torch.save(weights, file))
+        if any(is_proximal(entry) for entry in classifier.recipe.after_step):
+            run.update(sparsity=sparsity({name: weights[name] for name in weights_of(classifier.network)}))
+            shares = [f"{name.removesuffix('.weight')} {share:.1%}" for name, share in run.record["sparsity"].items()]
+            log.info("Exact zeros among the weights: %s", "   ".join(shares))
     run.update(test=test)
-    if any(is_proximal(entry) for entry in classifier.recipe.after_step):
-        run.update(sparsity=sparsity(classifier.network))
-        shares = [f"{name.removesuffix('.weight')} {share:.1%}" for name, share in run.record["sparsity"].items()]
-        log.info("Exact zeros among the weights: %s", "   ".join(shares))
     log.info(
         "Best val/acc: %s (epoch %s)   last: %.4f",
         best.value and f"{best.value:.4f}",
