@@ -3,6 +3,8 @@
 0 finished · 1 a bug · 2 wrong input or config · 3 data or file trouble · 4 diverged · 130 interrupted
 """
 
+from collections.abc import Sequence
+
 
 class CnnlabError(Exception):
     """Says what went wrong, where, and what to do; shown without a traceback."""
@@ -11,9 +13,16 @@ class CnnlabError(Exception):
 
 
 class InputError(CnnlabError):
-    """A command line, config or argument that cannot work."""
+    """A command line, config or argument that cannot work.
+
+    problems: the lines of an error that lists several.
+    """
 
     exit_code = 2
+
+    def __init__(self, message: str, problems: Sequence[str] = ()) -> None:
+        super().__init__(message)
+        self.problems = problems
 
 
 class DataError(CnnlabError):
@@ -30,7 +39,7 @@ class DivergedError(CnnlabError):
 
 def several(problems: list[str], heading: str) -> InputError:
     """One InputError that lists every problem on a line of its own."""
-    return InputError("\n".join([heading, *(f"  - {problem}" for problem in problems)]))
+    return InputError("\n".join([heading, *(f"  - {problem}" for problem in problems)]), problems)
 
 
 class Problems:
@@ -44,7 +53,7 @@ class Problems:
 
     def __exit__(self, kind: object, error: BaseException | None, traceback: object) -> bool:
         if isinstance(error, InputError):
-            self.found.append(str(error))
+            self.found += error.problems or [str(error)]
         return isinstance(error, InputError)
 
     def raise_all(self, heading: str) -> None:

@@ -19,8 +19,8 @@ from cnnlab.training.callbacks.best_metric import BestMetric
 from cnnlab.training.callbacks.progress import Throughput
 from cnnlab.training.classifier import Classifier
 from cnnlab.training.regularization import is_proximal, sparsity
-from cnnlab.verbs.assembly import Config, classifier_from, data_from, spec_from, trainer_from
-from cnnlab.verbs.combinations import check_combinations
+from cnnlab.verbs.assembly import Config, classifier_from, spec_from, trainer_from
+from cnnlab.verbs.combinations import checked_data
 
 log = logging.getLogger(__name__)
 
@@ -32,8 +32,7 @@ def train(cfg: Config, run: RunFolder, resume_from: Path | None = None) -> dict[
         torch.set_num_threads(cfg["speed"]["num_threads"])
     trusted = trusted_prefixes(cfg)
     spec = spec_from(cfg["model"])
-    data = data_from(cfg, spec, trusted)
-    check_combinations(cfg, data, trusted)
+    data = checked_data(cfg, spec, trusted)
     regularizers = build_entries(cfg["regularization"], trusted)
     classifier = classifier_from(cfg, spec, data, regularizers, trusted)
     trainer = trainer_from(cfg, run, classifier, regularizers, trusted)
