@@ -236,6 +236,8 @@ def kept_logging():
         (["augmentation=[flip],[flip,noise],none"], ["flip", "flip+noise", "none"]),
         (["data.split_seed=0,1,2"], ["split_seed-0", "split_seed-1", "split_seed-2"]),
         (["data=digits,mnist"], ["0-default", "1-default"]),
+        (["seed=0,0"], ["0-seed-0", "1-seed-0"]),
+        (["model.weights='a b','a,b','a-b'"], ["0-weights-a-b", "1-weights-a+b", "2-weights-a-b"]),
         (["model.weights=a/w.pth,b/w.pth"], ["0-weights-w", "1-weights-w"]),
     ],
 )

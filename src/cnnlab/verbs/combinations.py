@@ -18,7 +18,7 @@ from cnnlab.models.surgery import Surgery
 from cnnlab.seeds import derived_rng
 from cnnlab.training.freezing import FreezePlan
 from cnnlab.training.regularization import LabelSmoothing, check_together
-from cnnlab.verbs.assembly import Config, data_from, lr_rule
+from cnnlab.verbs.assembly import Config, augmentations_from, data_from, lr_rule
 
 
 def checked_data(cfg: Config, spec: InputSpec, trusted: tuple[str, ...]) -> ImageDataModule:
@@ -98,7 +98,7 @@ def _check_augmentation(data: ImageDataModule) -> None:
 
 def _check_targets(cfg: Config, regularizers: Config, trusted: tuple[str, ...]) -> None:
     """Mixed images and smoothed labels have several classes at once, which not every loss can take."""
-    augmentations = build_entries(cfg["augmentation"], trusted)
+    augmentations = augmentations_from(cfg, trusted)
     soft = [f"augmentation={name}" for name, entry in augmentations.items() if isinstance(entry, MIXING)]
     soft += [
         f"regularization={name}"
