@@ -263,7 +263,7 @@ def test_head_is_called_classifier_whatever_the_origin_calls_it():
         ({"name": "orthogonal", "tolerance": 0.1}, "init=orthogonal has no option tolerance; it has: gain"),
         ({"name": "default", "gain": 2.0}, "init=default draws nothing"),
         ({"name": "default", "modules": ["features"]}, "init=default draws nothing"),
-        ({"name": "zero", "modules": ["layer4"]}, r"no layer is named 'layer4'. They are: features\.0, features\.3, "),
+        ({"name": "zero", "modules": ["layer4"]}, r"named 'layer4'\. They are: features\.0, features\.3, "),
     ],
 )
 def test_what_a_scheme_cannot_take_is_refused_and_nothing_drawn(arguments, message):

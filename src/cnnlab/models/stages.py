@@ -6,7 +6,6 @@ from collections import OrderedDict
 from torch import nn
 
 from cnnlab.errors import InputError
-from cnnlab.models.weighted import weights_of
 
 HEADS = ("classifier", "fc", "head", "heads")
 """What torchvision and timm call the part of a network behind its features."""
@@ -98,7 +97,7 @@ def last_block(network: nn.Module) -> list[str]:
         if next(module.children(), None) is not None:
             return behind if weighted else [name, *behind]
         behind.insert(0, name)
-        weighted |= bool(weights_of(module))
+        weighted |= any(parameter.ndim > 1 for parameter in module.parameters())  # not a norm's
     return [features[-1][0]] if features else []
 
 
