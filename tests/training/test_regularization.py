@@ -188,15 +188,18 @@ def test_weight_decay_is_in_the_gradient_except_where_it_is_decoupled(option):
     assert torch.equal(layer.bias, bias)
 
 
-def test_smoothed_labels_of_mixed_images():
-    """With targets that are mixtures already, (1 - e) * mixture + e / K."""
+def test_smoothed_labels_of_plain_and_of_mixed_images(tmp_path):
+    """(1 - e) * target + e / K, where the target is one-hot or a mixture; validation takes it as it is."""
+    options = ("regularization=[label_smoothing]", "regularization.label_smoothing.epsilon=0.3")
+    _, classifier, _ = parts_of_a_run(tmp_path / "run", *DIGITS, *options)
     torch.manual_seed(0)
-    logits, mixture = torch.randn(6, 4), torch.rand(6, 4)
+    logits, mixture, labels = torch.randn(6, 10), torch.rand(6, 10), torch.arange(6)
     mixture /= mixture.sum(dim=1, keepdim=True)
-    loss = nn.CrossEntropyLoss(label_smoothing=LabelSmoothing(0.3).epsilon)(logits, mixture)
-    probabilities = logits.double().exp() / logits.double().exp().sum(dim=1, keepdim=True)
-    expected = -((0.7 * mixture + 0.3 / 4) * probabilities.log()).sum(dim=1).mean()
-    assert loss.item() == pytest.approx(expected.item(), rel=1e-6)
+    logarithms = (logits.double().exp() / logits.double().exp().sum(dim=1, keepdim=True)).log()
+    for targets, soft in ((mixture, mixture), (labels, torch.eye(10)[labels])):
+        smooth, plain = (-(t * logarithms).sum(dim=1).mean().item() for t in (0.7 * soft + 0.3 / 10, soft))
+        assert classifier.train_loss(logits, targets).item() == pytest.approx(smooth, rel=1e-6)
+        assert classifier.loss(logits, targets).item() == pytest.approx(plain, rel=1e-6)
 
 
 @pytest.mark.parametrize("shrinking", [L2Penalty(), ElasticNet(), ElasticNet(mode="proximal")])
