@@ -8,7 +8,7 @@ import yaml
 from conftest import REPOSITORY
 from omegaconf import OmegaConf
 
-from cnnlab.config import CONFIG_DIR, build, build_entries, check, compose, trusted_prefixes
+from cnnlab.config import CONFIG_DIR, build, build_entries, check, compose, quote_path, trusted_prefixes
 from cnnlab.errors import InputError
 
 LISTS = ("augmentation", "regularization", "logger")
@@ -151,6 +151,11 @@ def test_several_mistakes_are_named_at_once():
         ("seed", "seed: it cannot be parsed"),
         ("=3", "=3: it cannot be parsed"),
         ("augmentation=[flip", "augmentation=[flip: it cannot be parsed"),
+        ("optimizer.lr='0.1", "optimizer.lr='0.1: it cannot be parsed"),
+        ('data.root="a', 'data.root="a: it cannot be parsed'),
+        ("data.root=a (1)", "data.root=a (1): it cannot be parsed"),
+        ("+trainer.x={a: 1", "+trainer.x={a: 1: it cannot be parsed"),
+        ("freeze.phases=[{epoch: 0, train: all]", "freeze.phases=[{epoch: 0, train: all]: it cannot be parsed"),
     ],
 )
 def test_mistake_is_named(override, message):
@@ -159,7 +164,56 @@ def test_mistake_is_named(override, message):
     assert found[0].startswith(message)
 
 
-@pytest.fixture(params=["groups", "my groups, (1) = ü's"])
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ("init=random init.std=abc", "init.std='abc' is not float."),
+        ("init=random init.mean=true", "init.mean=True is not float."),
+        ("init=kaiming_normal init.mode=3", "init.mode=3 is not str."),
+        ("init=lsuv init.max_iterations=2.5", "init.max_iterations=2.5 is not int."),
+        ("init=zero init.bias=x", "init.bias='x' is not float."),
+        ("init=zero init.modules=features", "init.modules='features' is not list[str] | None."),
+        (
+            "init=orthogonal +init.gian=2",
+            "init.gian is no argument of cnnlab.models.initialization.initialize. Nearest: gain",
+        ),
+        ("preprocessing=zca preprocessing.epsilon=abc", "preprocessing.epsilon='abc' is not float."),
+        ("preprocessing=zca preprocessing.patch=1.5", "preprocessing.patch=1.5 is not int | None."),
+        ("preprocessing=pca preprocessing.components=many", "preprocessing.components='many' is not float | None."),
+        ("preprocessing=standardize preprocessing.per=3", "preprocessing.per=3 is not str."),
+        ("preprocessing=zca +preprocessing.epsilom=1", "preprocessing.epsilom is no argument of cnnlab.models.prepro"),
+        ("model=torchvision model.name=vgg11 +model.network.dropout=x", "model.network.dropout='x' is not float."),
+        ("+model.network.width_mult=wide", "model.network.width_mult='wide' is not float."),
+        ("regularization=[l1] regularization.l1.lambd=big", "regularization.l1.lambd='big' is not float."),
+        ("regularization=[l1] regularization.l1.mode=3", "regularization.l1.mode=3 is not str."),
+        ("augmentation=[random_crop] augmentation.random_crop.size=x", "augmentation.random_crop.size='x' is not "),
+        ("augmentation=[affine] augmentation.affine.border=1", "augmentation.affine.border=1 is not str."),
+    ],
+)
+def test_option_of_the_wrong_type_is_named(options, message):
+    """Also of targets that take any keyword."""
+    (found,) = problems(*options.split(" "))
+    assert found.startswith(message)
+
+
+def test_mistakes_that_do_not_parse_are_named_beside_the_others():
+    assert [
+        line.split(":")[0] for line in problems("optimizer.lr='0.1", "optimzer=adam", "seed=x", "model=torchvision")
+    ] == [
+        "optimizer.lr='0.1",
+        "optimzer=adam",
+        "model.name=... is needed.",
+        "seed='x' is not int.",
+    ]
+
+
+@pytest.mark.parametrize("path", ["2024", "a\\'b", "my photos, (1)", "1e5", "true", "a=b", "ü:{x}", "a\\"])
+def test_path_stays_what_was_typed(path):
+    cfg = composed(quote_path(f"data.root={path}"), quote_path(f"paths.output_dir={path}"))
+    assert (cfg["data"]["root"], cfg["paths"]["output_dir"]) == (path, path)
+
+
+@pytest.fixture(params=["groups", "my groups, (1) = ü's", "2024", "a\\'b"])
 def config_dir(tmp_path, request) -> Path:
     """A folder for groups of the user's own, also one with a name that Hydra's grammar would stumble over."""
     folder = tmp_path / request.param
@@ -205,6 +259,33 @@ def test_own_experiments_are_among_those_that_exist(config_dir):
     assert found == "experiment=min: min is no option of experiment. Nearest: mine."
 
 
+def test_own_options_are_among_those_that_exist(config_dir):
+    """In a group of ours, and in groups of one's own."""
+    for group, option in (("model", "my_network"), ("lists", "short")):
+        (config_dir / group).mkdir()
+        (config_dir / group / f"{option}.yaml").write_text("{}\n", encoding="utf-8")
+    assert problems("model=my_netwrk", "lists=shrt", "list=short", config_dir=config_dir) == [
+        "model=my_netwrk: my_netwrk is no option of model. Nearest: my_network.",
+        "lists=shrt: shrt is no option of lists. Nearest: short.",
+        "list=short: there is no key list. Nearest: lists.",
+    ]
+
+
+def test_missing_values_are_named_with_all_that_is_wrong_in_an_own_experiment(config_dir):
+    write_experiment(
+        config_dir,
+        "defaults:\n  - override /model: torchvision\n  - override /data: image_folder\n"
+        "trainer:\n  max_epochs: x\ndata:\n  batchsize: 3",
+    )
+    assert problems("experiment=mine", "seed=1.5", config_dir=config_dir) == [
+        "model.name=... is needed.",
+        "data.root=... is needed.",
+        "seed=1.5 is not int.",
+        "data.batchsize is no key. Nearest: batch_size.",
+        "trainer.max_epochs='x' is not Optional[int].",
+    ]
+
+
 def test_broken_local_defaults_are_named(config_dir):
     (config_dir / "local").mkdir()
     (config_dir / "local" / "default.yaml").write_text("defaults:\n  - absent: option\n", encoding="utf-8")
@@ -226,6 +307,15 @@ DANGEROUS = {
     "cnnlab.files.os.system": {"command": "touch MARKER"},
     "torch.load": {"f": "x.pth", "weights_only": False},
     "torch.hub.load": {"repo_or_dir": "x", "model": "x", "source": "local"},
+    "torch.nn.modules.module.torch.os.system": {"command": "touch MARKER"},
+    "torch.utils.cpp_extension.load": {"name": "x", "sources": ["x.cpp"]},
+    "torch.save": {"obj": [], "f": "MARKER"},
+    "torchvision.datasets.utils.extract_archive": {"from_path": "x.zip", "remove_finished": True},
+    "torchvision.io.write_file": {"filename": "MARKER", "data": []},
+    "timm.utils.get_outdir": {"path": "MARKER"},
+    "lightning.pytorch.cli.LightningCLI": {},
+    "cnnlab.files.write_text": {"path": "MARKER", "text": ""},
+    "cnnlab.data.images.Path.touch": {"self": "MARKER"},
     "cnnlab.config.build_entries": {
         "entries": {"x": {"_target_": "os.system", "command": "touch MARKER"}},
         "trusted": ["os."],

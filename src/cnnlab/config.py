@@ -34,11 +34,14 @@ TRUSTED_TARGETS = ("cnnlab.", "torch.", "torchvision.", "torchmetrics.", "lightn
 """Packages whose classes a config may name; a user's own are named by `trusted_packages=[...]`."""
 TRUSTED_MODULES = (
     *("cnnlab.data.", "cnnlab.models.", "cnnlab.training.", "cnnlab.runs."),
-    *("torch.nn.", "torch.optim.", "torchvision.", "torchmetrics.", "timm."),
+    *("torch.nn.", "torch.optim.", "torchmetrics."),
+    *("torchvision.models.", "torchvision.ops.", "torchvision.transforms."),
+    *("timm.layers.", "timm.loss.", "timm.models.", "timm.optim.", "timm.scheduler."),
     *("lightning.pytorch.trainer.", "lightning.pytorch.callbacks.", "lightning.pytorch.loggers."),
     *("lightning.pytorch.strategies.", "lightning.pytorch.plugins.", "lightning.pytorch.profilers."),
 )
-"""Where what they name must be written: torch.os.system is the system's, and torch.hub.load runs what it fetches."""
+"""Where what they name must be written: torch.os.system is the system's, torch.hub.load runs what it fetches, and
+torchvision.datasets.utils deletes the archives that it extracts."""
 
 
 # --- The nodes without _target_: one dataclass each. ---
@@ -135,8 +138,12 @@ class TrainConfig:
     paths: PathsConfig
 
 
-OWN_ARGUMENTS = {"trainer": {"scale_lr": str}}
-"""Arguments beside the target's own: node -> name -> type."""
+OWN_ARGUMENTS: dict[str, dict[str, Any]] = {
+    "trainer": {"scale_lr": str},
+    "augmentation.random_crop": {"size": int | list | None},
+    "augmentation.random_resized_crop": {"size": int | list | None},
+}
+"""Arguments beside the target's own, or of other types: node -> name -> type. A size of null is the network's."""
 SUPPLIED_ARGUMENTS = {
     "model.network": {"num_classes"},
     "optimizer": {"params"},
@@ -413,7 +420,7 @@ def _fits(value: Any, hint: Any) -> bool:
         return isinstance(value, str)
     kind = origin or hint
     if inspect.isclass(kind) and kind is not object:
-        if issubclass(kind, list | tuple | set):
+        if issubclass(kind, Sequence | set):
             return isinstance(value, list)
         if issubclass(kind, dict):
             return isinstance(value, dict)
@@ -425,7 +432,9 @@ def _is_tensor(hint: Any) -> bool:
 
 
 def _type_name(hint: Any) -> str:
-    return hint.__name__ if inspect.isclass(hint) else str(hint).replace("typing.", "")
+    if inspect.isclass(hint):
+        return hint.__name__
+    return str(hint).replace("typing.", "").replace("collections.abc.Sequence", "list").replace("Sequence[", "list[")
 
 
 # --- Objects ---

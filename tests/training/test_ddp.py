@@ -1,26 +1,37 @@
-"""Two processes on one CPU: one run folder, frozen features, and exact scores."""
+"""Two processes on one CPU: one run folder, equal weights through all phases of freezing, and exact scores."""
 
 import functools
 import json
+import os
 
 import pytest
 import torch
 import torchvision
-from conftest import draw_picture, run_program
+from conftest import REPOSITORY, draw_picture, run_program
 
 from cnnlab.loading import load_run
 from cnnlab.models.building import build_network
 
+PHASES = (
+    "[{epoch: 0, train: classifier}, {epoch: 1, train: [classifier, last_2], lr_multiplier: 0.5}, "
+    "{epoch: 2, train: all, lr_multiplier: 0.1}, {epoch: 3, train: classifier}]"
+)
+
 
 @pytest.fixture(scope="module")
 def run(tmp_path_factory):
-    """The folder of a two-process run of a small frozen MobileNetV2, and the program's output."""
+    """The folder of a two-process run of a small MobileNetV2 that is unfrozen in phases, and the program's output.
+
+    `states` in it holds the network of each rank after each epoch. On rank 0 validation takes a batch more.
+    """
     folder = tmp_path_factory.mktemp("ddp")
+    (folder / "states").mkdir()
     for label, (shape, count) in enumerate({"circle": 20, "square": 14}.items()):
         for number in range(count):
             draw_picture(folder / "pictures" / shape / f"{number:02d}.png", shape, 100 * label + number)
     with pytest.MonkeyPatch.context() as patched:
         patched.setenv("OMP_NUM_THREADS", "1")
+        patched.setenv("PYTHONPATH", os.pathsep.join([str(REPOSITORY / "tests"), os.environ.get("PYTHONPATH", "")]))
         done = run_program(
             "trainer=ddp_cpu",
             "model=mobilenet_v2",
@@ -29,14 +40,17 @@ def run(tmp_path_factory):
             "model.image_size=32",
             "model.resize_size=32",
             "preprocessing=standardize",
-            "freeze=features",
+            "freeze=schedule",
+            f"freeze.phases={PHASES}",
             "data=image_folder",
             f"data.root={folder / 'pictures'}",
-            "data.batch_size=4",
+            "data.batch_size=2",
             "data.num_workers=0",
             "data.val_fraction=0.15",
-            "trainer.max_epochs=2",
+            "trainer.max_epochs=4",
             "callbacks=none",
+            f"+callbacks.states={{_target_: kept_states.KeptStates, folder: '{folder / 'states'}'}}",
+            "trusted_packages=[kept_states]",
             cwd=folder,
         )
     assert done.returncode == 0, done.stderr
@@ -57,14 +71,37 @@ def test_one_folder_holds_the_run(run, run_folder):
     assert record["images"] == {"train": 29, "val": 5}
 
 
-@pytest.mark.parametrize("checkpoint", ["best.ckpt", "last.ckpt"])
-def test_frozen_features_are_those_of_the_seed(run_folder, checkpoint):
+@pytest.fixture(scope="module")
+def states(run) -> list[dict[str, torch.Tensor]]:
+    """The network as it is built, and after each epoch on rank 0."""
     constructor = functools.partial(torchvision.models.mobilenet_v2, width_mult=0.25, dropout=0.2)
     initial = build_network(constructor, num_classes=2, weights=None, seed=0).state_dict()
-    state = torch.load(run_folder / "checkpoints" / checkpoint, weights_only=True)["state_dict"]
-    features = [name for name in initial if name.startswith("features.")]
-    assert [name for name in features if not torch.equal(state[f"network.{name}"], initial[name])] == []
-    assert not torch.equal(state["network.classifier.1.weight"], initial["classifier.1.weight"])
+    return [initial, *(torch.load(run[0] / "states" / f"{epoch}-0.pt", weights_only=True) for epoch in range(4))]
+
+
+@pytest.mark.parametrize("epoch", range(4))
+def test_ranks_agree_after_every_phase(run, states, epoch):
+    other = torch.load(run[0] / "states" / f"{epoch}-1.pt", weights_only=True)
+    assert [name for name, value in states[epoch + 1].items() if not torch.equal(value, other[name])] == []
+
+
+@pytest.mark.parametrize(
+    ("epoch", "trained"),
+    [
+        (0, {"classifier"}),
+        (1, {"classifier", "features.17", "features.18"}),
+        (2, {"classifier", *(f"features.{number}" for number in range(19))}),
+        (3, {"classifier"}),
+    ],
+)
+def test_every_phase_changes_its_stages_alone(states, epoch, trained):
+    """Every weight and statistic of them; a bias before batch norm has a gradient of zero."""
+    before, after = states[epoch : epoch + 2]
+    changed = {name for name, value in before.items() if not torch.equal(value, after[name])}
+    stages = {name: ".".join(name.split(".")[: 1 if name.startswith("classifier") else 2]) for name in before}
+    assert {stages[name] for name in changed} == trained
+    expected = {name for name, stage in stages.items() if stage in trained and not name.endswith("bias")}
+    assert expected <= changed
 
 
 def test_score_counts_every_image_once(run, run_folder):

@@ -10,16 +10,18 @@ from in_process import DIGITS, KeptSignals, interrupt_at_epoch, train_in_process
 RUN = (
     *DIGITS,
     "augmentation=[random_crop,rotate,noise]",
-    "regularization=[dropout,weight_decay,label_smoothing]",
+    "regularization=[batch_norm,dropout,weight_decay,label_smoothing,ema]",
     "scheduler=cosine",
     "scheduler.warmup_epochs=1",
     "trainer.max_epochs=4",
     "trainer.limit_train_batches=8",
     "logger=csv",
     "freeze=schedule",
-    "freeze.phases=[{epoch: 0, train: classifier}, {epoch: 1, train: all, lr_multiplier: 0.5}]",
+    "freeze.phases=[{epoch: 0, train: classifier}, {epoch: 1, train: [classifier, last_2], lr_multiplier: 0.5},"
+    "{epoch: 3, train: all, lr_multiplier: 0.5}]",
 )
-"""Everything random at once: crops, rotation, noise on the device, dropout; with a phase and a warm-up."""
+"""Everything random at once: crops, rotation, noise on the device, dropout; with phases, a warm-up and an average of
+the weights."""
 
 
 def tensors(value: object, path: str = "") -> dict[str, torch.Tensor]:
@@ -35,7 +37,7 @@ def tensors(value: object, path: str = "") -> dict[str, torch.Tensor]:
 
 @pytest.fixture(scope="module")
 def pair(tmp_path_factory):
-    """The folders of an uninterrupted run and of its twin, interrupted in epoch 2 and resumed."""
+    """The folders of an uninterrupted run and of its twin, interrupted in epoch 2, amid a phase, and resumed."""
     folder = tmp_path_factory.mktemp("runs")
     whole, twin = folder / "whole", folder / "twin"
     train_in_process(whole, *RUN)
@@ -51,7 +53,7 @@ def pair(tmp_path_factory):
 def test_resumed_run_equals_the_uninterrupted_one(pair):
     whole, twin = (torch.load(run / "checkpoints" / "last.ckpt", weights_only=True) for run in pair)
     assert (whole["epoch"], whole["global_step"]) == (twin["epoch"], twin["global_step"]) == (3, 32)
-    for part in ("state_dict", "optimizer_states"):
+    for part in ("state_dict", "current_model_state", "optimizer_states"):
         expected, found = tensors(whole[part]), tensors(twin[part])
         assert len(expected) > 10
         assert set(expected) == set(found)

@@ -120,6 +120,23 @@ def test_run_of_zeros_is_at_chance_and_does_not_fail(tmp_path):
     assert record["last"]["val/loss"] == pytest.approx(np.log(10), rel=1e-3)
 
 
+@pytest.mark.parametrize("augmentation", ["basic", "[random_crop]"])
+def test_crop_has_the_size_that_the_weights_of_a_model_by_name_give(tmp_path, augmentation):
+    _, _, data = parts_of_a_run(
+        tmp_path / "run",
+        *digits_with(
+            "model=torchvision",
+            "model.name=squeezenet1_1",
+            "model.weights=null",
+            "preprocessing=none",
+            f"augmentation={augmentation}",
+            "data.batch_size=2",
+        ),
+    )
+    images, _ = next(iter(data.train_dataloader()))
+    assert images.shape == (2, 3, 224, 224)
+
+
 def test_gpu_is_refused_where_there_is_none(tmp_path):
     if torch.cuda.is_available():
         pytest.skip("this machine has a GPU")

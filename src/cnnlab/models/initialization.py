@@ -29,9 +29,18 @@ def orthogonal_(weight: Tensor, gain: float = math.sqrt(2)) -> Tensor:
     if long < 2 * short:
         return nn.init.orthogonal_(weight, gain=gain)
     random = torch.randn(short, long, device=weight.device)
-    factor = torch.linalg.cholesky(random @ random.T)
+    factor = torch.linalg.cholesky(_gram(random))
     orthonormal = torch.linalg.solve_triangular(factor, random, upper=False)
     return weight.copy_(gain * (orthonormal if rows == short else orthonormal.T).reshape(weight.shape))
+
+
+def _gram(rows: Tensor, blocks: int = 8) -> Tensor:
+    """rows @ rows.T on and below the diagonal, all that Cholesky reads, for little more than half the work."""
+    gram = rows.new_zeros(len(rows), len(rows))
+    for block in torch.arange(len(rows), device=rows.device).chunk(blocks):
+        first, end = int(block[0]), int(block[-1]) + 1
+        gram[first:end, :end] = rows[first:end] @ rows[:end].T
+    return gram
 
 
 SCHEMES: dict[str, Callable[..., Tensor]] = {

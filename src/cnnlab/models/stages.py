@@ -7,9 +7,6 @@ from torch import nn
 
 from cnnlab.errors import InputError
 
-HEADS = ("classifier", "fc", "head", "heads")
-"""What torchvision and timm call the part of a network behind its features."""
-
 POOLING = (nn.MaxPool2d, nn.AvgPool2d)
 
 
@@ -83,18 +80,21 @@ def match_stages(network: nn.Module, patterns: list[str]) -> list[str]:
 
 
 def last_block(network: nn.Module) -> list[str]:
-    """The features' last block: the last stage if stages are blocks (ResNet's layer4), else all behind the last pooling
-    that layers with parameters follow (VGG16's conv5_1 to conv5_3); the last layer of a chain that never pools."""
+    """The features' last block: the last stage if stages are blocks (ResNet's layer4; with the norm behind it, if any),
+    else all behind the last pooling that layers with parameters follow (VGG16's conv5_1 to conv5_3); the last layer of
+    a chain that never pools."""
     features = list(stages(network).items())[:-1]
     while features and not _has_parameters(features[-1][1]):
         features.pop()
-    block: list[str] = []
+    behind: list[str] = []
+    weighted = False
     for name, module in reversed(features):
         if isinstance(module, POOLING):
-            return block[::-1]
+            return behind
         if next(module.children(), None) is not None:
-            break
-        block.append(name)
+            return behind if weighted else [name, *behind]
+        behind.insert(0, name)
+        weighted |= any(parameter.ndim > 1 for parameter in module.parameters())  # not a norm's
     return [features[-1][0]] if features else []
 
 

@@ -4,9 +4,12 @@ from abc import ABC, abstractmethod
 from collections import OrderedDict
 
 from torch import Tensor, nn
+from torch.nn.modules.batchnorm import _BatchNorm
 
 from cnnlab.errors import InputError
 from cnnlab.models.stages import head_name
+
+NORMS = (_BatchNorm, nn.GroupNorm, nn.LayerNorm)
 
 
 class Surgery(ABC):
@@ -39,9 +42,10 @@ class Dropout(Surgery):
         head = network.get_submodule(head_name(network))
         existing = [layer for layer in head.modules() if isinstance(layer, nn.Dropout)]
         linear = [layer for layer in head.modules() if isinstance(layer, nn.Linear)]
-        if not existing and not linear:
+        if self.p and not existing and not linear:
             raise InputError(
-                f"regularization=[dropout]: the classifier of {type(network).__name__} has no linear layer."
+                f"regularization=[dropout]: the classifier of {type(network).__name__} has no linear layer. To drop "
+                "channels of convolutions alone: regularization.dropout.p=0 regularization.dropout.conv_p=0.1."
             )
         for dropout in existing:
             dropout.p = self.p
@@ -97,19 +101,31 @@ class BatchNorm(Surgery):
     """Inserts BatchNorm2d after every convolution of `features`; VGG16 becomes torchvision's `vgg16_bn`, key by key."""
 
     def operate(self, network: nn.Module) -> None:
-        if any(isinstance(layer, nn.BatchNorm2d) for layer in network.modules()):
-            raise InputError(f"regularization=[batch_norm]: {type(network).__name__} has batch normalization already.")
-        features = network.features
-        if not isinstance(features, nn.Sequential) or not any(isinstance(step, nn.Conv2d) for step in features):
+        name = type(network).__name__
+        norm = next((layer for layer in network.modules() if isinstance(layer, NORMS)), None)
+        if norm is not None:
+            raise InputError(f"regularization=[batch_norm]: {name} has normalization already ({type(norm).__name__}).")
+        features = dict(network.named_children()).get("features")
+        if features is None or not any(isinstance(layer, nn.Conv2d) for layer in features.modules()):
             raise InputError(
-                f"regularization=[batch_norm]: the features of {type(network).__name__} are no chain of convolutions."
+                f"regularization=[batch_norm]: {name} has no part called features with convolutions in it."
             )
-        steps: list[tuple[str, nn.Module]] = []
-        for name, step in features.named_children():
-            steps.append((name, step))
-            if isinstance(step, nn.Conv2d):
-                steps.append((f"{name}_bn", nn.BatchNorm2d(step.out_channels)))
-        numbered = all(name.isdigit() for name, _ in features.named_children())
-        network.features = nn.Sequential(
-            OrderedDict((str(i) if numbered else name, step) for i, (name, step) in enumerate(steps))
-        )
+        network.features = _normalized(features)
+
+
+def _normalized(module: nn.Module) -> nn.Module:
+    """`module` with a norm behind each of its convolutions: the next step in a chain, else in a chain of the two."""
+    if isinstance(module, nn.Conv2d):
+        return nn.Sequential(OrderedDict(conv=module, bn=nn.BatchNorm2d(module.out_channels)))
+    if type(module) is not nn.Sequential:  # another may run its children in its own way
+        for name, child in module.named_children():
+            setattr(module, name, _normalized(child))
+        return module
+    steps: list[tuple[str, nn.Module]] = []
+    for name, step in module.named_children():
+        if isinstance(step, nn.Conv2d):
+            steps += [(name, step), (f"{name}_bn", nn.BatchNorm2d(step.out_channels))]
+        else:
+            steps.append((name, _normalized(step)))
+    numbered = all(name.isdigit() for name, _ in module.named_children())
+    return nn.Sequential(OrderedDict((str(i) if numbered else name, step) for i, (name, step) in enumerate(steps)))

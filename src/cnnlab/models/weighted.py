@@ -6,7 +6,9 @@ from collections.abc import Collection, Sequence
 from torch import nn
 
 from cnnlab.errors import InputError
-from cnnlab.models.stages import HEADS
+
+HEADS = ("classifier", "fc", "head", "heads")
+"""What torchvision and timm call the part of a network behind its features."""
 
 
 def weights_of(module: nn.Module, modules: Sequence[str] | None = None) -> dict[str, nn.Parameter]:

@@ -4,7 +4,7 @@ It acts on weights, never on biases or the parameters of normalization layers.
 """
 
 from abc import ABC, abstractmethod
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -175,9 +175,8 @@ class AdversarialTraining(Attack):
             return self(module, images, targets)
 
 
-def sparsity(module: nn.Module) -> dict[str, float]:
+def sparsity(weights: Mapping[str, Tensor]) -> dict[str, float]:
     """Name -> share of exact zeros of every weight, and of all of them together as `all`."""
-    weights = weights_of(module)
     zeros = {name: int((weight == 0).sum()) for name, weight in weights.items()}
     total = sum(weight.numel() for weight in weights.values())
     shares = {name: count / weights[name].numel() for name, count in zeros.items()}

@@ -56,6 +56,16 @@ def spec_from(model: Config) -> InputSpec:
     return input_spec(*(model[key] for key in ("name", "weights", "in_channels", "image_size", "resize_size")))
 
 
+def augmentations_from(cfg: Config, trusted: tuple[str, ...]) -> Config:
+    """The config group `augmentation`; a size that is null, because model.image_size is, becomes the network's."""
+    size = spec_from(cfg["model"]).image_size
+    entries = {
+        name: {**entry, "size": size} if entry and entry.get("size", size) is None else entry
+        for name, entry in cfg["augmentation"].items()
+    }
+    return build_entries(entries, trusted)
+
+
 def data_from(cfg: Config, spec: InputSpec, trusted: tuple[str, ...]) -> ImageDataModule:
     """The config group `data`, with the augmentations, at the size that the network takes.
 
@@ -64,7 +74,7 @@ def data_from(cfg: Config, spec: InputSpec, trusted: tuple[str, ...]) -> ImageDa
     options = {key: value for key, value in cfg["data"].items() if key not in ("name", "root", "channels", "dataset")}
     data = build_data(
         build(cfg["data"]["dataset"], trusted),
-        augmentations=list(build_entries(cfg["augmentation"], trusted).values()),
+        augmentations=list(augmentations_from(cfg, trusted).values()),
         cache_dir=Path(cfg["paths"]["cache_dir"]),
         seed=cfg["seed"],
         channels=spec.channels,
@@ -160,7 +170,7 @@ def recipe_from(
         after_step=[e for e in regularizers.values() if isinstance(e, MaxNorm) or is_proximal(e)],
         label_smoothing=by_type.get(LabelSmoothing, LabelSmoothing(0.0)),
         adversary=by_type.get(AdversarialTraining),
-        batch_transforms=batch_transforms(build_entries(cfg["augmentation"], trusted).values(), num_classes),
+        batch_transforms=batch_transforms(augmentations_from(cfg, trusted).values(), num_classes),
         channels_last=cfg["speed"]["channels_last"],
     )
 

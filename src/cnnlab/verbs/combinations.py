@@ -10,7 +10,7 @@ from cnnlab.config import build, build_entries
 from cnnlab.data.datamodule import ImageDataModule
 from cnnlab.data.transforms import MIXING
 from cnnlab.errors import InputError, Problems
-from cnnlab.models.building import build_network
+from cnnlab.models.building import InputSpec, build_network
 from cnnlab.models.initialization import check_initialization
 from cnnlab.models.preprocessing import check_fit
 from cnnlab.models.stages import stages
@@ -19,19 +19,30 @@ from cnnlab.models.weighted import weights_of
 from cnnlab.seeds import derived_rng
 from cnnlab.training.freezing import FreezePlan
 from cnnlab.training.regularization import LabelSmoothing, OnWeights, check_together
-from cnnlab.verbs.assembly import Config, lr_rule
+from cnnlab.verbs.assembly import Config, augmentations_from, data_from, lr_rule
 
 
-def check_combinations(cfg: Config, data: ImageDataModule, trusted: tuple[str, ...]) -> None:
-    """Raises one InputError that names every combination of settings that cannot work."""
+def checked_data(cfg: Config, spec: InputSpec, trusted: tuple[str, ...]) -> ImageDataModule:
+    """The data of a run whose settings go together; raises one InputError that names all that do not."""
     problems = Problems()
     regularizers: Config = {}
-    with problems:
-        regularizers = build_entries(cfg["regularization"], trusted)
+    for name, entry in cfg["regularization"].items():
+        with problems:
+            regularizers |= build_entries({name: entry}, trusted)
     with problems:
         lr_rule(cfg["trainer"]["scale_lr"])
     with problems:
         check_together(list(regularizers.values()))
+    with problems:
+        data = data_from(cfg, spec, trusted)
+        _check_with_data(cfg, data, regularizers, trusted, problems)
+    problems.raise_all("These settings do not go together:")
+    return data
+
+
+def _check_with_data(
+    cfg: Config, data: ImageDataModule, regularizers: Config, trusted: tuple[str, ...], problems: Problems
+) -> None:
     with problems:
         _check_validation(cfg, regularizers, data)
     with problems:
@@ -52,10 +63,11 @@ def check_combinations(cfg: Config, data: ImageDataModule, trusted: tuple[str, .
     with problems:
         init = {key: value for key, value in cfg["init"].items() if key not in ("_target_", "_partial_", "bias")}
         check_initialization(network, init.pop("name"), init.pop("modules", None), init)
+    plan = FreezePlan(network, [{"epoch": 0, "train": "all"}])
     with problems:
         plan = FreezePlan(network, **cfg["freeze"])
+    with problems:
         _check_batch_norm(network, plan, data.batch_size)
-    problems.raise_all("These settings do not go together:")
 
 
 def outline(cfg: Config, num_classes: int, trusted: tuple[str, ...]) -> nn.Module:
@@ -89,7 +101,7 @@ def _check_augmentation(data: ImageDataModule) -> None:
 
 def _check_targets(cfg: Config, regularizers: Config, trusted: tuple[str, ...]) -> None:
     """Mixed images and smoothed labels have several classes at once, which not every loss can take."""
-    augmentations = build_entries(cfg["augmentation"], trusted)
+    augmentations = augmentations_from(cfg, trusted)
     soft = [f"augmentation={name}" for name, entry in augmentations.items() if isinstance(entry, MIXING)]
     soft += [
         f"regularization={name}"

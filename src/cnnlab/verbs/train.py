@@ -12,14 +12,15 @@ from cnnlab.config import build_entries, trusted_prefixes
 from cnnlab.data.datamodule import ImageDataModule
 from cnnlab.errors import InputError
 from cnnlab.files import write_atomically
+from cnnlab.models.weighted import weights_of
 from cnnlab.runs.folder import RunFolder
 from cnnlab.runs.tensorboard import session
 from cnnlab.training.callbacks.best_metric import BestMetric
 from cnnlab.training.callbacks.progress import Throughput
 from cnnlab.training.classifier import Classifier
 from cnnlab.training.regularization import is_proximal, sparsity
-from cnnlab.verbs.assembly import Config, classifier_from, data_from, spec_from, trainer_from
-from cnnlab.verbs.combinations import check_combinations
+from cnnlab.verbs.assembly import Config, classifier_from, spec_from, trainer_from
+from cnnlab.verbs.combinations import checked_data
 
 log = logging.getLogger(__name__)
 
@@ -31,8 +32,7 @@ def train(cfg: Config, run: RunFolder, resume_from: Path | None = None) -> dict[
         torch.set_num_threads(cfg["speed"]["num_threads"])
     trusted = trusted_prefixes(cfg)
     spec = spec_from(cfg["model"])
-    data = data_from(cfg, spec, trusted)
-    check_combinations(cfg, data, trusted)
+    data = checked_data(cfg, spec, trusted)
     regularizers = build_entries(cfg["regularization"], trusted)
     classifier = classifier_from(cfg, spec, data, regularizers, trusted)
     trainer = trainer_from(cfg, run, classifier, regularizers, trusted)
@@ -109,11 +109,11 @@ def keep_best(run: RunFolder, trainer: L.Trainer, classifier: Classifier, data: 
         state = torch.load(run.best_checkpoint, map_location="cpu", weights_only=True)["state_dict"]
         weights = {key.removeprefix("network."): value for key, value in state.items() if key.startswith("network.")}
         write_atomically(run.path / "best_weights.pth", lambda file: torch.save(weights, file))
+        if any(is_proximal(entry) for entry in classifier.recipe.after_step):
+            run.update(sparsity=sparsity({name: weights[name] for name in weights_of(classifier.network)}))
+            shares = [f"{name.removesuffix('.weight')} {share:.1%}" for name, share in run.record["sparsity"].items()]
+            log.info("Exact zeros among the weights: %s", "   ".join(shares))
     run.update(test=test)
-    if any(is_proximal(entry) for entry in classifier.recipe.after_step):
-        run.update(sparsity=sparsity(classifier.network))
-        shares = [f"{name.removesuffix('.weight')} {share:.1%}" for name, share in run.record["sparsity"].items()]
-        log.info("Exact zeros among the weights: %s", "   ".join(shares))
     log.info(
         "Best val/acc: %s (epoch %s)   last: %.4f",
         best.value and f"{best.value:.4f}",
