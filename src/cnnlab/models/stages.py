@@ -6,6 +6,7 @@ from collections import OrderedDict
 from torch import nn
 
 from cnnlab.errors import InputError
+from cnnlab.models.weighted import HEADS
 
 POOLING = (nn.MaxPool2d, nn.AvgPool2d)
 

@@ -17,7 +17,8 @@ from cnnlab.explain.subject import Subject
 from cnnlab.loading import LoadedRun, load_run
 from cnnlab.models.building import IMAGENET_MEAN, IMAGENET_STD, InputSpec, build_network
 from cnnlab.models.preprocessing import fit
-from cnnlab.models.stages import HEADS, head_name
+from cnnlab.models.stages import head_name
+from cnnlab.models.weighted import HEADS
 from cnnlab.models.weights import Weights, find_weights
 from cnnlab.runs.folder import read_config
 from cnnlab.verbs.assembly import Config, data_from, preprocessing_from, spec_from, weights_statistics
