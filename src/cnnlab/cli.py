@@ -184,7 +184,8 @@ def _task(cfg: DictConfig, rerun: list[str], failures: list[int]) -> None:
     if hydra_cfg.mode == RunMode.MULTIRUN:
         resumes = (folder / "checkpoints" / "last.ckpt").is_file()
         resume = [f"resume={quoted(str(folder))}"] if resumes else []
-        rerun = [*rerun, *stored, *resume, f"hydra.run.dir={quoted(str(folder))}"]
+        places = [override for override in hydra_cfg.overrides.hydra if override.startswith("hydra.searchpath=")]
+        rerun = [*rerun, *places, *stored, *resume, f"hydra.run.dir={quoted(str(folder))}"]
         chosen = share(plain, folder.parent, hydra_cfg.job.num)
         if starts_processes(chosen["trainer"]):
             return run_apart([sys.executable, *rerun])
