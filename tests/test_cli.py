@@ -133,7 +133,7 @@ def complaint(capsys: pytest.CaptureFixture) -> str:
         (["-m", "model=lenet5,vgg17"], "vgg17 is no option of model"),
         (["-m", "resume=x"], "resume continues one run: start it without -m"),
         (["-m", "seed=0,1", "paths.output_dir=x"], "name a sweep's with sweep.dir=FOLDER"),
-        (["sweep.dir=x"], "sweep.dir and sweep.resume are a sweep's: add -m"),
+        (["sweep.dir=x"], "are for sweeps: add -m"),
         (["resume=x"], "x cannot be resumed: it has no checkpoints/last.ckpt"),
         (["resume=x", "optimizer.lr=1"], "resume continues a run as it was: optimizer.lr=1 cannot change"),
         (["--config-dir", "absent"], "--config-dir: there is no folder absent"),

@@ -20,12 +20,14 @@ from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.types import RunMode
 from omegaconf import DictConfig, OmegaConf
 
-from cnnlab import sweeping
 from cnnlab.config import CONFIG_DIR, check, compose, quote_path, quoted
 from cnnlab.errors import CnnlabError, InputError
 from cnnlab.runs.naming import claim, claim_exactly, run_name
 from cnnlab.runs.processes import end_with_parent, require_one_config, starts_processes
 from cnnlab.runs.sweep import Sweep
+from cnnlab.sweeping.console import conclude
+from cnnlab.sweeping.jobs import run_apart, share
+from cnnlab.sweeping.plan import prepare
 
 log = logging.getLogger(__name__)
 VERBS = {
@@ -89,7 +91,7 @@ def _single(program: list[str], arguments: list[str]) -> int:
 
 def _sweep(program: list[str], flags: list[str], overrides: list[str], config_dir: str | None) -> int:
     """Run the jobs of a sweep that have not finished; returns the exit code."""
-    sweep, for_hydra = sweeping.prepare(overrides, config_dir)
+    sweep, for_hydra = prepare(overrides, config_dir)
     module = ["-m", "cnnlab"] if Path(program[0]).name == "__main__.py" else []
     start = module or [str(Path(program[0]).absolute())]
     once = [flag for flag in flags if flag not in ("-m", "--multirun")]
@@ -99,7 +101,7 @@ def _sweep(program: list[str], flags: list[str], overrides: list[str], config_di
     finally:
         typed = ["python", *module] if module or program[0].endswith(".py") else []
         name = [] if module else [program[0] if typed else Path(program[0]).name]
-        code = sweeping.conclude(Sweep.read(sweep.folder), [*typed, *name, *program[1:], *flags, *overrides])
+        code = conclude(Sweep.read(sweep.folder), [*typed, *name, *program[1:], *flags, *overrides])
     return code
 
 
@@ -109,8 +111,8 @@ def _prepared(overrides: list[str], config_dir: str | None) -> list[str]:
         return overrides
     if any(override.startswith("resume=") for override in overrides):
         return _resumed(overrides, config_dir)
-    if any(override.startswith("sweep.") for override in overrides):
-        raise InputError("sweep.dir and sweep.resume are a sweep's: add -m.")
+    if any(override.startswith(("sweep.", "hydra.mode=")) for override in overrides):
+        raise InputError("sweep.dir, sweep.resume and hydra.mode are for sweeps: add -m.")
     cfg = compose(overrides, config_dir)
     check(cfg)
     return [*overrides, f"hydra.run.dir={quoted(str(_folder(cfg, overrides)))}"]
@@ -168,7 +170,7 @@ def _application(rerun: list[str], failures: list[int]) -> None:
 def _task(cfg: DictConfig, rerun: list[str], failures: list[int]) -> None:
     """One run, from its composed config to its record.
 
-    rerun: the command line of this run; of a sweep the program and its flags, to which a job's overrides belong.
+    rerun: what was typed to start this run; of a sweep only the program and its flags, to which a job's overrides go.
     failures: takes the exit code of a run that fails.
     """
     from cnnlab.runs.folder import RunFolder
@@ -180,14 +182,15 @@ def _task(cfg: DictConfig, rerun: list[str], failures: list[int]) -> None:
     resumes = plain.pop("resume") is not None
     del plain["sweep"]
     stored = [override for override in hydra_cfg.overrides.task if not override.startswith(("resume=", "sweep."))]
-    shared = plain
+    chosen = plain
     if hydra_cfg.mode == RunMode.MULTIRUN:
         resumes = (folder / "checkpoints" / "last.ckpt").is_file()
         resume = [f"resume={quoted(str(folder))}"] if resumes else []
-        rerun = [*rerun, *stored, *resume, f"hydra.run.dir={quoted(str(folder))}"]
-        shared = sweeping.share(plain, folder.parent, hydra_cfg.job.num)
-        if starts_processes(shared["trainer"]):
-            return sweeping.run_apart([sys.executable, *rerun])
+        places = [override for override in hydra_cfg.overrides.hydra if override.startswith("hydra.searchpath=")]
+        rerun = [*rerun, *places, *stored, *resume, f"hydra.run.dir={quoted(str(folder))}"]
+        chosen = share(plain, folder.parent, hydra_cfg.job.num)
+        if starts_processes(chosen["trainer"]):
+            return run_apart([sys.executable, *rerun])
     end_with_parent()
     sys.argv = rerun  # Lightning starts the other ranks with it
     rank_zero = os.environ.get("RANK", os.environ.get("LOCAL_RANK", os.environ.get("SLURM_PROCID", "0"))) == "0"
@@ -202,7 +205,7 @@ def _task(cfg: DictConfig, rerun: list[str], failures: list[int]) -> None:
         require_one_config(run.record["config_hash"], rank_zero)
         _adopt_lightning_messages()
         log.info("Run folder: %s", folder)
-        train(shared, run, run.last_checkpoint if resumes else None)
+        train(chosen, run, run.last_checkpoint if resumes else None)
         run.update(status="finished")
     except CnnlabError as error:
         run.update(status="failed", error=str(error), exit_code=error.exit_code)
@@ -212,7 +215,8 @@ def _task(cfg: DictConfig, rerun: list[str], failures: list[int]) -> None:
     except BaseException as error:
         if _is_stop(error):
             run.update(status="interrupted")
-            log.warning("Interrupted. Continue with: python train.py resume=%s", folder)
+            if hydra_cfg.mode == RunMode.RUN:  # a sweep is resumed as a whole
+                log.warning("Interrupted. Continue with: python train.py resume=%s", folder)
             raise
         run.update(status="failed", error=f"{type(error).__name__}: {error}", exit_code=1)
         log.exception("The run in %s failed.", folder)

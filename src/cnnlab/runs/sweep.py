@@ -95,9 +95,9 @@ class Sweep:
         busy = {"The sweep": self.record.get("process")}
         busy |= {f"Its job {job['name']}": self._process_of(job) for job in self.with_status("running")}
         for what, process in busy.items():
-            if process != this_process() and is_alive(process):
+            if process and process != this_process() and is_alive(process):
                 raise InputError(
-                    f"{what} is still being run by process {process['pid']}, in {self.folder}. "  # type: ignore[index]
+                    f"{what} is still being run by process {process['pid']}, in {self.folder}. "
                     "Wait for it, or stop it, then resume."
                 )
 

@@ -3,7 +3,7 @@
 import os
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 from hydra.core.plugins import Plugins
 from hydra.core.utils import JobReturn, JobStatus
@@ -14,7 +14,7 @@ from omegaconf import DictConfig
 
 from cnnlab.runs.naming import trial_name
 from cnnlab.runs.sweep import Sweep
-from cnnlab.sweeping import launch
+from cnnlab.sweeping.jobs import launch
 
 
 class PlannedSweeper(Sweeper):
@@ -48,7 +48,7 @@ class SearchSweeper(Sweeper):
 
     def setup(self, *, hydra_context: HydraContext, task_function: TaskFunction, config: DictConfig) -> None:
         self.optuna.setup(hydra_context=hydra_context, task_function=task_function, config=config)
-        self.search: Any = self.optuna.sweeper
+        self.search = cast(Any, self.optuna.sweeper)
         self.jobs = _TrialLauncher(self.search.launcher, Path(config.hydra.sweep.dir))
         self.search.launcher = self.jobs
 

@@ -14,9 +14,11 @@ from conftest import REPOSITORY, run_program
 from hydra.core.hydra_config import HydraConfig
 from in_process import DIGITS, train_in_process
 
-from cnnlab import cli, sweeping
+from cnnlab import cli
 from cnnlab.config import compose
 from cnnlab.files import write_json
+from cnnlab.sweeping import plan
+from cnnlab.sweeping.values import every_combination
 
 
 @pytest.fixture
@@ -65,7 +67,7 @@ def statuses(folder: Path) -> dict[str, str]:
 
 
 def test_lists_can_be_swept():
-    jobs = sweeping._product(["augmentation=[flip],[flip,noise],none", "seed=0,1"])
+    jobs = every_combination(["augmentation=[flip],[flip,noise],none", "seed=0,1"])
     found = [(list(cfg.augmentation), cfg.seed) for cfg in map(compose, jobs)]
     entries = (["flip"], ["flip", "noise"], [])
     assert found == [(names, seed) for names in entries for seed in (0, 1)]
@@ -205,6 +207,7 @@ def test_job_without_a_checkpoint_begins_with_clean_events(here, tasks):
         (["seed=0,1", "sweep.resume=maybe"], ["sweep.resume='maybe' is not bool"]),
         (["seed=0,1", "sweep.dir=run"], ["sweep.dir=", "holds a single run"]),
         (["seed=0,1", "sweep.dir=file"], ["is a file: name a folder"]),
+        (["seed=0,1", "sweep.dir=."], ["holds runs of no sweep, such as run"]),
         (["seed=0,1", "sweep.dir=done"], ["holds a sweep already. Continue it with sweep.resume=true"]),
         (["seed=0,1", "sweep.dir=broken", "sweep.resume=true"], ["sweep.json cannot be read"]),
         (
@@ -244,7 +247,7 @@ def test_everything_wrong_is_said_before_the_first_job(here, tasks, capsys, argu
 
 
 def test_missing_extra_is_named_with_the_way_to_get_it(here, tasks, capsys, monkeypatch):
-    monkeypatch.setattr(sweeping.importlib.util, "find_spec", lambda name: None)
+    monkeypatch.setattr(plan.importlib.util, "find_spec", lambda name: None)
     arguments = ["hparams_search=optuna", "hydra/launcher=submitit_slurm", "seed=0,a"]
     assert train("-m", *arguments) == 2
     said = capsys.readouterr().err

@@ -15,10 +15,12 @@ from conftest import REPOSITORY, run_program
 from hydra.core.hydra_config import HydraConfig
 from in_process import DIGITS
 from in_slurm import install_slurm
-from test_sweeping import here, statuses, sweep_json, tasks, train  # noqa: F401
+from test_plan import here, statuses, sweep_json, tasks, train  # noqa: F401
 
-from cnnlab import cli, sweeping
+from cnnlab import cli
 from cnnlab.files import write_json
+from cnnlab.sweeping import jobs
+from cnnlab.sweeping.jobs import share
 
 TINY = (*DIGITS, "trainer.max_epochs=1", "trainer.limit_train_batches=2")
 
@@ -134,15 +136,15 @@ def test_space_of_a_search_is_checked_before_it_starts(tasks, here, capsys, argu
 )
 def test_jobs_share_a_machine(tmp_path, monkeypatch, launcher, gpus, number, devices, threads):
     """Eight cores for two jobs at a time."""
-    monkeypatch.setattr(sweeping, "device_count", lambda accelerator: gpus)
-    monkeypatch.setattr(sweeping, "cores", lambda: 8)
+    monkeypatch.setattr(jobs, "device_count", lambda accelerator: gpus)
+    monkeypatch.setattr(jobs, "cores", lambda: 8)
     write_json(tmp_path / "sweep.json", {"launcher": launcher, "at_once": 2})
     plain = {"trainer": {"accelerator": "auto", "devices": "auto"}, "speed": {"num_threads": None}}
-    shared = sweeping.share(plain, tmp_path, number)
+    shared = share(plain, tmp_path, number)
     assert (shared["trainer"]["devices"], shared["speed"]["num_threads"]) == (devices, threads)
     assert plain["trainer"]["devices"] == "auto"  # the run's record holds what was asked for
     chosen = {**plain, "speed": {"num_threads": 3}}
-    assert sweeping.share(chosen, tmp_path, number)["speed"]["num_threads"] == 3
+    assert share(chosen, tmp_path, number)["speed"]["num_threads"] == 3
 
 
 RATES = "optimizer.lr=0.01,1e30,0.02"

@@ -1,0 +1,94 @@
+"""What a sweep says: its plan, each job that ends, and the last word."""
+
+import shlex
+from collections.abc import Sequence
+from pathlib import Path
+
+from cnnlab.runs.sweep import ENDED, Job, Sweep
+
+
+def describe(sweep: Sweep, searches: bool) -> str:
+    """What is about to happen, for the console."""
+    record = sweep.record
+    done = len(sweep.with_status("finished"))
+    what = f"Search of {record['total']} trials" if searches else f"Sweep of {_jobs(record['total'])}"
+    where = f", {record['at_once']} at a time" if record["at_once"] > 1 else ""
+    lines = [f"{what} in {_shown(sweep.folder)} ({record['launcher']} launcher{where})"]
+    heads = ["varies:", *[""] * len(record["varies"])]
+    lines += [
+        f"  {head:<8}{key} = {', '.join(values)}"
+        for head, (key, values) in zip(heads, record["varies"].items(), strict=False)
+    ]
+    lines.append(f"  {'fixed:':<8}{' '.join(record['fixed']) or 'the defaults'}")
+    if done:
+        half = sum(sweep.has_checkpoint(job) for job in sweep.jobs if job["status"] != "finished")
+        left = record["total"] - done - half - len(sweep.with_status("failed")) * searches
+        lines.append(f"  {'resumed:':<9}{done} finished already, {half} to be continued, {left} to be begun")
+    else:
+        lines.append(f"  {'time:':<8}to be estimated after the first job")
+    return "\n".join(lines)
+
+
+def announce(sweep: Sweep, ended: Sequence[Job]) -> None:
+    """One line for each job that has ended."""
+    before = len(sweep.with_status(*ENDED)) - len(ended)
+    for place, job in enumerate(ended, before + 1):
+        if job["status"] == "finished":
+            best = job.get("best", {})
+            score = f", best val/acc {best['val/acc']:.4f} (epoch {best['epoch']})" if "val/acc" in best else ""
+            what = f"finished in {_duration(job['wall_seconds'])}{score}"
+        else:
+            what = f"failed: {_reason(job)}"
+        print(f"[{place}/{sweep.record['total']}] {job['name']}: {what}{_remaining(sweep)}", flush=True)
+
+
+def conclude(sweep: Sweep, command: Sequence[str]) -> int:
+    """Print how the sweep ended and what to type next.
+
+    command: what was typed. Returns the exit code: 0, that of the first job that failed, or 1 if some did not run.
+    """
+    total, failed = sweep.record["total"], sweep.with_status("failed")
+    finished = len(sweep.with_status("finished"))
+    counts = {"finished": finished, "failed": len(failed), "not finished": max(0, total - finished - len(failed))}
+    print(f"\n{_jobs(total)}: {', '.join(f'{count} {what}' for what, count in counts.items() if count)}")
+    for job in failed:
+        print(f"  failed: {job['name']}: {_reason(job)}\n          see {_shown(sweep.path_of(job))}/train.log")
+    folder = shlex.quote(_shown(sweep.folder))
+    if finished < total:
+        again = [word for word in command if not word.startswith("sweep.")]
+        print(f"Run the rest:  {shlex.join(again)} sweep.dir={folder} sweep.resume=true")
+    if finished:
+        print(f"Compare:       cnnlab compare {folder}")
+        print(f"TensorBoard:   tensorboard --logdir {folder}")
+    return next((job["exit_code"] for job in failed), int(finished < total))
+
+
+def _remaining(sweep: Sweep) -> str:
+    """The time that is left, if the jobs to come take as long as those that have finished."""
+    left = sweep.record["total"] - len(sweep.with_status(*ENDED))
+    seconds = [job["wall_seconds"] for job in sweep.with_status("finished")]
+    if not left or not seconds or sweep.record["launcher"] == "submitit_slurm":
+        return ""
+    rounds = -(-left // sweep.record["at_once"])
+    return f"; {left} to go, about {_duration(rounds * sum(seconds) / len(seconds))}"
+
+
+def _reason(job: Job) -> str:
+    return job["error"].splitlines()[0].rstrip(".")
+
+
+def _duration(seconds: float) -> str:
+    """9 s, 12 min, 3 h 05 min."""
+    minutes = round(seconds / 60)
+    if seconds < 90:
+        return f"{max(1, round(seconds))} s"
+    return f"{minutes} min" if minutes < 60 else f"{minutes // 60} h {minutes % 60:02d} min"
+
+
+def _jobs(count: int) -> str:
+    return f"{count} job{'s' * (count != 1)}"
+
+
+def _shown(folder: Path) -> str:
+    """Relative to the working directory where that is shorter to read."""
+    return str(folder.relative_to(Path.cwd())) if folder.is_relative_to(Path.cwd()) else str(folder)

@@ -1,0 +1,273 @@
+"""The plan of a sweep: all that can be known, checked and written before its first job."""
+
+import contextlib
+import importlib.util
+import os
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from hydra.errors import HydraException
+from omegaconf import DictConfig
+
+from cnnlab.config import check, compose, quoted
+from cnnlab.errors import InputError, Problems
+from cnnlab.runs.naming import claim, job_name, job_names, run_name
+from cnnlab.runs.processes import cores, device_count, starts_processes
+from cnnlab.runs.sweep import NAME, Sweep
+from cnnlab.sweeping.console import describe
+from cnnlab.sweeping.values import every_combination, every_value, first_of, line_of, parse, values_of
+
+EXTRAS = {
+    "hydra/launcher=joblib": ("hydra_joblib_launcher", "sweep"),
+    "hydra/launcher=submitit_local": ("hydra_submitit_launcher", "cluster"),
+    "hydra/launcher=submitit_slurm": ("hydra_submitit_launcher", "cluster"),
+    "hparams_search=optuna": ("hydra_optuna_sweeper", "sweep"),
+}
+"""Choices that need a package -> its module below hydra_plugins, and the extra of cnnlab that brings it."""
+CHANGEABLE = ("hydra/launcher=", "hydra.launcher.", "hydra.sweeper.n_trials=", "hydra.sweeper.n_jobs=")
+"""What may differ when a sweep is resumed: where its jobs run, and how many trials a search has."""
+BASIC = "hydra._internal.core_plugins.basic_sweeper.BasicSweeper"
+PLANNED = "hydra_plugins.cnnlab.sweepers.PlannedSweeper"
+SEARCH = "hydra_plugins.cnnlab.sweepers.SearchSweeper"
+
+
+def prepare(overrides: Sequence[str], config_dir: str | None = None) -> tuple[Sweep, list[str]]:
+    """Check all that can be known before the first job, claim the folder, write sweep.json, and print the plan.
+
+    Returns the sweep and the overrides that Hydra is started with. Raises one InputError that lists all that is wrong;
+    nothing is written then.
+    """
+    own = [override for override in overrides if override.startswith("sweep.")]
+    rest = [override for override in overrides if override not in own]
+    problems = Problems()
+    with problems:
+        _refuse_single_run_keys(rest)
+    with problems:
+        _require_extras(rest)
+    installed = [override for override in rest if not _missing(override)]
+    hydra = _hydra_node([*own, *installed], config_dir)
+    with problems:
+        _require_own_sweeper(hydra)
+    searches = hydra is not None and hydra.sweeper._target_ == SEARCH
+    arguments = [*_params(hydra), *(override for override in installed if not override.startswith("hydra"))]
+    jobs: list[list[str]] = []
+    with problems:
+        jobs = (every_value if searches else every_combination)(arguments)
+    shared = [override for override in installed if override.startswith("hydra")]
+    cfgs: list[DictConfig] = []
+    for job in jobs:
+        with problems:
+            cfgs.append(_checked([*own, *shared, *job], config_dir, _launcher(hydra)))
+    keys = _own_keys(own)
+    sweep = None
+    with problems:
+        sweep = _opened(keys, rest)
+    problems.raise_all("The sweep cannot start:")
+    assert hydra is not None  # it composes if all the jobs do
+    if sweep is None:
+        folder = _folder(keys, cfgs[0], rest)
+        if keys.get("resume"):
+            print(f"{folder} holds no sweep yet: nothing to resume, all of it is run.")
+        sweep = _planned(folder, rest, arguments, jobs, searches)
+    total = hydra.sweeper.n_trials + len(sweep.with_status("failed")) if searches else len(sweep.jobs)
+    at_once = _at_once(hydra, cfgs, total)
+    sweep.record |= {"launcher": _launcher(hydra), "total": total, "at_once": at_once}
+    sweep.begin()
+    print(describe(sweep, searches), flush=True)
+    return sweep, [*rest, *_for_hydra(hydra, sweep, searches)]
+
+
+def _refuse_single_run_keys(overrides: Sequence[str]) -> None:
+    problems = Problems()
+    for override in overrides:
+        with problems:
+            if override.startswith("resume="):
+                raise InputError(
+                    "resume continues one run: start it without -m. A sweep: sweep.dir=... sweep.resume=true."
+                )
+            if override.startswith("paths.output_dir="):
+                raise InputError("paths.output_dir is the folder of one run: name a sweep's with sweep.dir=FOLDER.")
+            if override.startswith("hydra.sweep."):
+                raise InputError(f"{override}: name the folder with sweep.dir=FOLDER; a job's is named by what varies.")
+    with problems:
+        if "RANK" in os.environ or int(os.environ.get("SLURM_NTASKS", 1)) > 1:
+            raise InputError("A sweep starts its processes itself: start it once, without torchrun or srun.")
+    problems.raise_all("A sweep (-m) is no single run:")
+
+
+def _require_extras(overrides: Sequence[str]) -> None:
+    problems = Problems()
+    for override in overrides:
+        with problems:
+            if _missing(override):
+                raise InputError(
+                    f"{override} needs a package that is not here: pip install 'cnnlab[{EXTRAS[override][1]}]'"
+                )
+    problems.raise_all("Packages are missing:")
+
+
+def _missing(override: str) -> bool:
+    module, _ = EXTRAS.get(override, (None, None))
+    return module is not None and importlib.util.find_spec(f"hydra_plugins.{module}") is None
+
+
+def _require_own_sweeper(hydra: DictConfig | None) -> None:
+    if hydra and hydra.sweeper._target_ not in (BASIC, SEARCH):
+        raise InputError(
+            f"hydra/sweeper={hydra.runtime.choices['hydra/sweeper']} keeps no record that can be resumed. Leave it out "
+            "to run every combination, or search with hparams_search=optuna."
+        )
+
+
+def _require_one_process(trainer: DictConfig, launcher: str) -> None:
+    if trainer.num_nodes > 1 and launcher != "submitit_slurm":
+        raise InputError(
+            f"trainer.num_nodes={trainer.num_nodes} in a sweep: let SLURM start the jobs, with "
+            f"hydra/launcher=submitit_slurm hydra.launcher.nodes={trainer.num_nodes}."
+        )
+    if launcher == "joblib" and starts_processes(trainer, when_auto=1):
+        raise InputError(
+            f"hydra/launcher=joblib runs each job in one process: trainer.strategy={trainer.strategy} "
+            f"trainer.devices={trainer.devices} needs several. Leave it out: then they run one after the other."
+        )
+
+
+def _hydra_node(overrides: Sequence[str], config_dir: str | None) -> DictConfig | None:
+    """Hydra's own config under the first of every swept value; None where it does not compose, which the jobs tell."""
+    try:
+        first = [first_of(override) for override in overrides]
+        return compose(first, config_dir, with_hydra=True).hydra
+    except (InputError, HydraException):
+        return None
+
+
+def _launcher(hydra: DictConfig | None) -> str:
+    return hydra.runtime.choices["hydra/launcher"] if hydra else "basic"
+
+
+def _params(hydra: DictConfig | None) -> list[str]:
+    """hydra.sweeper.params: what an experiment sweeps without being told on the command line."""
+    return [f"{key}={value}" for key, value in (hydra.sweeper.get("params") or {}).items()] if hydra else []
+
+
+def _checked(job: Sequence[str], config_dir: str | None, launcher: str) -> DictConfig:
+    """The config of a job; raises InputError that lists what is wrong with it."""
+    cfg = compose(job, config_dir)
+    check(cfg)
+    _require_one_process(cfg.trainer, launcher)
+    return cfg
+
+
+def _own_keys(own: Sequence[str]) -> dict[str, Any]:
+    """sweep.dir and sweep.resume; composing says what is wrong with them."""
+    with contextlib.suppress(HydraException):
+        return {key.removeprefix("sweep."): override.value() for key, override in parse(own).items()}
+    return {}
+
+
+def _opened(keys: dict[str, Any], overrides: Sequence[str]) -> Sweep | None:
+    """The sweep to resume; None for a new one."""
+    resumes = keys.get("resume") is True
+    if not keys.get("dir"):
+        if resumes:
+            raise InputError("sweep.resume=true: which sweep? Add sweep.dir=FOLDER.")
+        return None
+    folder = Path(str(keys["dir"])).expanduser().absolute()
+    if not (folder / NAME).is_file():
+        _require_no_other_content(folder)
+        return None
+    if not resumes:
+        raise InputError(
+            f"sweep.dir={folder} holds a sweep already. Continue it with sweep.resume=true, or name another folder."
+        )
+    sweep = Sweep.read(folder)
+    _require_same(sweep, overrides)
+    sweep.require_rest()
+    return sweep
+
+
+def _require_no_other_content(folder: Path) -> None:
+    if folder.exists() and not folder.is_dir():
+        raise InputError(f"sweep.dir={folder} is a file: name a folder.")
+    if (folder / "run.json").exists():
+        raise InputError(f"sweep.dir={folder} holds a single run: name another folder.")
+    if other := next(folder.glob("*/run.json"), None):
+        raise InputError(
+            f"sweep.dir={folder} holds runs of no sweep, such as {other.parent.name}: name another folder."
+        )
+
+
+def _require_same(sweep: Sweep, overrides: Sequence[str]) -> None:
+    """Raises InputError that says which overrides are not those of the sweep."""
+    stored, given = sweep.record["overrides"], _lasting(overrides)
+    gone = [override for override in stored if override not in given]
+    new = [override for override in given if override not in stored]
+    if gone or new:
+        parts = [f"it has {' '.join(gone)}"] * bool(gone) + [f"this command has {' '.join(new)}"] * bool(new)
+        raise InputError(
+            f"{sweep.folder} is another sweep: {', '.join(parts)}. Resume it with its own overrides, "
+            "or name another folder."
+        )
+
+
+def _lasting(overrides: Sequence[str]) -> list[str]:
+    return [override for override in overrides if not override.startswith(CHANGEABLE)]
+
+
+def _folder(keys: dict[str, Any], cfg: DictConfig, overrides: Sequence[str]) -> Path:
+    """Claim the folder of a new sweep."""
+    if keys.get("dir"):
+        folder = Path(str(keys["dir"])).expanduser().absolute()
+        folder.mkdir(parents=True, exist_ok=True)
+        return folder
+    experiment = next((o for o in overrides if o.startswith("experiment=")), f"data={cfg.data.name}")
+    return claim(Path(cfg.paths.root) / job_name([experiment]) / f"sweep-{run_name(overrides)}")
+
+
+def _planned(
+    folder: Path, overrides: Sequence[str], arguments: Sequence[str], jobs: Sequence[Sequence[str]], searches: bool
+) -> Sweep:
+    """A new sweep: all its jobs, or none yet of a search."""
+    parsed = parse(arguments)
+    swept = {key: override for key, override in parsed.items() if override.is_sweep_override()}
+    varies = {
+        key: [line_of(override).partition("=")[2]] if searches else [v.partition("=")[2] for v in values_of(override)]
+        for key, override in swept.items()
+    }
+    fixed = [line_of(override) for key, override in parsed.items() if key not in swept]
+    sweep = Sweep.create(folder, _lasting(overrides), varies, fixed)
+    if not searches:
+        names = job_names(jobs) if varies else [run_name(job) for job in jobs]
+        for number, (job, name) in enumerate(zip(jobs, names, strict=True)):
+            sweep.add(number, name, job)
+    return sweep
+
+
+def _at_once(hydra: DictConfig, cfgs: Sequence[DictConfig], total: int) -> int:
+    """How many jobs run at a time; of a search no more than are asked for before the first answers."""
+    launcher = _launcher(hydra)
+    total = min(total, hydra.sweeper.get("n_jobs", total))
+    if launcher == "joblib" and hydra.launcher.n_jobs != -1:
+        places = hydra.launcher.n_jobs
+    elif launcher in ("joblib", "submitit_local"):
+        places = device_count(cfgs[0].trainer.accelerator) or cores()
+    elif launcher == "submitit_slurm":
+        places = hydra.launcher.array_parallelism
+    else:
+        places = 1
+    return max(1, min(places, total))
+
+
+def _for_hydra(hydra: DictConfig, sweep: Sweep, searches: bool) -> list[str]:
+    """What Hydra has to know of the plan."""
+    added = [f"hydra.sweep.dir={quoted(str(sweep.folder))}"]
+    if not searches:
+        added.append(f"hydra.sweeper._target_={PLANNED}")
+    if sweep.record["launcher"] == "joblib":
+        added.append(f"hydra.launcher.n_jobs={sweep.record['at_once']}")
+    if sweep.record["launcher"] == "submitit_slurm" and "requeue" not in hydra.launcher.additional_parameters:
+        added.append("+hydra.launcher.additional_parameters.requeue=true")  # a preempted job goes on from its last.ckpt
+    if searches and hydra.sweeper.sampler.get("seed") is not None:  # or the same values would be drawn once more
+        added.append(f"hydra.sweeper.sampler.seed={hydra.sweeper.sampler.seed + len(sweep.jobs)}")
+    return added
