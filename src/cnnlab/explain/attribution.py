@@ -2,6 +2,7 @@
 
 import copy
 import logging
+import warnings
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -165,7 +166,9 @@ def attribute(model: nn.Sequential, method: str, images: Tensor, target: int, la
                 mode="bilinear",
             ),
         }
-        return methods[method]().detach()[0].sum(dim=0)
+        with warnings.catch_warnings():
+            warnings.filterwarnings("ignore", message="Setting .*hooks on")  # which captum removes again
+            return methods[method]().detach()[0].sum(dim=0)
 
 
 def alike(first_HW: Tensor, second_HW: Tensor) -> float:
