@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
@@ -15,7 +16,7 @@ from tqdm import tqdm
 from cnnlab.data.datasets.image_folder import find_pictures
 from cnnlab.data.decoding import decode
 from cnnlab.data.transforms import to_tensor
-from cnnlab.errors import InputError
+from cnnlab.errors import DataError, InputError
 from cnnlab.explain.album import Album
 from cnnlab.explain.feature_maps import layer_outputs, layer_patterns, resolve_layers, stage_index
 from cnnlab.explain.features import layer_title
@@ -23,12 +24,9 @@ from cnnlab.explain.gradients import input_gradient
 from cnnlab.explain.grids import to_uint8
 from cnnlab.explain.maximize import channel_numbers
 from cnnlab.explain.sheets import grid, resized, tensor_image, titled
-from cnnlab.explain.subject import Subject
+from cnnlab.explain.subject import SMALLEST, Subject
 from cnnlab.files import load_tensors, write_bytes
 from cnnlab.seeds import derived_rng
-
-SMALLEST = 12
-"""Pixels of the shorter side of an octave: smaller ones are left out."""
 
 
 @dataclass
@@ -54,7 +52,8 @@ class Options:
 def draw(subject: Subject, options: Options, output: Path) -> list[Path]:
     """Write dream.png, strip.png (the image after each octave) and dream.json.
 
-    After each octave the state is kept in state.safetensors: the same command continues there if it was interrupted.
+    Octaves too small for the layer are left out. After each octave the state is kept in state.safetensors: the same
+    command continues there if it was interrupted.
     """
     if options.octaves < 1 or options.steps < 1 or options.scale <= 1:
         raise InputError("octaves and steps: at least 1 are needed, and scale must be larger than 1.")
@@ -72,7 +71,9 @@ def draw(subject: Subject, options: Options, output: Path) -> list[Path]:
         chosen = found if options.channel is None else found[:, options.channel]
         return chosen.flatten(1).square().mean(1) if options.channel is None else chosen.flatten(1).mean(1)
 
-    sizes = octave_sizes(image.shape[2], image.shape[3], options.octaves, options.scale)
+    sizes = [s for s in octave_sizes(image.shape[2:], options.octaves, options.scale) if _takes(answer, image, s)]
+    if not sizes:
+        raise InputError(f"{subject.name} up to {name} takes no image of {image.shape[2]} x {image.shape[3]} pixels.")
     state = State(output / "state.safetensors", fingerprint(subject, options, image))
     details = state.read()
     title = layer_title(subject.name, name, layer, stage_index(subject.network, name))
@@ -116,15 +117,24 @@ def source(subject: Subject, options: Options) -> Tensor:
         return subject.picture(None).batch
     picture = decode(find_pictures(Path(options.image))[1][0], subject.spec.channels)
     if min(picture.size) < SMALLEST:
-        raise InputError(f"image={options.image}: {picture.width} x {picture.height} pixels; {SMALLEST} are needed.")
+        raise DataError(f"{options.image} has {picture.width} x {picture.height} pixels; {SMALLEST} a side are needed.")
     picture.thumbnail((options.size, options.size), Image.Resampling.LANCZOS)
     return to_tensor(picture)[None].float() / 255
 
 
-def octave_sizes(height: int, width: int, octaves: int, scale: float) -> list[tuple[int, int]]:
-    """Sizes from the smallest octave to the image's own; those with a side below 12 pixels are left out."""
-    sizes = [(round(height / scale**k), round(width / scale**k)) for k in reversed(range(octaves))]
-    return [size for size in sizes if min(size) >= SMALLEST] or [(height, width)]
+def octave_sizes(size: Sequence[int], octaves: int, scale: float) -> list[tuple[int, int]]:
+    """Height and width from the smallest octave to the image's own."""
+    height, width = size
+    return [(round(height / scale**k), round(width / scale**k)) for k in reversed(range(octaves))]
+
+
+@torch.no_grad()
+def _takes(answer: Callable[[Tensor], Tensor], image: Tensor, size: tuple[int, int]) -> bool:
+    """Whether the layers take images of that size: small ones vanish; preprocessing by pixel knows one size."""
+    try:
+        return bool(answer(F.interpolate(image, size)).isfinite().all())
+    except (RuntimeError, InputError):
+        return False
 
 
 def fingerprint(subject: Subject, options: Options, image: Tensor) -> str:

@@ -20,6 +20,8 @@ PICTURES = {
     "dream": "what a layer sees in an image, amplified octave by octave",
     "style": "the content of one image in the style of another",
     "adversarial": "images that a small perturbation makes the network mistake, and accuracy by its size",
+    "embedding": "where the images of a data set lie in the space of the network's features",
+    "preprocessing": "what every kind of preprocessing makes of the same images and their covariance",
     "augmentation": "one image as training sees it, draw by draw, and every augmentation alone",
     "schedule": "learning rate and freezing over the epochs, without training",
 }
