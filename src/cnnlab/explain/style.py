@@ -38,7 +38,7 @@ class Options:
     lr: float = 0.02
     content_weight: float = 1.0
     style_weight: float = 10.0
-    tv_weight: float = 1.0
+    tv_weight: float = 5.0
     keep_colors: bool = False
     style_layers: str = "features.1,features.6,features.11,features.18,features.25"
     content_layer: str = "features.20"
