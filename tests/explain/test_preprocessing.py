@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from cnnlab.errors import InputError
-from cnnlab.explain.preprocessing import described
+from cnnlab.explain.preprocessing import described, reduced
 from cnnlab.verbs.subjects import RunSubject
 from cnnlab.verbs.visualize import visualize
 
@@ -20,6 +20,13 @@ def test_covariance_and_its_numbers():
     correlations = np.abs(np.corrcoef(rows.T) - np.eye(18))
     assert numbers["mean_correlation"] == pytest.approx(correlations.sum() / (18 * 17), rel=1e-4)
     assert numbers["largest_variance"] == pytest.approx(rows.var(0, ddof=1).max(), rel=1e-4)
+
+
+def test_reduced_matrix_keeps_the_strongest_entry_of_each_block_with_its_sign():
+    values = torch.zeros(6, 6)
+    values[0, 1], values[2, 3], values[3, 2], values[5, 5] = 2.0, -3.0, 1.0, -0.5
+    assert reduced(values, 3).tolist() == [[2, 0, 0], [0, -3, 0], [0, 0, -0.5]]
+    assert torch.equal(reduced(values, 6), values)
 
 
 def test_every_kind_does_what_it_says(quick_run, tmp_path):

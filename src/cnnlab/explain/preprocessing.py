@@ -6,7 +6,6 @@ from typing import Any
 
 import torch
 import torch.nn.functional as F
-from PIL import Image
 from torch import Tensor
 
 from cnnlab.errors import InputError
@@ -56,14 +55,14 @@ def draw(subject: Subject, options: Options, output: Path) -> list[Path]:
             made = fit(name, images, **settings)(images)
             covariance, numbers[name] = described(made)
             pictures = [resized(tensor_image(shown(each, name == "none")), TILE) for each in made[: options.shown]]
-            square = tensor_image(diverging(covariance, float(covariance.abs().max())))
-            square = square.resize((COVARIANCE, COVARIANCE), Image.Resampling.BOX)
+            small = reduced(covariance, COVARIANCE)
+            square = resized(tensor_image(diverging(small, float(small.abs().max()) / 2)), COVARIANCE)
             row = side_by_side([grid(pictures, columns=-(-len(pictures) // 2), gap=4), square])
             rows.append(titled(row, f"preprocessing={name}", text, _text(numbers[name]), least_width=760))
     with Album(output) as album:
         head = (
             f"statistics of {len(images)} training images of {size} x {size} pixels; right: the covariance of all "
-            "pairs of pixels, red above 0, blue below, white 0"
+            "pairs of pixels, red above 0, blue below, white 0; full colour from half the largest"
         )
         album.add("preprocessing", titled(stacked(rows, gap=0), f"{subject.name} · preprocessing", head))
         album.numbers("preprocessing", {"images": len(images), "size": size, **numbers})
@@ -98,6 +97,13 @@ def described(images: Tensor) -> tuple[Tensor, dict[str, float]]:
         "largest_variance": float(variances.max()),
         "mean_correlation": float(correlations.sum() / pairs),
     }
+
+
+def reduced(values: Tensor, side: int) -> Tensor:
+    """A square matrix of at most `side` rows: of each block the entry of largest magnitude, so that no line is lost."""
+    block = -(-len(values) // side)
+    highest, lowest = (sign * F.max_pool2d(sign * values[None], block, ceil_mode=True)[0] for sign in (1, -1))
+    return torch.where(highest >= -lowest, highest, lowest)
 
 
 def shown(image_CHW: Tensor, raw: bool) -> Tensor:
