@@ -64,7 +64,7 @@ def draw(subject: Subject, options: Options, output: Path) -> list[Path]:
             steps = options.steps // options.scales + (options.steps % options.scales if scale == 0 else 0)
             for painted, loss in transfer.paint(image, scaled_content, scaled_style, steps):
                 image = painted
-                if len(losses) % max(1, options.steps // 7) == 0:
+                if len(losses) % -(-options.steps // 7) == 0:
                     frames.append(_frame(image, len(losses), loss))
                 for name, value in loss.items():
                     album.board.add_scalar(f"style/{name}", value, len(losses))
@@ -78,7 +78,7 @@ def draw(subject: Subject, options: Options, output: Path) -> list[Path]:
         what = f"{options.steps} steps, content {options.content_weight:g}, style {options.style_weight:g}"
         album.add("style", titled(sheet, f"{subject.name} · style transfer", what))
         album.add("result", result)
-        album.add("strip", grid(frames[:: max(1, len(frames) // 8)], columns=4, gap=6))
+        album.add("strip", grid(frames, columns=4, gap=6))
         album.numbers("style", {"losses": losses})
     return album.paths
 
