@@ -17,6 +17,7 @@ from cnnlab.explain.attribution import (
     coloured,
     plain_relus,
     randomise,
+    usable,
 )
 from cnnlab.models.lenet5 import LeNet5
 from cnnlab.verbs.subjects import RunSubject
@@ -80,6 +81,31 @@ def test_guided_backpropagation_lets_nothing_negative_through_a_relu(image):
     passed = above.clamp_min(0) * (conv(image) > 0)
     expected = nn.functional.conv_transpose2d(passed, conv.weight)[0, 0].detach()
     torch.testing.assert_close(found, expected, atol=1e-5, rtol=1e-4)
+
+
+def test_guided_backpropagation_of_a_relu_that_is_used_twice(image):
+    class Twice(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.first, self.second, self.relu = nn.Conv2d(1, 4, 3), nn.Conv2d(4, 4, 3), nn.ReLU()
+            self.head = nn.Linear(4 * 28 * 28, 2)
+
+        def forward(self, images):
+            return self.head(self.relu(self.second(self.relu(self.first(images)))).flatten(1))
+
+    network = Twice()
+    inner = network.first(image)
+    outer = network.second(inner.relu())
+    passed = network.head.weight[1].view(1, 4, 28, 28).clamp_min(0) * (outer > 0)
+    passed = nn.functional.conv_transpose2d(passed, network.second.weight).clamp_min(0) * (inner > 0)
+    expected = nn.functional.conv_transpose2d(passed, network.first.weight)[0, 0].detach()
+    found = attribute(nn.Sequential(nn.Identity(), network), "guided_backpropagation", image, 1, "", Options())
+    torch.testing.assert_close(found, expected, atol=1e-6, rtol=1e-4)
+
+
+def test_guided_backpropagation_is_left_out_where_it_would_be_the_gradient():
+    assert usable(["saliency", "guided_backpropagation"], nn.Sequential(nn.Conv2d(1, 1, 1), nn.ReLU6())) == ["saliency"]
+    assert usable(["guided_backpropagation"], nn.Sequential(nn.ReLU())) == ["guided_backpropagation"]
 
 
 def test_randomised_network_has_other_weights_and_the_original_keeps_its_own(model, image):
