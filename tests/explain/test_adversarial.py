@@ -2,9 +2,11 @@
 
 import json
 
+import lightning as L
 import pytest
 import torch
 from in_process import DIGITS, train_in_process
+from torch.utils.data import DataLoader, TensorDataset
 
 from cnnlab.errors import InputError
 from cnnlab.explain.attacks import Attack
@@ -31,11 +33,12 @@ def hardened(tmp_path_factory):
 
 def test_files_and_the_order_of_attacks(natural, tmp_path):
     arguments = [f"run={natural}", "what=adversarial", "limit=60", "shown=2", "steps=5", f"output={tmp_path}"]
+    arguments.append("epsilons=[0, 0.02, 0.05, 0.1, 0.2]")
     paths = visualize([*arguments, f"epsilon={EPSILON}"])
     assert [path.name for path in paths] == ["triples.png", "curve.png", "adversarial.json"]
     found = json.loads((tmp_path / "adversarial.json").read_text())
     curves = found["accuracy"]
-    assert found["epsilons"][0] == 0
+    assert found["epsilons"] == [0, 0.02, 0.05, 0.1, 0.2]
     assert curves["fgsm"][0] == curves["pgd"][0] > 0.8
     assert curves["fgsm"][-1] < curves["fgsm"][0]
     assert all(strong <= weak for strong, weak in zip(curves["pgd"], curves["fgsm"], strict=True))
@@ -60,6 +63,30 @@ def test_training_against_an_attack_protects_against_it(natural, hardened):
     assert attacked_hardened > attacked + 0.1
 
 
+def test_attack_in_lightnings_test_loop(natural):
+    """It runs under inference mode, where torch.enable_grad() is not enough."""
+
+    class Attacked(L.LightningModule):
+        def __init__(self, model) -> None:
+            super().__init__()
+            self.model = model
+            self.changed: list[float] = []
+
+        def test_step(self, batch, batch_idx) -> None:
+            assert torch.is_inference_mode_enabled()
+            (images,) = batch
+            found = Attack("pgd", EPSILON, steps=2)(
+                self.model, images * 1.0, torch.zeros(len(images), dtype=torch.long)
+            )
+            self.changed.append(float((found - images).abs().max()))
+
+    images = torch.rand(8, 1, 32, 32)
+    module = Attacked(RunSubject(natural, {}).model)
+    trainer = L.Trainer(logger=False, accelerator="cpu", enable_progress_bar=False, enable_model_summary=False)
+    trainer.test(module, DataLoader(TensorDataset(images), batch_size=4), verbose=False)
+    assert module.changed == pytest.approx([EPSILON] * 2, abs=1e-6)
+
+
 @pytest.mark.parametrize(
     ("argument", "message"),
     [
@@ -67,6 +94,8 @@ def test_training_against_an_attack_protects_against_it(natural, hardened):
         ("attack=cw", "use fgsm or pgd"),
         ("epsilon=-1", "not negative"),
         ("limit=0", "limit=0"),
+        ("shown=0", "shown=0"),
+        ("epsilons=[0, -0.1]", "not negative"),
     ],
 )
 def test_wrong_options_are_named(natural, argument, message):

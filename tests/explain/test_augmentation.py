@@ -69,6 +69,23 @@ def test_mixing_shows_the_second_image(subject):
     assert v2.functional.pil_to_tensor(picture).float().mean().item() / 255 == pytest.approx(share, abs=0.01)
 
 
+def test_automatic_augmentations_name_what_they_chose():
+    step = v2.RandAugment(num_ops=2)
+    image = torch.arange(3 * 20 * 20).remainder(251).to(torch.uint8).view(3, 20, 20)
+    torch.manual_seed(3)
+    with recorded({"rand_augment": step}) as done:
+        step(image)
+    operations = [part.split()[0] for part in done["rand_augment"].split(", ")]
+    assert len(operations) == 2
+    assert set(operations) <= set(v2.RandAugment._AUGMENTATION_SPACE)
+    assert not {"transform", "_apply_image_or_video_transform"} & set(step.__dict__)
+
+
+def test_parameters_that_change_nothing_are_left_out():
+    assert described({"angle": -0.0, "translate": (0, 0), "scale": 1.0, "shear": (0.0, 0.0), "mirrored": False}) == ""
+    assert described({"angle": 0.0, "scale": 1.2, "mirrored": True}) == "scale 1.20, mirrored yes"
+
+
 def test_parameters_are_written_briefly():
     params = {"angle": 12.3456, "brightness_factor": 1.25, "fn_idx": torch.tensor([1, 0]), "translate": (3, -4.5)}
     assert described(params) == "angle 12.35, brightness 1.25, translate (3, -4.50)"

@@ -17,6 +17,7 @@ from in_process import DIGITS, train_in_process
 from cnnlab import cli
 from cnnlab.config import compose
 from cnnlab.files import write_json
+from cnnlab.runs.board import HOST, SAMPLES, link
 from cnnlab.sweeping import plan
 from cnnlab.sweeping.values import every_combination
 
@@ -111,7 +112,8 @@ def test_plan_and_end_are_printed(here, tasks, capsys):
         "          see my sweep/seed-1/train.log",
         f"Run the rest:  python train.py -m {' '.join(DIGITS)} seed=0,1,2 sweep.dir='my sweep' sweep.resume=true",
         "Compare:       cnnlab compare 'my sweep'",
-        "TensorBoard:   tensorboard --logdir 'my sweep'",
+        f"TensorBoard:   tensorboard --logdir 'my sweep' --host {HOST} --samples_per_plugin {SAMPLES}",
+        f"               {link(r'^(.*?)-?seed-\d+(.*)$')}",
     ]
 
 

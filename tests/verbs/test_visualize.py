@@ -171,3 +171,17 @@ def test_film_has_a_frame_for_each_time_the_run_logged_its_filters(run):
     film = Image.open(run / "pictures" / "filters" / "film_features.0.gif")
     assert run / "pictures" / "filters" / "film_features.0.gif" in paths
     assert film.n_frames == 4, "before training and after each of three epochs"
+
+
+def test_network_without_weights_is_the_one_that_training_starts_from(tmp_path):
+    from in_process import DIGITS, parts_of_a_run
+
+    from cnnlab.verbs.subjects import ModelSubject
+
+    overrides = [*DIGITS, "init=orthogonal", "regularization=[batch_norm]", "seed=4"]
+    _, classifier, _ = parts_of_a_run(tmp_path / "run", *overrides)
+    found = ModelSubject([*overrides, f"paths.cache_dir={tmp_path / 'cache'}"])
+    expected = classifier.network.state_dict()
+    assert found.network.state_dict().keys() == expected.keys()
+    assert all(torch.equal(value, expected[name]) for name, value in found.network.state_dict().items())
+    assert torch.equal(found.preprocessing.mean, classifier.preprocessing.mean)

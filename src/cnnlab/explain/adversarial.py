@@ -1,7 +1,7 @@
 """`what=adversarial`: images that a small perturbation makes the network mistake, and accuracy by its size."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +11,7 @@ from PIL import Image
 from torch import Tensor
 from tqdm import tqdm
 
+from cnnlab.errors import InputError
 from cnnlab.explain.album import Album
 from cnnlab.explain.attacks import Attack
 from cnnlab.explain.grids import to_uint8
@@ -28,7 +29,7 @@ class Options:
 
     steps: of pgd. target: a class that every image is to be taken for (a name or number). images: a folder; without it
     the validation images. limit: how many images, at equal distances, the curve is of. shown: how many triples.
-    epsilons: where the curve is drawn; null is 0 to 2 * epsilon.
+    epsilons: where the curve is drawn; empty is 0 to 2 * epsilon.
     """
 
     attack: str = "pgd"
@@ -39,12 +40,14 @@ class Options:
     images: str | None = None
     limit: int = 32
     shown: int = 6
-    epsilons: list[float] | None = None
+    epsilons: list[float] = field(default_factory=list)
     seed: int = 0
 
 
 def draw(subject: Subject, options: Options, output: Path) -> list[Path]:
     """Write triples.png, curve.png and adversarial.json; images of no known class count as what they are taken for."""
+    if options.shown < 1:
+        raise InputError(f"shown={options.shown}: at least 1 is needed.")
     attack = Attack(options.attack, options.epsilon, options.norm, options.steps)
     target = None if options.target is None else subject.class_index(options.target)
     distances = options.epsilons or [round(2 * options.epsilon * part / 5, 6) for part in range(6)]
@@ -66,7 +69,7 @@ def draw(subject: Subject, options: Options, output: Path) -> list[Path]:
         what = f"{len(images)} images, {attack.norm} distance, pixels in [0, 1]"
         album.add("curve", figure_image(curve_figure(distances, curves, f"{subject.name} · {what}")))
         for name, values in curves.items():
-            for distance, value in zip(distances, values, strict=True):
+            for distance, value in zip(distances, values, strict=True):  # a step is a ten-thousandth
                 album.board.add_scalar(f"adversarial/{name}", value, round(distance * 10_000))
         rows = _rows(subject, pictures, images, found)
         album.numbers("adversarial", {"epsilons": distances, "accuracy": curves, "images": rows})
@@ -96,8 +99,7 @@ def accuracies(
         for kind in kinds:
             each = replace(attack, kind=kind, epsilon=distance)
             found = attacked(subject, each, images, truth, seed=seed) if distance else images
-            hits = torch.cat([subject.probabilities(part).argmax(1) for part in found.split(BATCH)]) == truth
-            curves[kind].append(float(hits.float().mean()))
+            curves[kind].append(float((subject.probabilities(found).argmax(1) == truth).float().mean()))
     return curves
 
 
@@ -136,7 +138,7 @@ def curve_figure(distances: Sequence[float], curves: dict[str, list[float]], tit
 
 def _taken_for(subject: Subject, probabilities: Tensor) -> str:
     value, index = probabilities.max(dim=0)
-    return f"{subject.classes[int(index)]} {float(value):.1%}"
+    return f"{subject.classes[int(index)]}: {float(value):.1%}"
 
 
 def _rows(subject: Subject, pictures: Sequence[Picture], images: Tensor, found: Tensor) -> list[dict[str, Any]]:

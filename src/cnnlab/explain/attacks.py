@@ -97,7 +97,12 @@ def project(offsets: Tensor, epsilon: float, norm: str) -> Tensor:
 
 def _loss_gradient(model: Model, images: Tensor, targets: Tensor, targeted: bool) -> Tensor:
     sign = -1 if targeted else 1
-    return input_gradient(lambda x: sign * F.cross_entropy(model(x).float(), targets, reduction="none"), images)
+
+    def loss(variable: Tensor) -> Tensor:
+        own = targets.clone()  # those of an evaluation loop are inference tensors, which autograd does not take
+        return sign * F.cross_entropy(model(variable).float(), own, reduction="none")
+
+    return input_gradient(loss, images)
 
 
 def _random_offset(images: Tensor, epsilon: float, norm: str) -> Tensor:

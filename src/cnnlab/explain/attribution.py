@@ -2,6 +2,7 @@
 
 import copy
 import logging
+import warnings
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -60,16 +61,17 @@ def draw(subject: Subject, options: Options, output: Path) -> list[Path]:
     subject.probabilities(pictures[0].batch)
     layer = cam_layer(subject, pictures[0].batch, options.layer)
     trained = plain_relus(subject.model)
+    methods = usable(options.methods, trained)
     randomised = randomise(trained, options.seed)
     rows = []
     with Album(output) as album:
         for picture in pictures:
             explained = target if target is not None else int(subject.probabilities(picture.batch).argmax())
             maps, random_maps = (
-                {name: attribute(model, name, picture.batch, explained, layer, options) for name in options.methods}
+                {name: attribute(model, name, picture.batch, explained, layer, options) for name in methods}
                 for model in (trained, randomised)
             )
-            likeness = {name: alike(maps[name], random_maps[name]) for name in options.methods}
+            likeness = {name: alike(maps[name], random_maps[name]) for name in methods}
             for name in (name for name, value in likeness.items() if value > ALIKE):
                 log.warning(
                     "%s of %s looks like that of a network that learned nothing (rank correlation %.2f): it shows "
@@ -108,6 +110,14 @@ def cam_layer(subject: Subject, images: Tensor, layer: str | None) -> str:
     if not large:
         raise InputError(f"{subject.name} has no layer with maps larger than a pixel, which Grad-CAM needs.")
     return large[-1]
+
+
+def usable(methods: list[str], model: nn.Module) -> list[str]:
+    """Without guided backpropagation where no layer is an nn.ReLU (MobileNetV2 has ReLU6): it would be the gradient."""
+    if "guided_backpropagation" not in methods or any(isinstance(module, nn.ReLU) for module in model.modules()):
+        return methods
+    log.warning("guided_backpropagation is left out: it changes nn.ReLU layers, and this network has none.")
+    return [name for name in methods if name != "guided_backpropagation"]
 
 
 def plain_relus(model: nn.Sequential) -> nn.Sequential:
@@ -165,7 +175,9 @@ def attribute(model: nn.Sequential, method: str, images: Tensor, target: int, la
                 mode="bilinear",
             ),
         }
-        return methods[method]().detach()[0].sum(dim=0)
+        with warnings.catch_warnings():
+            warnings.filterwarnings("ignore", message="Setting .*hooks on")  # which captum removes again
+            return methods[method]().detach()[0].sum(dim=0)
 
 
 def alike(first_HW: Tensor, second_HW: Tensor) -> float:

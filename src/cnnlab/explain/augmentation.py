@@ -1,6 +1,7 @@
 """`what=augmentation`: one image as the training transform makes it, draw by draw; and every augmentation alone."""
 
-from collections.abc import Iterator, Mapping, Sequence
+import functools
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -19,12 +20,18 @@ from cnnlab.data.transforms import BATCH_TRANSFORMS, MIXING, EvalTransform, Trai
 from cnnlab.errors import InputError
 from cnnlab.explain.album import Album
 from cnnlab.explain.grids import to_uint8
-from cnnlab.explain.sheets import grid, resized, stacked, tensor_image, titled
+from cnnlab.explain.sheets import grid, resized, side_by_side, stacked, tensor_image, titled
 from cnnlab.explain.subject import Subject
 from cnnlab.seeds import derived_rng
 
 TILE = 160
 """Pixels of a draw in the picture."""
+CHOSEN = "_apply_image_or_video_transform"
+"""Where torchvision's automatic augmentations apply what they have chosen."""
+INTERNAL = ("fn_idx", "needs_crop", "needs_pad", "padding", "batch_size", "labels")
+"""Parameters of torchvision's transforms that say nothing about the draw."""
+NOTHING = ("", "no", "0.00", "-0.00", "(0, 0)", "(0.00, 0.00)")
+"""Values that leave the image as it is."""
 
 
 @dataclass
@@ -103,36 +110,48 @@ def augmented(
 def recorded(entries: Mapping[str, nn.Module]) -> Iterator[dict[str, str]]:
     """A dictionary that fills with what every augmentation does inside the block: name -> its parameters as text."""
     done: dict[str, str] = {}
-    steps = [
-        (name, step) for name, entry in entries.items() for step in entry.modules() if isinstance(step, v2.Transform)
-    ]
-
-    def watch(name: str, step: v2.Transform) -> None:
-        original = step.transform
-
-        def transform(image: Any, params: dict[str, Any]) -> Any:
-            if isinstance(image, Tensor) and image.ndim >= 3:
-                done[name] = described(params) or _fixed(step)
-            return original(image, params)
-
-        step.transform = transform
-
+    entered = [(name, step) for name, entry in entries.items() for step in entry.modules()]
+    steps = [(name, step) for name, step in entered if isinstance(step, v2.Transform)]
     for name, step in steps:
-        if type(step).transform is not v2.Transform.transform:
-            watch(name, step)
+        _watch(step, functools.partial(_note, done, name))
     try:
         yield done
     finally:
         for _, step in steps:
-            step.__dict__.pop("transform", None)
+            for method in ("transform", CHOSEN):
+                step.__dict__.pop(method, None)
+
+
+def _note(done: dict[str, str], name: str, text: str) -> None:
+    done[name] = f"{done[name]}, {text}" if name in done else text
+
+
+def _watch(step: v2.Transform, note: Callable[[str], None]) -> None:
+    """Make a transform tell what it does to an image; RandAugment and TrivialAugment choose operations by name."""
+    transform, chosen = step.transform, getattr(step, CHOSEN, step.transform)
+
+    def telling(image: Any, params: dict[str, Any]) -> Any:
+        if isinstance(image, Tensor) and image.ndim >= 3:
+            note(described(params) or _fixed(step))
+        return transform(image, params)
+
+    def telling_choice(image: Any, operation: str, magnitude: float, *others: Any, **options: Any) -> Any:
+        note(operation if operation == "Identity" else f"{operation} {magnitude:.2g}")
+        return chosen(image, operation, magnitude, *others, **options)
+
+    if hasattr(step, CHOSEN):
+        setattr(step, CHOSEN, telling_choice)
+    elif type(step).transform is not v2.Transform.transform:
+        setattr(step, "transform", telling)  # noqa: B010
 
 
 def described(params: Mapping[str, Any]) -> str:
-    """`angle 12.3, top 4`: the parameters of a draw that say something."""
+    """`angle 12.3, top 4`: the parameters of a draw that change something."""
+    values = {name.removesuffix("_factor"): _value(value) for name, value in params.items() if name not in INTERNAL}
     return ", ".join(
-        f"{name.removesuffix('_factor')} {value}"
-        for name, each in params.items()
-        if (value := _value(each)) and name not in ("fn_idx", "needs_crop", "needs_pad", "batch_size", "labels")
+        f"{name} {value}"
+        for name, value in values.items()
+        if value not in NOTHING and (name, value) != ("scale", "1.00")
     )
 
 
@@ -164,7 +183,8 @@ def _alone(subject: Subject, images: Sequence[Image.Image], seed: int, draws: in
         made = [augmented(images, entries, subject, seed, number) for number in range(draws)]
         first = path.read_text(encoding="utf-8").splitlines()[0]
         rows.append(titled(_row(images[0], subject, made, columns=draws + 1), f"augmentation={path.stem}", first[2:]))
-    return stacked(rows, gap=0)
+    half = -(-len(rows) // 2)
+    return side_by_side([stacked(part, gap=0) for part in (rows[:half], rows[half:]) if part])
 
 
 def _row(

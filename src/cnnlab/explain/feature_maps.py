@@ -89,6 +89,32 @@ def outputs_of_layers(layers: Mapping[str, nn.Module], detached: bool = False) -
             handle.remove()
 
 
+class _ReachedError(Exception):
+    """The last of the layers has answered; what follows in the network is not needed."""
+
+
+def layer_outputs(network: nn.Module, inputs: Tensor, layers: Mapping[str, nn.Module]) -> dict[str, Tensor]:
+    """Layer name -> a copy of its first output, which gradients flow through.
+
+    The network stops where all have answered, so that inputs may be larger or smaller than its classifier takes.
+    """
+
+    def stop(module: nn.Module, arguments: tuple, output: Any) -> None:
+        if len(outputs) == len(layers):
+            raise _ReachedError
+
+    with outputs_of_layers(layers) as outputs:
+        handles = [module.register_forward_hook(stop) for module in layers.values()]
+        try:
+            network(inputs)
+        except _ReachedError:
+            pass
+        finally:
+            for handle in handles:
+                handle.remove()
+    return outputs
+
+
 def _auto(network: nn.Module) -> list[str]:
     names = [name for name in stages(network) if name != "classifier"]
     return list(dict.fromkeys([names[0], names[len(names) // 2], names[-1]]))

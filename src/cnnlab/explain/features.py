@@ -131,7 +131,7 @@ def maps_sheet(
     """All channels in a near-square grid below a title with their numbers, beside the image that they are of."""
     count, height, across = maps_CHW.shape
     columns = math.ceil(math.sqrt(count))
-    tiles = channel_tiles(maps_CHW, scale, min(160, max(24, width // columns // 2)))
+    tiles = channel_tiles(maps_CHW, scale, min(160, max(40, width // columns)))
     picture = grid(tiles, [str(channel) for channel in range(count)], numbers["dead_channels"], columns)
     if image is not None:
         picture = side_by_side([grid([image], [image_name]), picture])
@@ -152,7 +152,6 @@ def _seen(numbers: dict[str, Any]) -> list[str]:
     if numbers["stride"] is None:
         return []
     size, stride = (
-        f"{value} x {value}" if isinstance(value, int) else " x ".join(map(str, value))
-        for value in (numbers["receptive_field"], numbers["stride"])
+        [each] if isinstance(each, int) else each for each in (numbers["receptive_field"], numbers["stride"])
     )
-    return [f"receptive field {size} pixels", f"stride {stride.split(' x ')[0] if stride.count('x') else stride}"]
+    return [f"receptive field {size[0]} x {size[-1]} pixels", f"stride {' x '.join(map(str, stride))}"]

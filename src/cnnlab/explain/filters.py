@@ -124,7 +124,7 @@ def filters_sheet(
     shown = diverging(weight_OIHW[:rows, :columns], largest[:rows])
     tiles = _tiles(shown.flatten(0, 1), width, columns)
     dead = [row * columns + column for row in numbers["dead"] if row < rows for column in range(columns)]
-    return titled(side_by_side([grid(tiles, dead=dead, columns=columns, gap=2), bar]), title, *lines)
+    return titled(side_by_side([grid(tiles, dead=dead, columns=columns, gap=2, line="darkgrey"), bar]), title, *lines)
 
 
 def colour_bar(end: str, height: int = 160) -> Image.Image:

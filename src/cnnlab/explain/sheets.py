@@ -62,8 +62,9 @@ def grid(
     columns: int | None = None,
     gap: int = 1,
     below: bool = False,
+    line: str = "white",
 ) -> Image.Image:
-    """Tiles in rows (near-square without `columns`), dead ones crossed.
+    """Tiles in rows (near-square without `columns`) with lines of that colour between, dead ones crossed.
 
     captions: one for each tile, above it or `below` it, wrapped to the tile's width.
     """
@@ -73,7 +74,7 @@ def grid(
     texts = [[part for line in text.split("\n") for part in wrapped(line, CAPTION, width)] for text in captions]
     lines = max((len(text) for text in texts), default=0)
     space = lines * (CAPTION + 2) + (3 if lines else 0)
-    page = Image.new("RGB", (columns * (width + gap) + gap, rows * (height + space + gap) + gap), "white")
+    page = Image.new("RGB", (columns * (width + gap) + gap, rows * (height + space + gap) + gap), line)
     draw = ImageDraw.Draw(page)
     for number, tile in enumerate(tiles):
         left = gap + number % columns * (width + gap)

@@ -19,6 +19,7 @@ from cnnlab.data.transforms import EvalTransform
 from cnnlab.errors import DataError, InputError
 from cnnlab.models.building import InputSpec
 
+BATCH = 32
 SMALLEST = 8
 """Pixels of the shorter side of an image, below which there is nothing to see."""
 
@@ -91,9 +92,9 @@ class Subject(ABC):
         """Preprocessing and network: float images in [0, 1] N x C x H x W -> logits."""
         return nn.Sequential(self.preprocessing, self.network).eval().to(memory_format=torch.channels_last)
 
-    @property
+    @cached_property
     def classes(self) -> list[str]:
-        """Raises InputError if the weights have no classifier."""
+        """The names of the outputs; raises InputError if the weights have no classifier."""
         if self.class_names is None:
             raise InputError(
                 f"The weights of {self.name} have no classifier: this picture needs one. "
@@ -165,8 +166,8 @@ class Subject(ABC):
     @torch.no_grad()
     def probabilities(self, images: Tensor) -> Tensor:
         """float images in [0, 1] N x C x H x W -> N x classes; raises InputError if there is no classifier."""
-        assert self.classes
-        return self.model(images).float().softmax(dim=1)
+        count = len(self.classes)
+        return torch.cat([self.model(part).float()[:, :count].softmax(dim=1) for part in images.split(BATCH)])
 
 
 def _chosen(count: int, limit: int, spread: bool) -> list[int]:

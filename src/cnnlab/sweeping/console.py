@@ -4,6 +4,7 @@ import shlex
 from collections.abc import Sequence
 from pathlib import Path
 
+from cnnlab.runs import board
 from cnnlab.runs.sweep import ENDED, Job, Sweep
 
 
@@ -59,8 +60,17 @@ def conclude(sweep: Sweep, command: Sequence[str]) -> int:
         print(f"Run the rest:  {shlex.join(again)} sweep.dir={folder} sweep.resume=true")
     if finished:
         print(f"Compare:       cnnlab compare {folder}")
-        print(f"TensorBoard:   tensorboard --logdir {folder}")
+        print(
+            f"TensorBoard:   {board.command(Path(_shown(sweep.folder)))}\n               {board.link(_colour(sweep))}"
+        )
     return next((job["exit_code"] for job in failed), int(finished < total))
+
+
+def _colour(sweep: Sweep) -> str | None:
+    """What gives the runs of one value of the first factor one colour."""
+    factor = next((key for key in sweep.record["varies"] if key != "seed"), None)
+    names = [job["name"] for job in sweep.with_status("finished")]
+    return board.colour_of(names, factor, sweep.record["varies"][factor] if factor else ())
 
 
 def _remaining(sweep: Sweep) -> str:

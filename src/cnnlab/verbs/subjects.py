@@ -21,7 +21,14 @@ from cnnlab.models.stages import head_name
 from cnnlab.models.weighted import HEADS
 from cnnlab.models.weights import Weights, find_weights
 from cnnlab.runs.folder import read_config
-from cnnlab.verbs.assembly import Config, data_from, preprocessing_from, spec_from, weights_statistics
+from cnnlab.verbs.assembly import (
+    Config,
+    data_from,
+    network_from,
+    preprocessing_from,
+    spec_from,
+    weights_statistics,
+)
 from cnnlab.verbs.combinations import outline
 
 
@@ -101,8 +108,8 @@ class ModelSubject(Subject):
         if self.weights is not None:
             return pretrained_network(self.cfg, self.weights)
         trusted = trusted_prefixes(self.cfg)
-        init = build(self.cfg["init"], trusted)
-        return network_of(self.cfg, len(self.data.classes), init=init, seed=self.cfg["seed"]).eval()
+        regularizers = build_entries(self.cfg["regularization"], trusted)
+        return network_from(self.cfg, None, self.data, self.preprocessing, regularizers, trusted).eval()
 
     @cached_property
     def preprocessing(self) -> nn.Module:
@@ -132,19 +139,13 @@ def checked_config(overrides: Sequence[str]) -> Config:
     return OmegaConf.to_container(cfg, resolve=True)  # type: ignore[return-value]
 
 
-def network_of(cfg: Config, outputs: int, **options: Any) -> nn.Module:
-    """The network of the config group `model`; options as of `build_network`."""
-    node = {**cfg["model"]["network"], "_partial_": True}
-    return build_network(
-        build(node, trusted_prefixes(cfg)), num_classes=outputs, **{"weights": None, "seed": 0, **options}
-    )
-
-
 def pretrained_network(cfg: Config, weights: Weights) -> nn.Module:
     """In eval mode, with as many outputs as the weights have; without a classifier if they have none."""
-    if has_classifier(weights):
-        return network_of(cfg, outputs_of(weights), weights=weights).eval()
-    network = network_of(cfg, 1, weights=weights)
+    constructor = build({**cfg["model"]["network"], "_partial_": True}, trusted_prefixes(cfg))
+    known = has_classifier(weights)
+    network = build_network(constructor, num_classes=outputs_of(weights) if known else 1, weights=weights, seed=0)
+    if known:
+        return network.eval()
     head = head_name(network)
     setattr(network, head, nn.Flatten())
     if head != "classifier":

@@ -13,7 +13,7 @@ from cnnlab.models.modes import evaluating
 from cnnlab.training.callbacks.tensorboard import tensorboard_writer
 from cnnlab.training.classifier import Classifier
 
-WIDTH = 640
+WIDTH = 320
 """Pixels across the channels."""
 
 

@@ -1,0 +1,163 @@
+"""`what=dream`: what a layer sees in an image is amplified, octave by octave (Mordvintsev et al. 2015)."""
+
+import hashlib
+import json
+from collections.abc import Callable, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+import torch
+import torch.nn.functional as F
+from PIL import Image
+from safetensors.torch import save
+from torch import Tensor
+from tqdm import tqdm
+
+from cnnlab.data.datasets.image_folder import find_pictures
+from cnnlab.data.decoding import decode
+from cnnlab.data.transforms import to_tensor
+from cnnlab.errors import DataError, InputError
+from cnnlab.explain.album import Album
+from cnnlab.explain.feature_maps import layer_outputs, layer_patterns, resolve_layers, stage_index
+from cnnlab.explain.features import layer_title
+from cnnlab.explain.gradients import input_gradient
+from cnnlab.explain.grids import to_uint8
+from cnnlab.explain.maximize import channel_numbers
+from cnnlab.explain.sheets import grid, resized, tensor_image, titled
+from cnnlab.explain.subject import SMALLEST, Subject
+from cnnlab.files import load_tensors, write_bytes
+from cnnlab.seeds import derived_rng
+
+
+@dataclass
+class Options:
+    """image: a file; without it the first validation image. layer: an index that counts the stages, or a name; null is
+    the middle stage. channel: one channel of it instead of all. size: pixels of the longer side at most.
+
+    octaves of sizes that grow by `scale`, with `steps` steps of mean length `lr` each; `jitter` pixels of random shift.
+    """
+
+    image: str | None = None
+    layer: str | None = None
+    channel: int | None = None
+    size: int = 448
+    octaves: int = 4
+    scale: float = 1.4
+    steps: int = 12
+    lr: float = 0.012
+    jitter: int = 24
+    seed: int = 0
+
+
+def draw(subject: Subject, options: Options, output: Path) -> list[Path]:
+    """Write dream.png, strip.png (the image after each octave) and dream.json.
+
+    Octaves too small for the layer are left out. After each octave the state is kept in state.safetensors: the same
+    command continues there if it was interrupted.
+    """
+    if options.octaves < 1 or options.steps < 1 or options.scale <= 1:
+        raise InputError("octaves and steps: at least 1 are needed, and scale must be larger than 1.")
+    image = source(subject, options)
+    layers = resolve_layers(subject.network, layer_patterns(options.layer) if options.layer else ["auto"])
+    name = list(layers)[0 if options.layer else len(layers) // 2]
+    layer = layers[name]
+    if options.channel is not None:
+        with torch.no_grad():
+            count = layer_outputs(subject.network, subject.preprocessing(image), {name: layer})[name].shape[1]
+        channel_numbers(str(options.channel), count)
+
+    def answer(pixels: Tensor) -> Tensor:
+        found = layer_outputs(subject.network, subject.preprocessing(pixels), {name: layer})[name]
+        chosen = found if options.channel is None else found[:, options.channel]
+        return chosen.flatten(1).square().mean(1) if options.channel is None else chosen.flatten(1).mean(1)
+
+    sizes = [s for s in octave_sizes(image.shape[2:], options.octaves, options.scale) if _takes(answer, image, s)]
+    if not sizes:
+        raise InputError(f"{subject.name} up to {name} takes no image of {image.shape[2]} x {image.shape[3]} pixels.")
+    state = State(output / "state.safetensors", fingerprint(subject, options, image))
+    details = state.read()
+    title = layer_title(subject.name, name, layer, stage_index(subject.network, name))
+    title += "" if options.channel is None else f", channel {options.channel}"
+    with Album(output) as album:
+        if details:
+            print(f"Continues after octave {len(details)} of {len(sizes)}.")
+        for octave in range(len(details), len(sizes)):
+            base = F.interpolate(image, sizes[octave], mode="bilinear", antialias=True)
+            before = F.interpolate(details[-1], sizes[octave], mode="bilinear") if details else torch.zeros_like(base)
+            dreamed = (base + before).clamp(0, 1)
+            for step in tqdm(range(options.steps), f"Octave {octave + 1} of {len(sizes)}", unit="step"):
+                with derived_rng(options.seed, "dream", octave, step):
+                    down, right = torch.randint(-options.jitter, options.jitter + 1, (2,)).tolist()
+                gradient = input_gradient(answer, dreamed.roll((down, right), (2, 3))).roll((-down, -right), (2, 3))
+                length = gradient.abs().mean().clamp_min(1e-12)
+                dreamed = (dreamed + options.lr * gradient / length).clamp(0, 1)
+            details.append(dreamed - base)
+            state.write(details)
+        pictures = [
+            image,
+            *(
+                F.interpolate(image, s, mode="bilinear", antialias=True) + d
+                for s, d in zip(sizes, details, strict=True)
+            ),
+        ]
+        tiles = [resized(tensor_image(to_uint8(each[0])), 224) for each in pictures]
+        captions = ["the image", *(f"octave {n + 1}: {h} x {w}" for n, (h, w) in enumerate(sizes))]
+        album.add("strip", titled(grid(tiles, captions, columns=len(tiles), gap=6, below=True), title))
+        album.add("dream", tensor_image(to_uint8(pictures[-1][0])))
+        with torch.no_grad():
+            answers = [float(answer(pixels)) for pixels in (image, pictures[-1])]
+        album.numbers("dream", {"layer": name, "octaves": sizes, "start": answers[0], "end": answers[1]})
+    state.path.unlink(missing_ok=True)
+    return album.paths
+
+
+def source(subject: Subject, options: Options) -> Tensor:
+    """The image as float32 1 x C x H x W in [0, 1], at most `size` pixels a side."""
+    if options.image is None:
+        return subject.picture(None).batch
+    picture = decode(find_pictures(Path(options.image))[1][0], subject.spec.channels)
+    if min(picture.size) < SMALLEST:
+        raise DataError(f"{options.image} has {picture.width} x {picture.height} pixels; {SMALLEST} a side are needed.")
+    picture.thumbnail((options.size, options.size), Image.Resampling.LANCZOS)
+    return to_tensor(picture)[None].float() / 255
+
+
+def octave_sizes(size: Sequence[int], octaves: int, scale: float) -> list[tuple[int, int]]:
+    """Height and width from the smallest octave to the image's own."""
+    height, width = size
+    return [(round(height / scale**k), round(width / scale**k)) for k in reversed(range(octaves))]
+
+
+@torch.no_grad()
+def _takes(answer: Callable[[Tensor], Tensor], image: Tensor, size: tuple[int, int]) -> bool:
+    """Whether the layers take images of that size: small ones vanish; preprocessing by pixel knows one size."""
+    try:
+        return bool(answer(F.interpolate(image, size)).isfinite().all())
+    except (RuntimeError, InputError):
+        return False
+
+
+def fingerprint(subject: Subject, options: Options, image: Tensor) -> str:
+    """What a kept state belongs to: the same network, options and image."""
+    digest = hashlib.blake2b(json.dumps(asdict(options), sort_keys=True).encode(), digest_size=16)
+    digest.update(image.numpy().tobytes())
+    for parameter in subject.network.parameters():
+        digest.update(parameter.detach().double().sum().numpy().tobytes())
+    return digest.hexdigest()
+
+
+class State:
+    """The details that each finished octave added, in a file that only the same dream reads."""
+
+    def __init__(self, path: Path, key: str) -> None:
+        self.path = path
+        self.key = key
+
+    def read(self) -> list[Tensor]:
+        kept = load_tensors(self.path) if self.path.is_file() else {}
+        own = sorted(name for name in kept if name.startswith(self.key))
+        return [kept[name] for name in own]
+
+    def write(self, details: list[Tensor]) -> None:
+        contents = {f"{self.key}-{number:03d}": detail.contiguous() for number, detail in enumerate(details)}
+        write_bytes(self.path, save(contents))

@@ -1,0 +1,132 @@
+"""`what=embedding`: where the images of a data set lie in the space of a network's features."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+from matplotlib.figure import Figure
+from sklearn.decomposition import PCA
+from sklearn.manifold import TSNE
+from torch import Tensor
+from tqdm import tqdm
+
+from cnnlab.errors import InputError
+from cnnlab.explain.album import Album
+from cnnlab.explain.feature_maps import layer_patterns, outputs_of_layers, resolve_layers
+from cnnlab.explain.sheets import figure_image
+from cnnlab.explain.subject import Picture, Subject
+from cnnlab.models.stages import head_name
+
+BATCH = 32
+THUMBNAIL = 32
+"""Pixels of a point's picture in TensorBoard's projector."""
+
+MOST = 8192
+"""Features up to which maps are taken as they are."""
+
+
+@dataclass
+class Options:
+    """images: a folder of class folders; without it the validation images. limit: how many, at equal distances.
+
+    layer: an index that counts the stages, or a name; null is what the classifier gets. Maps of more than 8,192 values
+    are averaged over positions. perplexity: of t-SNE.
+    """
+
+    images: str | None = None
+    limit: int = 500
+    layer: str | None = None
+    perplexity: float = 30.0
+    seed: int = 0
+
+
+def draw(subject: Subject, options: Options, output: Path) -> list[Path]:
+    """Write embedding.png (PCA and t-SNE in two dimensions) and embedding.json; the features go to TensorBoard's
+    projector with the images as thumbnails."""
+    pictures = subject.pictures(options.images, options.limit, spread=True)
+    if len(pictures) < 5:
+        raise InputError(f"{len(pictures)} images are too few to see how they lie: at least 5 are needed.")
+    if options.perplexity <= 0:
+        raise InputError(f"perplexity={options.perplexity}: it must be positive.")
+    layer, features = features_of(subject, pictures, options.layer)
+    labels = [picture.label or "?" for picture in pictures]
+    pca = PCA(n_components=2, random_state=options.seed).fit(features)
+    perplexity = min(options.perplexity, (len(pictures) - 1) / 3)
+    points = {
+        "PCA": pca.transform(features),
+        "t-SNE": TSNE(perplexity=perplexity, init="pca", random_state=options.seed).fit_transform(features),
+    }
+    explained = [float(share) for share in pca.explained_variance_ratio_]
+    title = f"{subject.name} · {features.shape[1]} features {layer} of {len(pictures)} images"
+    notes = {"PCA": f"{sum(explained):.0%} of the variance", "t-SNE": f"perplexity {perplexity:g}"}
+    with Album(output) as album:
+        album.add("embedding", figure_image(embedding_figure(points, labels, title, notes)))
+        album.board.add_embedding(
+            torch.from_numpy(features), metadata=labels, label_img=thumbnails(pictures), tag="embedding"
+        )
+        album.numbers(
+            "embedding",
+            {
+                "features": features.shape[1],
+                "explained_variance": explained,
+                "images": [
+                    {"image": picture.name, "class": label, "pca": p.tolist(), "tsne": t.tolist()}
+                    for picture, label, p, t in zip(pictures, labels, points["PCA"], points["t-SNE"], strict=True)
+                ],
+            },
+        )
+    return album.paths
+
+
+@torch.no_grad()
+def features_of(subject: Subject, pictures: Sequence[Picture], layer: str | None) -> tuple[str, np.ndarray]:
+    """Where they are from, and float32 N x D: what the classifier gets, or a layer's output; large maps averaged."""
+    network = subject.network
+    found: list[Tensor] = []
+    if layer is None:
+        name, module = "before the classifier", network.get_submodule(head_name(network))
+        handle = module.register_forward_pre_hook(lambda _, inputs: found.append(inputs[0].detach()))
+    else:
+        chosen = resolve_layers(network, layer_patterns(layer))
+        name, module = next(iter(chosen.items()))
+        handle = None
+    for start in tqdm(range(0, len(pictures), BATCH), "Looking", unit="batch"):
+        batch = subject.preprocessing(torch.cat([each.batch for each in pictures[start : start + BATCH]]))
+        if layer is None:
+            network(batch)
+        else:
+            with outputs_of_layers({name: module}, detached=True) as outputs:
+                network(batch)
+            found.append(outputs[name])
+    if handle:
+        handle.remove()
+    values = torch.cat(found).float()
+    values = values.mean((2, 3)) if values.ndim == 4 and values[0].numel() > MOST else values.flatten(1)
+    return name if layer is None else f"of {name}", values.cpu().numpy()
+
+
+def embedding_figure(points: dict[str, np.ndarray], labels: Sequence[str], title: str, notes: dict[str, str]) -> Figure:
+    """One panel for each projection, points coloured by class."""
+    figure = Figure(figsize=(14, 6.5), layout="constrained")
+    figure.suptitle(title, fontsize=14)
+    classes = sorted(set(labels))
+    colours = [f"C{number}" for number in range(10)] if len(classes) <= 10 else None
+    for axes, (name, values) in zip(figure.subplots(1, len(points)), points.items(), strict=True):
+        for number, each in enumerate(classes):
+            own = values[[label == each for label in labels]]
+            shade = {"color": colours[number]} if colours else {}
+            axes.scatter(own[:, 0], own[:, 1], s=14, alpha=0.75, label=each, **shade)
+        axes.set_title(f"{name} ({notes[name]})")
+        axes.set_xticks([])
+        axes.set_yticks([])
+    if 1 < len(classes) <= 25:
+        figure.legend(*axes.get_legend_handles_labels(), loc="outside right center", markerscale=2)
+    return figure
+
+
+def thumbnails(pictures: Sequence[Picture]) -> Tensor:
+    """float32 N x C x 32 x 32 in [0, 1]."""
+    batch = torch.cat([picture.batch for picture in pictures])
+    return torch.nn.functional.interpolate(batch, (THUMBNAIL, THUMBNAIL), mode="bilinear", antialias=True)

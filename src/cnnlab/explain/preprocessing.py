@@ -1,0 +1,119 @@
+"""`what=preprocessing`: what every kind of preprocessing makes of the same images, and of their covariance."""
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from cnnlab.errors import InputError
+from cnnlab.explain.album import Album
+from cnnlab.explain.grids import diverging, to_uint8
+from cnnlab.explain.sheets import grid, resized, side_by_side, stacked, tensor_image, titled
+from cnnlab.explain.subject import Subject
+from cnnlab.models.preprocessing import NAMES, fit
+
+TILE, COVARIANCE = 96, 200
+KINDS: dict[str, tuple[str, dict[str, Any]]] = {
+    "none": ("the images as they are", {}),
+    "zero_mean": ("minus the mean of each channel", {}),
+    "standardize": ("minus the mean, by the standard deviation of each channel", {}),
+    "max_abs": ("by the largest magnitude of each channel", {}),
+    "pca": ("projected onto the components of 90 % of the variance, and back", {"components": 0.9}),
+    "pca_whiten": ("coordinates along the components, each of variance 1 (not an image any more)", {"epsilon": 1e-3}),
+    "zca": ("whitened and turned back: of all whitenings the closest to the image", {"epsilon": 1e-3}),
+}
+"""What each kind does, and the options it is drawn with."""
+
+
+@dataclass
+class Options:
+    """images: a folder; without it the training images. limit: how many the statistics are of. shown: how many are
+    drawn.
+
+    size: pixels of a side to which images are reduced, as a covariance grows with its fourth power; null is 32 for grey
+    images and 16 for colour.
+    """
+
+    images: str | None = None
+    limit: int = 2000
+    shown: int = 12
+    size: int | None = None
+
+
+def draw(subject: Subject, options: Options, output: Path) -> list[Path]:
+    """Write preprocessing.png, a row for each kind, and preprocessing.json."""
+    if options.shown < 1:
+        raise InputError(f"shown={options.shown}: at least 1 is needed.")
+    size = options.size or (32 if subject.spec.channels == 1 else 16)
+    images = F.interpolate(source(subject, options), (size, size), mode="bilinear", antialias=True)
+    rows, numbers = [], {}
+    for name, (text, settings) in KINDS.items():
+        if name in NAMES:
+            made = fit(name, images, **settings)(images)
+            covariance, numbers[name] = described(made)
+            pictures = [resized(tensor_image(shown(each, name == "none")), TILE) for each in made[: options.shown]]
+            small = reduced(covariance, COVARIANCE)
+            square = resized(tensor_image(diverging(small, float(small.abs().max()) / 2)), COVARIANCE)
+            row = side_by_side([grid(pictures, columns=-(-len(pictures) // 2), gap=4), square])
+            rows.append(titled(row, f"preprocessing={name}", text, _text(numbers[name]), least_width=760))
+    with Album(output) as album:
+        head = (
+            f"statistics of {len(images)} training images of {size} x {size} pixels; right: the covariance of all "
+            "pairs of pixels, red above 0, blue below, white 0; full colour from half the largest"
+        )
+        album.add("preprocessing", titled(stacked(rows, gap=0), f"{subject.name} · preprocessing", head))
+        album.numbers("preprocessing", {"images": len(images), "size": size, **numbers})
+    return album.paths
+
+
+def source(subject: Subject, options: Options) -> Tensor:
+    """float32 N x C x H x W in [0, 1]: the training images, or those of a folder."""
+    if options.images is not None or not subject.has_data:
+        found = torch.cat([picture.batch for picture in subject.pictures(options.images, options.limit, spread=True)])
+    else:
+        found = subject.data.sample(options.limit).float() / 255
+    if len(found) < 2:
+        raise InputError("At least two images are needed to have a covariance.")
+    return found
+
+
+def described(images: Tensor) -> tuple[Tensor, dict[str, float]]:
+    """The covariance D x D of flattened images, D = C * H * W, and what it says in numbers."""
+    rows = images.flatten(1).double()
+    covariance = torch.cov(rows.T)
+    variances = covariance.diag()
+    apart = covariance - variances.diag()
+    scale = (variances[:, None] * variances[None]).sqrt()
+    correlations = torch.where(scale > 1e-12, apart / scale.clamp_min(1e-12), 0.0).abs()
+    pairs = max(1, len(variances) * (len(variances) - 1))
+    return covariance.float(), {
+        "min": float(images.min()),
+        "max": float(images.max()),
+        "mean": float(images.mean()),
+        "smallest_variance": float(variances.min()),
+        "largest_variance": float(variances.max()),
+        "mean_correlation": float(correlations.sum() / pairs),
+    }
+
+
+def reduced(values: Tensor, side: int) -> Tensor:
+    """A square matrix of at most `side` rows: of each block the entry of largest magnitude, so that no line is lost."""
+    block = -(-len(values) // side)
+    highest, lowest = (sign * F.max_pool2d(sign * values[None], block, ceil_mode=True)[0] for sign in (1, -1))
+    return torch.where(highest >= -lowest, highest, lowest)
+
+
+def shown(image_CHW: Tensor, raw: bool) -> Tensor:
+    """uint8: pixels as they are, or 0 in mid-grey and the range symmetric about it."""
+    return to_uint8(image_CHW if raw else 0.5 + 0.5 * image_CHW / image_CHW.abs().max().clamp_min(1e-12))
+
+
+def _text(numbers: dict[str, float]) -> str:
+    return (
+        f"values {numbers['min']:.3g} to {numbers['max']:.3g}, mean {numbers['mean']:.3g} · variance of a pixel "
+        f"{numbers['smallest_variance']:.3g} to {numbers['largest_variance']:.3g} · mean |correlation| of two pixels "
+        f"{numbers['mean_correlation']:.3f}"
+    )
