@@ -113,7 +113,7 @@ def test_plan_and_end_are_printed(here, tasks, capsys):
         f"Run the rest:  python train.py -m {' '.join(DIGITS)} seed=0,1,2 sweep.dir='my sweep' sweep.resume=true",
         "Compare:       cnnlab compare 'my sweep'",
         f"TensorBoard:   tensorboard --logdir 'my sweep' --host {HOST} --samples_per_plugin {SAMPLES}",
-        f"               {link(r'^(.*?)-?seed-\d+(.*)$')}",
+        " " * 15 + link(r"^(.*?)-?seed-\d+(.*)$"),
     ]
 
 
