@@ -14,7 +14,7 @@ OPTIONS = (
     "data.batch_size=16",
     "trainer.limit_val_batches=1",
 )
-TAG = "{quantity}/{layer}"
+TAG = "layer_{quantity}/{layer}"
 QUANTITIES = (
     "activation_mean",
     "activation_std",
