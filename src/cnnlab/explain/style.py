@@ -123,7 +123,7 @@ class Transfer:
                 optimizer.step()
             with torch.no_grad():
                 variable.clamp_(0, 1)
-            yield variable.detach().clone(), {name: float(value) for name, value in terms.items()}
+            yield variable.detach().clone(), {name: float(value.detach()) for name, value in terms.items()}
 
 
 def gram(maps_1CHW: Tensor) -> Tensor:
