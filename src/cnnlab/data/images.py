@@ -65,6 +65,8 @@ class ImageFiles:
     labels: np.ndarray
     classes: list[str]
     wnids: list[str] | None = None
+    digests: list[str] | None = None
+    """What `digest` gives for each, once the files have been scanned."""
 
     def __len__(self) -> int:
         return len(self.paths)
@@ -76,10 +78,17 @@ class ImageFiles:
         return self.paths[index].relative_to(self.root).as_posix()
 
     def digest(self, index: int) -> str:
+        if self.digests is not None:
+            return self.digests[index]
         return hashlib.blake2b(self.paths[index].read_bytes(), digest_size=16).hexdigest()
 
     def subset(self, indices: Sequence[int] | np.ndarray) -> ImageFiles:
-        return replace(self, paths=[self.paths[i] for i in indices], labels=self.labels[np.asarray(indices, int)])
+        return replace(
+            self,
+            paths=[self.paths[i] for i in indices],
+            labels=self.labels[np.asarray(indices, int)],
+            digests=self.digests and [self.digests[i] for i in indices],
+        )
 
     def with_classes(self, kept: Sequence[int]) -> ImageFiles:
         return replace(self, **_renumbered(self, kept))
@@ -131,7 +140,8 @@ def joined(first: LabelledImages, second: LabelledImages) -> LabelledImages:
     labels = np.concatenate([first.labels, second.labels])
     if isinstance(first, ImageFiles) and isinstance(second, ImageFiles):
         root = Path(os.path.commonpath([first.root, second.root]))
-        return replace(first, root=root, paths=first.paths + second.paths, labels=labels)
+        digests = first.digests + second.digests if first.digests and second.digests else None
+        return replace(first, root=root, paths=first.paths + second.paths, labels=labels, digests=digests)
     if isinstance(first, ImageArray) and isinstance(second, ImageArray):
         pixels = np.concatenate([first.pixels, second.pixels])
         numbers = np.concatenate([first.numbers, len(first) + second.numbers])

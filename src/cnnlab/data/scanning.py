@@ -4,7 +4,7 @@ import hashlib
 import json
 import logging
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from tqdm import tqdm
@@ -55,7 +55,8 @@ def scan(images: LabelledImages, bad_images: str, cache_dir: Path) -> Scan:
     if gone:
         names = ", ".join(images.classes[label] for label in sorted(gone))
         raise DataError(f"No readable image is left in class {names} of {images.root}.")
-    return Scan(kept, [results[index][0] for index in good], bad)
+    digests = [results[index][0] for index in good]
+    return Scan(replace(kept, digests=digests), digests, bad)
 
 
 def _read_all(images: ImageFiles, cache_dir: Path) -> list[tuple[str, str]]:
