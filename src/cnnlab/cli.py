@@ -29,8 +29,16 @@ VERBS = {
     "train": "train a network: cnnlab train model=mobilenet_v2 freeze=features",
     "evaluate": "score a run, or pretrained weights, and write a report: cnnlab evaluate run=outputs/...",
     "predict": "name what is on pictures: cnnlab predict run=outputs/... images=photos/",
+    "cache": "show or remove what is kept of images: cnnlab cache ls, cnnlab cache rm unused_days=30",
 }
-RESUMABLE = ("trainer.max_epochs=", "trainer.devices=", "trainer.accelerator=", "paths.", "data.num_workers=")
+RESUMABLE = (
+    "trainer.max_epochs=",
+    "trainer.devices=",
+    "trainer.accelerator=",
+    "paths.",
+    "data.num_workers=",
+    "speed.cache_gib=",
+)
 """What may change when a run is continued."""
 
 OmegaConf.register_new_resolver("run_name", lambda overrides: run_name(list(overrides)), replace=True)

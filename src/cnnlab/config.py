@@ -84,6 +84,8 @@ class DataConfig:
 class FreezeConfig:
     phases: Any
     batch_norm: str
+    cache: str
+    cache_views: int | None
 
 
 @dataclass
@@ -94,6 +96,7 @@ class SpeedConfig:
     deterministic: bool
     benchmark: bool
     num_threads: int | None
+    cache_gib: float | None
 
 
 @dataclass

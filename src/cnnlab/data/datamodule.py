@@ -2,13 +2,14 @@
 
 import logging
 import os
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
+from typing import Any, Protocol
 
 import lightning as L
 import torch
 from torch import Tensor
-from torch.utils.data import DataLoader, Dataset, Sampler
+from torch.utils.data import BatchSampler, DataLoader, Dataset, Sampler
 
 from cnnlab.data.images import LabelledImages, Splits
 from cnnlab.data.scanning import scan
@@ -20,6 +21,14 @@ from cnnlab.seeds import derive, derived_rng
 log = logging.getLogger(__name__)
 Draw = tuple[int, int]
 """An epoch and the index of an image: all that its augmentation depends on, beside the seed."""
+
+
+class Cached(Protocol):
+    """Gives the batches of a loader in a form that spares work (training.feature_cache)."""
+
+    def train(self, loader: DataLoader) -> Any: ...
+
+    def val(self, loader: DataLoader) -> Any: ...
 
 
 class ImageDataModule(L.LightningDataModule):
@@ -45,6 +54,7 @@ class ImageDataModule(L.LightningDataModule):
         self.batch_size = batch_size
         self.num_workers = default_workers(len(parts.train)) if num_workers is None else num_workers
         self.seed = seed
+        self.cached: Cached | None = None
         self.train_transform = TrainTransform(augmentations, image_size, resize_size)
         self.eval_transform = EvalTransform(image_size, resize_size)
 
@@ -56,15 +66,19 @@ class ImageDataModule(L.LightningDataModule):
     def split_hash(self) -> str:
         return content_hash(self.parts)
 
-    def train_dataloader(self) -> DataLoader:
+    def train_dataloader(self) -> Any:
         world_size, rank = (self.trainer.world_size, self.trainer.global_rank) if self.trainer else (1, 0)
         dataset = ImageDataset(self.parts.train, self.train_transform, self.channels, self.seed)
         sampler = EpochSampler(len(dataset), self.seed, world_size, rank)
         # A last batch of one image has no batch statistics; a smaller one also recompiles a compiled network.
-        return self._loader(dataset, sampler, drop_last=len(sampler) >= self.batch_size)
+        loader = self._loader(dataset, sampler, drop_last=len(sampler) >= self.batch_size)
+        return self.cached.train(loader) if self.cached else loader
 
-    def val_dataloader(self) -> DataLoader | list:
-        return self.eval_dataloader(self.parts.val) if self.parts.val is not None else []
+    def val_dataloader(self) -> Any:
+        if self.parts.val is None:
+            return []
+        loader = self.eval_dataloader(self.parts.val)
+        return self.cached.val(loader) if self.cached else loader
 
     def test_dataloader(self) -> DataLoader | list:
         return self.eval_dataloader(self.parts.test) if self.parts.test is not None else []
@@ -91,12 +105,14 @@ class ImageDataModule(L.LightningDataModule):
         for images, _ in self._loader(dataset, [(0, index) for index in range(len(dataset))]):
             yield images.float() / 255
 
-    def _loader(self, dataset: Dataset, sampler: Sampler | Sequence[Draw], drop_last: bool = False) -> DataLoader:
+    def _loader(self, dataset: Dataset, sampler: Any, drop_last: bool = False) -> DataLoader:
+        return self.loader(dataset, BatchSampler(sampler, self.batch_size, drop_last))
+
+    def loader(self, dataset: Dataset, batches: Iterable) -> DataLoader:
+        """The batches of `dataset` whose draws `batches` lists, prepared by the workers."""
         return DataLoader(
             dataset,
-            batch_size=self.batch_size,
-            sampler=sampler,
-            drop_last=drop_last,
+            batch_sampler=batches,
             num_workers=self.num_workers,
             persistent_workers=self.num_workers > 0,
             pin_memory=torch.cuda.is_available(),

@@ -3,7 +3,7 @@
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, NamedTuple
 
 import lightning as L
 import torch
@@ -15,6 +15,7 @@ from torchmetrics.classification import MulticlassAccuracy, MulticlassConfusionM
 from torchvision.transforms import v2
 
 from cnnlab.errors import DivergedError
+from cnnlab.models.cutting import Cut
 from cnnlab.models.weighted import weights_of
 from cnnlab.seeds import derive
 from cnnlab.training.freezing import FreezePlan
@@ -42,6 +43,16 @@ class Recipe:
     channels_last: bool = True
 
 
+class FeatureBatch(NamedTuple):
+    """Images whose frozen part is done already."""
+
+    features: Tensor
+    """What the classifier's `cut` gave for the images, N x ..."""
+    labels: Tensor
+    draws: Tensor
+    """int64 N x 2: the view (-1: as in evaluation) and the index of each image."""
+
+
 class Classifier(L.LightningModule):
     """Preprocessing and network; `recipe` is None where it only predicts.
 
@@ -62,6 +73,7 @@ class Classifier(L.LightningModule):
         self.network = network
         self.classes = list(classes)
         self._recipe = recipe
+        self.cut: Cut | None = None
         count = len(classes)
         self.train_accuracy = MulticlassAccuracy(count, average="micro")
         self.val_scores, self.test_scores = _scores(count, "val/"), _scores(count, "test/")
@@ -83,6 +95,18 @@ class Classifier(L.LightningModule):
         """uint8 or float-in-[0, 1] images N x C x H x W -> float32 logits N x classes."""
         return self.network(self.preprocessing(self.to_float(images))).float()
 
+    def features(self, images: Tensor) -> Tensor:
+        """uint8 or float-in-[0, 1] images N x C x H x W -> what the frozen stages below the cut make of them."""
+        assert self.cut is not None
+        return self.cut.prefix(self.preprocessing(self.to_float(images)))
+
+    def from_features(self, features: Tensor) -> Tensor:
+        """`features` of images -> float32 logits N x classes."""
+        assert self.cut is not None
+        if features.ndim == 4 and self.recipe.channels_last:
+            features = features.to(memory_format=torch.channels_last)
+        return self.cut.tail(features).float()
+
     def to_float(self, images: Tensor) -> Tensor:
         """Images in [0, 1], in the memory format that convolutions are fastest in."""
         images = images.float() / 255 if images.dtype == torch.uint8 else images
@@ -103,9 +127,12 @@ class Classifier(L.LightningModule):
     def on_train_batch_start(self, batch: Any, batch_idx: int) -> None:
         torch.manual_seed(derive(self.recipe.seed, "step", self.global_step, self.global_rank))
 
-    def training_step(self, batch: tuple[Tensor, Tensor], batch_idx: int) -> Tensor:
-        images, labels = batch
-        logits = self(self.batch_augmentation(self.to_float(images)))
+    def training_step(self, batch: tuple[Tensor, Tensor] | FeatureBatch, batch_idx: int) -> Tensor:
+        labels = batch[1]
+        if isinstance(batch, FeatureBatch):
+            logits = self.from_features(batch.features)
+        else:
+            logits = self(self.batch_augmentation(self.to_float(batch[0])))
         loss = self.train_loss(logits, labels)
         if not torch.isfinite(loss):
             rates = ", ".join(f"{group['lr']:.3g}" for group in self.trainer.optimizers[0].param_groups)
@@ -123,21 +150,20 @@ class Classifier(L.LightningModule):
             loss = loss + term
         return loss
 
-    def validation_step(self, batch: tuple[Tensor, Tensor], batch_idx: int) -> None:
-        logits = self._score("val", *batch, self.val_scores, self.val_loss)
+    def validation_step(self, batch: tuple[Tensor, Tensor] | FeatureBatch, batch_idx: int) -> None:
+        logits = self.from_features(batch.features) if isinstance(batch, FeatureBatch) else self(batch[0])
+        self._score("val", logits, batch[1], self.val_scores, self.val_loss)
         self.confusion.update(logits, batch[1])
 
     def test_step(self, batch: tuple[Tensor, Tensor], batch_idx: int) -> None:
-        self._score("test", *batch, self.test_scores, self.test_loss)
+        self._score("test", self(batch[0]), batch[1], self.test_scores, self.test_loss)
 
-    def _score(self, part: str, images: Tensor, labels: Tensor, scores: MetricCollection, loss: MeanMetric) -> Tensor:
+    def _score(self, part: str, logits: Tensor, labels: Tensor, scores: MetricCollection, loss: MeanMetric) -> None:
         """Metric objects are logged, not their values: they weight by image and gather over ranks exactly."""
-        logits = self(images)
         scores.update(logits, labels)
         loss.update(self.loss(logits, labels), len(labels))
         self.log(f"{part}/loss", loss, on_step=False, on_epoch=True)
         self.log_dict(scores, on_step=False, on_epoch=True)
-        return logits
 
     def on_validation_epoch_start(self) -> None:
         self.confusion.reset()

@@ -15,6 +15,7 @@ from torch import nn
 from cnnlab.config import build, build_entries
 from cnnlab.data.datamodule import ImageDataModule, build_data
 from cnnlab.data.images import Splits
+from cnnlab.data.store import Store
 from cnnlab.data.transforms import batch_transforms
 from cnnlab.errors import InputError
 from cnnlab.loading import hyperparameters
@@ -26,6 +27,7 @@ from cnnlab.seeds import derive
 from cnnlab.training.callbacks.best_metric import BestMetric
 from cnnlab.training.callbacks.progress import Throughput
 from cnnlab.training.classifier import Classifier, Recipe
+from cnnlab.training.feature_cache import FeatureCache, build_feature_cache
 from cnnlab.training.freezing import FreezePlan
 from cnnlab.training.regularization import LabelSmoothing, MaxNorm, Penalty, WeightDecay, is_proximal
 
@@ -132,7 +134,7 @@ def recipe_from(cfg: Config, network: nn.Module, regularizers: Config, trusted: 
         optimizer=build(cfg["optimizer"], trusted),
         scheduler=build(cfg["scheduler"], trusted),
         loss=build(cfg["loss"], trusted),
-        plan=FreezePlan(network, **cfg["freeze"]),
+        plan=FreezePlan(network, cfg["freeze"]["phases"], cfg["freeze"]["batch_norm"]),
         lr=cfg["optimizer"]["lr"],
         scale_lr=lr_rule(cfg["trainer"]["scale_lr"]),
         seed=cfg["seed"],
@@ -174,6 +176,26 @@ def trainer_from(
         enable_progress_bar=progress,
         default_root_dir=str(run.path),
     )
+
+
+def feature_cache_from(
+    cfg: Config, spec: InputSpec, classifier: Classifier, data: ImageDataModule, trainer: L.Trainer
+) -> FeatureCache | None:
+    """What of the config group `freeze` says that frozen stages see each image once."""
+    sizes = {key: value for key, value in dataclasses.asdict(spec).items() if key not in ("mean", "std")}
+    return build_feature_cache(
+        cfg["freeze"]["cache"],
+        cfg["freeze"]["cache_views"],
+        classifier,
+        data,
+        trainer,
+        store_from(cfg),
+        {"input": sizes, "augmentation": cfg["augmentation"]},
+    )
+
+
+def store_from(cfg: Config) -> Store:
+    return Store(Path(cfg["paths"]["cache_dir"]), cfg["speed"]["cache_gib"])
 
 
 def lr_rule(name: str) -> Callable[[int], float]:

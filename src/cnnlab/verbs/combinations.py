@@ -35,7 +35,7 @@ def check_combinations(cfg: Config, regularizers: Config, data: ImageDataModule,
         init = {key: value for key, value in cfg["init"].items() if key not in ("_target_", "_partial_", "bias")}
         check_initialization(network, init.pop("name"), init.pop("modules", None), init)
     with problems:
-        plan = FreezePlan(network, **cfg["freeze"])
+        plan = FreezePlan(network, cfg["freeze"]["phases"], cfg["freeze"]["batch_norm"])
         _check_batch_norm(network, plan, data.batch_size)
     problems.raise_all("These settings do not go together:")
 

@@ -18,7 +18,7 @@ from cnnlab.training.callbacks.best_metric import BestMetric
 from cnnlab.training.callbacks.progress import Throughput
 from cnnlab.training.classifier import Classifier
 from cnnlab.training.regularization import is_proximal, sparsity
-from cnnlab.verbs.assembly import Config, classifier_from, data_from, spec_from, trainer_from
+from cnnlab.verbs.assembly import Config, classifier_from, data_from, feature_cache_from, spec_from, trainer_from
 from cnnlab.verbs.combinations import check_combinations
 
 log = logging.getLogger(__name__)
@@ -36,6 +36,7 @@ def train(cfg: Config, run: RunFolder, resume_from: Path | None = None) -> dict[
     check_combinations(cfg, regularizers, data, trusted)
     classifier = classifier_from(cfg, spec, data, regularizers, trusted)
     trainer = trainer_from(cfg, run, classifier, regularizers, trusted)
+    data.cached = feature_cache_from(cfg, spec, classifier, data, trainer)
     describe(run, data, trainer)
     fit(trainer, classifier, data, resume_from)
     keep_best(run, trainer, classifier, data)
@@ -76,6 +77,7 @@ def describe(run: RunFolder, data: ImageDataModule, trainer: L.Trainer) -> None:
 
 def fit(trainer: L.Trainer, classifier: Classifier, data: ImageDataModule, resume_from: Path | None) -> None:
     """Lightning turns Ctrl-C into an exit and wrong settings into its own error; give them back as what they are."""
+    threads = torch.get_num_threads()
     try:
         trainer.fit(classifier, datamodule=data, ckpt_path=resume_from)
     except MisconfigurationException as error:
@@ -84,6 +86,8 @@ def fit(trainer: L.Trainer, classifier: Classifier, data: ImageDataModule, resum
         if trainer.state.status == TrainerStatus.INTERRUPTED:
             raise KeyboardInterrupt from error
         raise
+    finally:
+        torch.set_num_threads(threads)  # training on cached features takes fewer
 
 
 def keep_best(run: RunFolder, trainer: L.Trainer, classifier: Classifier, data: ImageDataModule) -> None:

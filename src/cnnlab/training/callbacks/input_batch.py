@@ -7,7 +7,7 @@ import torch
 
 from cnnlab.explain.grids import tile, to_uint8
 from cnnlab.training.callbacks.tensorboard import tensorboard_writer
-from cnnlab.training.classifier import Classifier
+from cnnlab.training.classifier import Classifier, FeatureBatch
 
 
 class InputBatch(L.Callback):
@@ -23,5 +23,8 @@ class InputBatch(L.Callback):
             return
         if writer := tensorboard_writer(trainer):
             with torch.random.fork_rng(devices=[]):
-                images = pl_module.batch_augmentation(pl_module.to_float(batch[0][: self.images]))
+                if isinstance(batch, FeatureBatch):
+                    images = trainer.datamodule.cached.images(batch.draws[: self.images])  # type: ignore[attr-defined]
+                else:
+                    images = pl_module.batch_augmentation(pl_module.to_float(batch[0][: self.images]))
             writer.add_image("input/train", tile(to_uint8(images.cpu())), trainer.global_step)
