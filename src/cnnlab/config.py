@@ -72,6 +72,7 @@ class DataConfig:
     channels: int
     batch_size: int
     num_workers: int | None
+    record_cache: str
     val_fraction: float
     test_fraction: float
     split_seed: int

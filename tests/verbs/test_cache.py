@@ -48,7 +48,7 @@ def test_listing_says_what_entries_are(cache, capsys):
     table = "\n".join(lines)
     assert "ResNet below layer4, 64 px, view 2 (flip), 32-true" in table
     assert "40 days ago" in next(line for line in lines if "as evaluation sees them" in line)
-    assert "short side of at most 256 pixels" in table
+    assert "pictures, short side at most 256 pixels" in table
     assert all(info.key in table for info in Store(cache).infos())
     main(["ls", f"cache_dir={cache}", "kind=records"])
     assert len(capsys.readouterr().out.splitlines()) == 3

@@ -1,11 +1,11 @@
 """The one DataModule: any data set, split, augmented and batched with derived randomness."""
 
 import logging
-import os
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any, Protocol
 
+import joblib
 import lightning as L
 import torch
 from torch import Tensor
@@ -14,6 +14,7 @@ from torch.utils.data import BatchSampler, DataLoader, Dataset, Sampler
 from cnnlab.data.images import LabelledImages, Splits
 from cnnlab.data.scanning import scan
 from cnnlab.data.splitting import content_hash, select, split
+from cnnlab.data.store import Entry
 from cnnlab.data.transforms import EvalTransform, TrainTransform
 from cnnlab.errors import InputError
 from cnnlab.seeds import derive, derived_rng
@@ -55,6 +56,8 @@ class ImageDataModule(L.LightningDataModule):
         self.num_workers = default_workers(len(parts.train)) if num_workers is None else num_workers
         self.seed = seed
         self.cached: Cached | None = None
+        self.records: dict[str, Entry] = {}
+        """Part -> its images as the transform of that part prepares them."""
         self.train_transform = TrainTransform(augmentations, image_size, resize_size)
         self.eval_transform = EvalTransform(image_size, resize_size)
 
@@ -68,7 +71,9 @@ class ImageDataModule(L.LightningDataModule):
 
     def train_dataloader(self) -> Any:
         world_size, rank = (self.trainer.world_size, self.trainer.global_rank) if self.trainer else (1, 0)
-        dataset = ImageDataset(self.parts.train, self.train_transform, self.channels, self.seed)
+        dataset = ImageDataset(
+            self.parts.train, self.train_transform, self.channels, self.seed, self.records.get("train")
+        )
         sampler = EpochSampler(len(dataset), self.seed, world_size, rank)
         # A last batch of one image has no batch statistics; a smaller one also recompiles a compiled network.
         loader = self._loader(dataset, sampler, drop_last=len(sampler) >= self.batch_size)
@@ -90,7 +95,8 @@ class ImageDataModule(L.LightningDataModule):
 
     def eval_dataset(self, images: LabelledImages) -> "ImageDataset":
         """`images` as evaluation sees them."""
-        return ImageDataset(images, self.eval_transform, self.channels, self.seed)
+        records = self.records.get("val") if images is self.parts.val else None
+        return ImageDataset(images, self.eval_transform, self.channels, self.seed, records)
 
     def sample(self, count: int) -> Tensor:
         """At most `count` training images, chosen by the seed, as evaluation sees them: uint8 N x C x H x W."""
@@ -121,22 +127,38 @@ class ImageDataModule(L.LightningDataModule):
 
 
 class ImageDataset(Dataset):
-    """Images as (uint8 C x H x W, label); the transform's randomness depends on (seed, epoch, index) alone."""
+    """Images as (uint8 C x H x W, label); the transform's randomness depends on (seed, epoch, index) alone.
 
-    def __init__(self, images: LabelledImages, transform: Callable, channels: int, seed: int) -> None:
+    records: what the transform's `prepare` gives, for the images that it holds.
+    """
+
+    def __init__(
+        self,
+        images: LabelledImages,
+        transform: EvalTransform | TrainTransform,
+        channels: int,
+        seed: int,
+        records: Entry | None = None,
+    ) -> None:
         self.images = images
         self.transform = transform
         self.channels = channels
         self.seed = seed
+        self.records = records
 
     def __len__(self) -> int:
         return len(self.images)
 
     def __getitem__(self, draw: Draw) -> tuple[Tensor, int]:
         epoch, index = draw
-        image = self.images.load(index, self.channels)
+        pixels = self._prepared(index)
         with derived_rng(self.seed, "augmentation", epoch, index):
-            return self.transform(image), int(self.images.labels[index])
+            return self.transform.augment(pixels), int(self.images.labels[index])
+
+    def _prepared(self, index: int) -> Tensor:
+        if self.records is not None and (digest := self.images.digest(index)) in self.records:
+            return self.records[digest]
+        return self.transform.prepare(self.images.tensor(index, self.channels))
 
 
 class EpochSampler(Sampler[Draw]):
@@ -224,9 +246,11 @@ def build_data(
 
 
 def default_workers(images: int) -> int:
-    """One process for each core that this process may use, up to 8; none for data too small to be worth one."""
-    available = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else (os.cpu_count() or 1)
-    return min(8, available) if images > 2500 else 0
+    """One process for each core that this process may use, up to 8; none for data too small to be worth one.
+
+    A container's CPU quota counts as so many cores.
+    """
+    return min(8, joblib.cpu_count()) if images > 2500 else 0
 
 
 def _one_thread(worker: int) -> None:

@@ -11,8 +11,9 @@ from typing import Any, Protocol
 
 import numpy as np
 from PIL import Image
+from torch import Tensor
 
-from cnnlab.data.decoding import decode
+from cnnlab.data.decoding import decode, decode_pixels, to_pixels
 
 
 class LabelledImages(Protocol):
@@ -37,6 +38,10 @@ class LabelledImages(Protocol):
 
     def load(self, index: int, channels: int) -> Image.Image:
         """Image `index` as an 8-bit PIL image with 1 or 3 channels."""
+        ...
+
+    def tensor(self, index: int, channels: int, side: int | None = None) -> Tensor:
+        """The pixels of `load` as uint8 C x H x W; fewer of a file that has far more than `side` on its short side."""
         ...
 
     def name(self, index: int) -> str:
@@ -74,6 +79,9 @@ class ImageFiles:
     def load(self, index: int, channels: int) -> Image.Image:
         return decode(self.paths[index], channels)
 
+    def tensor(self, index: int, channels: int, side: int | None = None) -> Tensor:
+        return decode_pixels(self.paths[index], channels, side)
+
     def name(self, index: int) -> str:
         return self.paths[index].relative_to(self.root).as_posix()
 
@@ -110,6 +118,9 @@ class ImageArray:
 
     def load(self, index: int, channels: int) -> Image.Image:
         return Image.fromarray(self.pixels[index]).convert("L" if channels == 1 else "RGB")
+
+    def tensor(self, index: int, channels: int, side: int | None = None) -> Tensor:
+        return to_pixels(self.load(index, channels))
 
     def name(self, index: int) -> str:
         return f"{self.numbers[index]:05d}"

@@ -9,7 +9,7 @@ from pathlib import Path
 
 from tqdm import tqdm
 
-from cnnlab.data.decoding import decode
+from cnnlab.data.decoding import decode_pixels
 from cnnlab.data.images import ImageFiles, LabelledImages
 from cnnlab.errors import DataError, InputError
 from cnnlab.files import write_text
@@ -87,7 +87,7 @@ def _read_all(images: ImageFiles, cache_dir: Path) -> list[tuple[str, str]]:
 
 def _read(path: Path) -> tuple[str, str]:
     try:
-        decode(path, channels=3)
+        decode_pixels(path, channels=3)
         return hashlib.blake2b(path.read_bytes(), digest_size=16).hexdigest(), ""
     except DataError as error:
         return "", str(error)

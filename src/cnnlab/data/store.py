@@ -21,6 +21,7 @@ import time
 from collections import defaultdict, deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
+from importlib.metadata import PackageNotFoundError, version
 from itertools import pairwise
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -28,12 +29,14 @@ from typing import TYPE_CHECKING, Any
 from filelock import FileLock, Timeout
 from tqdm import tqdm
 
+from cnnlab.errors import InputError
 from cnnlab.files import write_atomically, write_json
 
 if TYPE_CHECKING:
     from torch import Tensor
 
 log = logging.getLogger(__name__)
+PACKAGES = ("torch", "torchvision", "pillow", "simplejpeg")
 KINDS = ("features", "records")
 ABOUT = "about.json"
 GIB = 1 << 30
@@ -50,13 +53,26 @@ class Store:
         self._opened: set[Path] = set()
 
     def entry(self, kind: str, parts: dict[str, Any]) -> Entry:
-        """The entry that `parts` identify: plain values, everything that its tensors depend on beside the image."""
+        """The entry that `parts` identify: plain values, everything that its tensors depend on beside the image.
+
+        The versions of the libraries that make tensors of images are added.
+        """
+        parts = parts | {"versions": library_versions()}
         path = self.folder / kind / key_of(parts)
         entry = Entry(path, parts)
         entry.describe()
         os.utime(path / ABOUT)
         self._opened.add(path)
         return entry
+
+    def require_room(self, size: float, what: str) -> None:
+        """Raises InputError if `size` bytes are more than the limit, or than the disk has left."""
+        self.folder.mkdir(parents=True, exist_ok=True)
+        free = float(shutil.disk_usage(self.folder).free)
+        room = free if self.limit_gib is None else min(self.limit_gib * GIB, free)
+        if size > room:
+            sizes = f"{size / GIB:.1f} GiB, and there is room for {room / GIB:.1f}"
+            raise InputError(f"{what} need {sizes} (speed.cache_gib, free disk).")
 
     def infos(self) -> list[Info]:
         """Every entry, the most recently used first."""
@@ -108,6 +124,10 @@ class Entry:
         """Write down what the entry is, unless that is there."""
         if not (self.path / ABOUT).is_file():
             write_json(self.path / ABOUT, self.parts)
+
+    def __reduce__(self) -> tuple:
+        """Worker processes that are not forked open the files themselves."""
+        return Entry, (self.path, self.parts)
 
     def refresh(self) -> None:
         """Open the shards that are new; a damaged one is removed, and its images are missing again."""
@@ -234,6 +254,17 @@ def key_of(parts: dict[str, Any]) -> str:
     """A hash of plain values."""
     text = json.dumps(parts, sort_keys=True, ensure_ascii=False)
     return hashlib.blake2b(text.encode(), digest_size=10).hexdigest()
+
+
+def library_versions() -> dict[str, str | None]:
+    """Package -> version of what decodes, augments and computes; None for what is not installed."""
+    found: dict[str, str | None] = {}
+    for package in PACKAGES:
+        try:
+            found[package] = version(package)
+        except PackageNotFoundError:
+            found[package] = None
+    return found
 
 
 def bucket_count(images: int) -> int:

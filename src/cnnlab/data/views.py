@@ -30,7 +30,7 @@ class Views(Dataset):
     def __getitem__(self, draw: tuple[int, int]) -> tuple[Tensor, int]:
         """uint8 C x H x W, or float32 in [0, 1] where there is noise."""
         view, index = draw
-        image = self.images.load(index, self.channels)
+        image = self.images.tensor(index, self.channels)
         with derived_rng("view", view, self.images.digest(index)):
             pixels = self.transform(image)
             if self.noise:

@@ -5,9 +5,7 @@ again, in an order drawn by the seed. Validation images have the one that evalua
 """
 
 import logging
-import shutil
 from collections.abc import Callable, Iterator, Sequence
-from importlib.metadata import PackageNotFoundError, version
 from typing import Any
 
 import lightning as L
@@ -20,7 +18,7 @@ from torchvision.transforms import v2
 
 from cnnlab.data.datamodule import ImageDataModule
 from cnnlab.data.images import LabelledImages
-from cnnlab.data.store import GIB, Entry, Store
+from cnnlab.data.store import Entry, Store
 from cnnlab.data.views import EVALUATION, Views
 from cnnlab.errors import InputError
 from cnnlab.models.cutting import Cut, cut_below, fingerprint
@@ -31,7 +29,6 @@ from cnnlab.training.classifier import Classifier, FeatureBatch
 log = logging.getLogger(__name__)
 FORMAT = 1
 """Counts up when the same key gives other features than before."""
-PACKAGES = ("torch", "torchvision", "pillow", "simplejpeg")
 SMALL_TAIL = 1_000_000
 """Parameters up to which a second thread costs a classifier on the CPU more than it gives."""
 
@@ -134,15 +131,9 @@ class FeatureCache:
             return
         count = len(self.data.parts.train) * self.views + len(self.data.parts.val or ())
         width = 2 if "16" in str(self.trainer.precision) else 4
-        needed = count * features.numel() * width / GIB
-        self.store.folder.mkdir(parents=True, exist_ok=True)
-        free = shutil.disk_usage(self.store.folder).free / GIB
-        room = free if self.store.limit_gib is None else min(self.store.limit_gib, free)
-        if needed > room:
-            raise InputError(
-                f"{count:,} times {' x '.join(map(str, features.shape))} values need {needed:.1f} GiB, and there is "
-                f"room for {room:.1f} (speed.cache_gib, free disk)."
-            )
+        self.store.require_room(
+            count * features.numel() * width, f"{count:,} times {' x '.join(map(str, features.shape))} features"
+        )
 
     # --- Batches ---
 
@@ -259,7 +250,6 @@ class FeatureCache:
                 "view": None if view == EVALUATION else view,
                 "precision": str(self.trainer.precision),
                 "device": self.classifier.device.type,
-                "versions": _versions(),
                 "format": FORMAT,
             }
             if view == EVALUATION:
@@ -312,13 +302,3 @@ def build_feature_cache(
             raise InputError(f"freeze.cache=on cannot be: {error}") from error
         log.info("Feature cache off: %s", error)
         return None
-
-
-def _versions() -> dict[str, str | None]:
-    found: dict[str, str | None] = {}
-    for package in PACKAGES:
-        try:
-            found[package] = version(package)
-        except PackageNotFoundError:
-            found[package] = None
-    return found

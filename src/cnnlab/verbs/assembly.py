@@ -15,6 +15,7 @@ from torch import nn
 from cnnlab.config import build, build_entries
 from cnnlab.data.datamodule import ImageDataModule, build_data
 from cnnlab.data.images import Splits
+from cnnlab.data.records import keep_records
 from cnnlab.data.store import Store
 from cnnlab.data.transforms import batch_transforms
 from cnnlab.errors import InputError
@@ -35,6 +36,8 @@ Config = dict[str, Any]
 OWN_ARGUMENTS = ("scale_lr", "overfit_batches")
 """Entries of the config group trainer that Lightning does not get: its own overfit_batches takes the first images of
 the list, which are of one class where a data set is sorted."""
+NOT_OF_DATA = ("name", "root", "channels", "dataset", "record_cache")
+"""Entries of the config group data that `build_data` does not get."""
 LSUV_IMAGES = 64
 """Training images by whose outputs init=lsuv sets the scale of each layer."""
 WEIGHTED_BY: dict[str, Callable[[int], float]] = {
@@ -54,7 +57,7 @@ def data_from(cfg: Config, spec: InputSpec, trusted: tuple[str, ...]) -> ImageDa
 
     With trainer.overfit_batches so many random batches are all there is, to train and to validate on.
     """
-    options = {key: value for key, value in cfg["data"].items() if key not in ("name", "root", "channels", "dataset")}
+    options = {key: value for key, value in cfg["data"].items() if key not in NOT_OF_DATA}
     data = build_data(
         build(cfg["data"]["dataset"], trusted),
         augmentations=list(build_entries(cfg["augmentation"], trusted).values()),
@@ -192,6 +195,14 @@ def feature_cache_from(
         store_from(cfg),
         {"input": sizes, "augmentation": cfg["augmentation"]},
     )
+
+
+def keep_records_from(cfg: Config, classifier: Classifier, data: ImageDataModule, trainer: L.Trainer) -> None:
+    """What of the config group `data` says that images are decoded once; where features are kept, they are not read."""
+    plan = classifier.recipe.plan
+    last = trainer.max_epochs if trainer.max_epochs and trainer.max_epochs > 0 else plan.phases[-1].epoch + 2
+    reading = [e for e in range(last) if not data.cached or plan.first_trained(classifier.network, e) is None]
+    keep_records(cfg["data"]["record_cache"], data, store_from(cfg), len(reading))
 
 
 def store_from(cfg: Config) -> Store:

@@ -78,7 +78,13 @@ def what(info: Info) -> str:
     """A line on what an entry's tensors are."""
     parts = info.parts
     if info.kind == "records":
-        return f"pictures with a short side of at most {parts.get('short_side')} pixels"
+        side = parts.get("short_side")
+        sizes = (
+            f"short side at most {side} pixels"
+            if side
+            else f"{parts.get('image_size')} pixels, as evaluation sees them"
+        )
+        return f"pictures, {sizes}"
     augmentation = "+".join(name for name, entry in (parts.get("augmentation") or {}).items() if entry)
     view = "as evaluation sees them" if parts.get("view") is None else f"view {parts['view']} ({augmentation})"
     pixels = (parts.get("input") or {}).get("image_size")

@@ -29,7 +29,7 @@ from cnnlab.runs.folder import read_config
 from cnnlab.runs.naming import claim, run_name
 from cnnlab.runs.report import Scored, write_report
 from cnnlab.training.classifier import Classifier
-from cnnlab.verbs.assembly import spec_from
+from cnnlab.verbs.assembly import NOT_OF_DATA, spec_from
 
 PARTS = ("train", "val", "test")
 
@@ -65,7 +65,7 @@ def evaluate_run(run: Path, changes: dict[str, str]) -> dict:
         channels=loaded.spec["channels"],
         image_size=loaded.spec["image_size"],
         resize_size=loaded.spec["resize_size"],
-        **{key: value for key, value in cfg["data"].items() if key not in ("name", "root", "channels", "dataset")},
+        **{key: value for key, value in cfg["data"].items() if key not in NOT_OF_DATA},
     )
     part = part or ("test" if data.parts.test is not None else "val")
     images = getattr(data.parts, part, None) if part in PARTS else None

@@ -4,6 +4,7 @@ import logging
 from pathlib import Path
 from typing import Any
 
+import joblib
 import lightning as L
 import torch
 from lightning.pytorch.trainer.states import TrainerStatus
@@ -18,7 +19,15 @@ from cnnlab.training.callbacks.best_metric import BestMetric
 from cnnlab.training.callbacks.progress import Throughput
 from cnnlab.training.classifier import Classifier
 from cnnlab.training.regularization import is_proximal, sparsity
-from cnnlab.verbs.assembly import Config, classifier_from, data_from, feature_cache_from, spec_from, trainer_from
+from cnnlab.verbs.assembly import (
+    Config,
+    classifier_from,
+    data_from,
+    feature_cache_from,
+    keep_records_from,
+    spec_from,
+    trainer_from,
+)
 from cnnlab.verbs.combinations import check_combinations
 
 log = logging.getLogger(__name__)
@@ -27,8 +36,7 @@ log = logging.getLogger(__name__)
 def train(cfg: Config, run: RunFolder, resume_from: Path | None = None) -> dict[str, Any]:
     """Train what `cfg` (plain, resolved, checked) describes; returns the run's record."""
     require_device(cfg["trainer"]["accelerator"])
-    if cfg["speed"]["num_threads"]:
-        torch.set_num_threads(cfg["speed"]["num_threads"])
+    torch.set_num_threads(cfg["speed"]["num_threads"] or min(torch.get_num_threads(), joblib.cpu_count()))
     trusted = trusted_prefixes(cfg)
     regularizers = build_entries(cfg["regularization"], trusted)
     spec = spec_from(cfg["model"])
@@ -37,6 +45,7 @@ def train(cfg: Config, run: RunFolder, resume_from: Path | None = None) -> dict[
     classifier = classifier_from(cfg, spec, data, regularizers, trusted)
     trainer = trainer_from(cfg, run, classifier, regularizers, trusted)
     data.cached = feature_cache_from(cfg, spec, classifier, data, trainer)
+    keep_records_from(cfg, classifier, data, trainer)
     describe(run, data, trainer)
     fit(trainer, classifier, data, resume_from)
     keep_best(run, trainer, classifier, data)
