@@ -1,6 +1,7 @@
 """The LightningModule: any network with its preprocessing, trained and scored as a classifier."""
 
 import math
+import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple
@@ -74,11 +75,13 @@ class Classifier(L.LightningModule):
         self.classes = list(classes)
         self._recipe = recipe
         self.cut: Cut | None = None
+        self.step_ended = 0.0
+        """When the callbacks of the last training batch were done, on time.perf_counter's clock."""
         count = len(classes)
-        self.train_accuracy = MulticlassAccuracy(count, average="micro")
+        self.train_accuracy = MulticlassAccuracy(count, average="micro", validate_args=False)
         self.val_scores, self.test_scores = _scores(count, "val/"), _scores(count, "test/")
         self.val_loss, self.test_loss = MeanMetric(), MeanMetric()
-        self.confusion = MulticlassConfusionMatrix(count)
+        self.confusion = MulticlassConfusionMatrix(count, validate_args=False)
         if recipe:
             self.loss = recipe.loss()
             self.train_loss = recipe.loss(label_smoothing=recipe.label_smoothing.epsilon)
@@ -134,7 +137,7 @@ class Classifier(L.LightningModule):
         else:
             logits = self(self.batch_augmentation(self.to_float(batch[0])))
         loss = self.train_loss(logits, labels)
-        if not torch.isfinite(loss):
+        if self._may_wait() and not torch.isfinite(loss):
             rates = ", ".join(f"{group['lr']:.3g}" for group in self.trainer.optimizers[0].param_groups)
             raise DivergedError(
                 f"The loss is {loss.item()} at step {self.global_step} "
@@ -149,6 +152,16 @@ class Classifier(L.LightningModule):
             self.log(f"train/{penalty.name}", term.detach(), on_step=True, on_epoch=False)
             loss = loss + term
         return loss
+
+    def on_train_batch_end(self, outputs: Any, batch: Any, batch_idx: int) -> None:
+        self.step_ended = time.perf_counter()
+
+    def _may_wait(self) -> bool:
+        """Whether the step may look at a number: always on the CPU, elsewhere when metrics are logged anyway."""
+        if self.device.type == "cpu":
+            return True
+        every: int = self.trainer.log_every_n_steps  # type: ignore[attr-defined]
+        return (self.global_step + 1) % every == 0
 
     def validation_step(self, batch: tuple[Tensor, Tensor] | FeatureBatch, batch_idx: int) -> None:
         logits = self.from_features(batch.features) if isinstance(batch, FeatureBatch) else self(batch[0])
@@ -195,11 +208,12 @@ class Classifier(L.LightningModule):
 
 
 def _scores(count: int, prefix: str) -> MetricCollection:
+    """Without validation of their arguments, which waits for the device in every step."""
     return MetricCollection(
         {
-            "acc": MulticlassAccuracy(count, average="micro"),
-            "acc_top5": MulticlassAccuracy(count, top_k=min(5, count), average="micro"),
-            "f1": MulticlassF1Score(count, average="macro"),
+            "acc": MulticlassAccuracy(count, average="micro", validate_args=False),
+            "acc_top5": MulticlassAccuracy(count, top_k=min(5, count), average="micro", validate_args=False),
+            "f1": MulticlassF1Score(count, average="macro", validate_args=False),
         },
         prefix=prefix,
         compute_groups=False,

@@ -2,6 +2,7 @@
 
 import dataclasses
 import functools
+import inspect
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -12,7 +13,7 @@ import torch
 from lightning.pytorch.strategies import DDPStrategy
 from torch import nn
 
-from cnnlab.config import build, build_entries
+from cnnlab.config import build, build_entries, locate
 from cnnlab.data.datamodule import ImageDataModule, build_data
 from cnnlab.data.images import Splits
 from cnnlab.data.records import keep_records
@@ -134,7 +135,7 @@ def recipe_from(cfg: Config, network: nn.Module, regularizers: Config, trusted: 
     """The config groups `optimizer`, `scheduler`, `loss` and `freeze`, and what of the others acts during training."""
     by_type = {type(entry): entry for entry in regularizers.values()}
     return Recipe(
-        optimizer=build(cfg["optimizer"], trusted),
+        optimizer=optimizer_from(cfg, trusted),
         scheduler=build(cfg["scheduler"], trusted),
         loss=build(cfg["loss"], trusted),
         plan=FreezePlan(network, cfg["freeze"]["phases"], cfg["freeze"]["batch_norm"]),
@@ -148,6 +149,17 @@ def recipe_from(cfg: Config, network: nn.Module, regularizers: Config, trusted: 
         batch_transforms=batch_transforms(build_entries(cfg["augmentation"], trusted).values()),
         channels_last=cfg["speed"]["channels_last"],
     )
+
+
+def optimizer_from(cfg: Config, trusted: tuple[str, ...]) -> Callable[..., torch.optim.Optimizer]:
+    """The config group `optimizer`, as one kernel for all parameters (`fused`) where it has that.
+
+    Not with the gradient scaler of float16, which Lightning cannot clip gradients with then.
+    """
+    node = cfg["optimizer"]
+    arguments = inspect.signature(locate(node["_target_"], trusted)).parameters
+    fused = "fused" in arguments and not {"fused", "foreach"} & set(node) and cfg["speed"]["precision"] != "16-mixed"
+    return build(node | ({"fused": True} if fused else {}), trusted)
 
 
 def trainer_from(

@@ -16,7 +16,7 @@ from cnnlab.errors import InputError
 from cnnlab.files import write_atomically
 from cnnlab.runs.folder import RunFolder
 from cnnlab.training.callbacks.best_metric import BestMetric
-from cnnlab.training.callbacks.progress import Throughput
+from cnnlab.training.callbacks.progress import Throughput, peak_memory
 from cnnlab.training.classifier import Classifier
 from cnnlab.training.regularization import is_proximal, sparsity
 from cnnlab.verbs.assembly import (
@@ -110,6 +110,15 @@ def keep_best(run: RunFolder, trainer: L.Trainer, classifier: Classifier, data: 
             best={} if best.value is None else {best.monitor: best.value, "epoch": best.epoch},
             last={**last, "epoch": trainer.current_epoch - 1},
             images_per_second=round(throughput.speed, 2) if throughput.speed else None,
+            data_wait_share=round(throughput.wait_share, 3) if throughput.wait_share is not None else None,
+            peak_memory_gib=round(peak_memory(trainer.strategy.root_device) / 2**30, 2),
+        )
+    if throughput.speed:
+        log.info(
+            "Training: %.0f images/s, %.0f %% of the time waiting for data; peak memory %.2f GiB",
+            throughput.speed,
+            100 * (throughput.wait_share or 0.0),
+            run.record["peak_memory_gib"],
         )
     if not run.best_checkpoint.is_file():
         return
