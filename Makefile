@@ -37,7 +37,13 @@ lint: setup  ## Check style and types
 board: setup  ## Open TensorBoard on outputs/
 	$(BIN)/tensorboard --logdir outputs --samples_per_plugin images=500
 
+benchmark: setup  ## Measure speed against other loaders, loops and the course's script (an hour; data/ must be there)
+	$(BIN)/pip install --quiet --disable-pip-version-check --constraint constraints.txt --editable '.[dev,fast]'
+	$(BIN)/python benchmarks/input_pipeline.py
+	$(BIN)/python benchmarks/training_step.py
+	$(BIN)/python benchmarks/transfer_sweep.py
+
 clean:  ## Remove .venv and tool caches (outputs/ and data/ stay)
 	rm -rf $(VENV) .pytest_cache .mypy_cache .ruff_cache
 
-.PHONY: help setup quickstart test test-all lint board clean
+.PHONY: help setup quickstart test test-all lint board benchmark clean
