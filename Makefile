@@ -37,7 +37,13 @@ lint: setup  ## Check style and types
 board: setup  ## Start TensorBoard on outputs/, for this machine only
 	$(BIN)/tensorboard --logdir outputs --host 127.0.0.1 --samples_per_plugin scalars=100000,images=500,histograms=200
 
+benchmark: setup  ## Measure speed against other loaders, loops and the course's script (an hour; data/ must be there)
+	$(BIN)/pip install --quiet --disable-pip-version-check --constraint constraints.txt --editable '.[dev,fast]'
+	$(BIN)/python benchmarks/input_pipeline.py
+	$(BIN)/python benchmarks/training_step.py
+	$(BIN)/python benchmarks/transfer_sweep.py
+
 clean:  ## Remove .venv and tool caches (outputs/ and data/ stay)
 	rm -rf $(VENV) .pytest_cache .mypy_cache .ruff_cache
 
-.PHONY: help setup quickstart test test-all lint board clean
+.PHONY: help setup quickstart test test-all lint board benchmark clean

@@ -9,12 +9,13 @@ in outputs/benchmark_accuracy.
 
 import json
 import os
-import platform
 import subprocess
 import sys
 from pathlib import Path
 from statistics import mean
 
+from common import hardware
+from common import table as markdown
 from scipy.stats import binomtest
 
 HERE = Path(__file__).parent
@@ -101,14 +102,6 @@ def interval(accuracy: float, count: int) -> list[float]:
     return [round(ci.low, 3), round(ci.high, 3)]
 
 
-def hardware() -> str:
-    cpu = next(
-        (line.split(":")[1].strip() for line in Path("/proc/cpuinfo").read_text().splitlines() if "model name" in line),
-        platform.processor(),
-    )
-    return f"{cpu}, {os.cpu_count()} cores"
-
-
 def table(rows: list[dict]) -> str:
     def score(row: dict, key: str, bounds: str) -> str:
         return f"{row[key]:.4f} ({row[bounds][0]:.3f}-{row[bounds][1]:.3f})" if key in row else ""
@@ -122,7 +115,7 @@ def table(rows: list[dict]) -> str:
         ]
         for row in rows
     ]
-    return "\n".join("| " + " | ".join(line) + " |" for line in [HEAD, ["---"] * len(HEAD), *cells])
+    return markdown(HEAD, cells)
 
 
 def read(path: Path):

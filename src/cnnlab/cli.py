@@ -36,8 +36,16 @@ VERBS = {
     "predict": "name what is on pictures: cnnlab predict run=outputs/... images=photos/",
     "compare": "say which setting of a sweep is better, and how sure that is: cnnlab compare outputs/...",
     "visualize": "draw what a network learned: cnnlab visualize run=outputs/... what=features layer=0",
+    "cache": "show or remove what is kept of images: cnnlab cache ls, cnnlab cache rm unused_days=30",
 }
-RESUMABLE = ("trainer.max_epochs=", "trainer.devices=", "trainer.accelerator=", "paths.", "data.num_workers=")
+RESUMABLE = (
+    "trainer.max_epochs=",
+    "trainer.devices=",
+    "trainer.accelerator=",
+    "paths.",
+    "data.num_workers=",
+    "speed.cache_gib=",
+)
 """What may change when a run is continued."""
 
 

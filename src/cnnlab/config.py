@@ -75,6 +75,7 @@ class DataConfig:
     channels: int
     batch_size: int
     num_workers: int | None
+    record_cache: str
     val_fraction: float
     test_fraction: float
     split_seed: int
@@ -88,6 +89,8 @@ class DataConfig:
 class FreezeConfig:
     phases: Any
     batch_norm: str
+    cache: str
+    cache_views: int | None
 
 
 @dataclass
@@ -98,6 +101,7 @@ class SpeedConfig:
     deterministic: bool
     benchmark: bool
     num_threads: int | None
+    cache_gib: float | None
 
 
 @dataclass

@@ -13,13 +13,13 @@ from PIL import Image
 from torchvision.transforms import v2
 
 from cnnlab.config import CONFIG_DIR, build_entries, compose
+from cnnlab.data.decoding import to_pixels
 from cnnlab.data.transforms import (
     BATCH_TRANSFORMS,
     EvalTransform,
     RandomAffine,
     TrainTransform,
     batch_transforms,
-    to_tensor,
 )
 from cnnlab.errors import InputError
 from cnnlab.seeds import derived_rng
@@ -159,7 +159,7 @@ def test_training_sees_what_evaluation_sees_unless_something_cuts():
 def test_random_crop_is_a_window_of_the_padded_image():
     (crop,) = entries("random_crop", size=16).values()
     image = picture("L")
-    pixels = EvalTransform(16, 20).resize(to_tensor(image))
+    pixels = EvalTransform(16, 20).resize(to_pixels(image))
     padded = np.pad(pixels[0].numpy(), 4, mode="reflect")
     windows = np.lib.stride_tricks.sliding_window_view(padded, (16, 16))
     places = set()

@@ -2,19 +2,21 @@
 
 import hashlib
 import logging
-import os
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
+from typing import Any, Protocol
 
+import joblib
 import lightning as L
 import torch
 from torch import Tensor
-from torch.utils.data import DataLoader, Dataset, Sampler
+from torch.utils.data import BatchSampler, DataLoader, Dataset, Sampler
 
 from cnnlab.data.images import LabelledImages, Splits
 from cnnlab.data.scanning import scan
 from cnnlab.data.splitting import content_hash, fewer, report_copies, select, split
+from cnnlab.data.store import Entry
 from cnnlab.data.transforms import EvalTransform, TrainTransform
 from cnnlab.errors import InputError
 from cnnlab.seeds import derive, derived_rng
@@ -22,6 +24,14 @@ from cnnlab.seeds import derive, derived_rng
 log = logging.getLogger(__name__)
 Draw = tuple[int, int]
 """An epoch and the index of an image: all that its augmentation depends on, beside the seed."""
+
+
+class Cached(Protocol):
+    """Gives the batches of a loader in a form that spares work (training.feature_cache)."""
+
+    def train(self, loader: DataLoader) -> Any: ...
+
+    def val(self, loader: DataLoader) -> Any: ...
 
 
 class ImageDataModule(L.LightningDataModule):
@@ -55,6 +65,9 @@ class ImageDataModule(L.LightningDataModule):
         self.batch_size = batch_size
         self.num_workers = default_workers(len(parts.train)) if num_workers is None else num_workers
         self.seed = seed
+        self.cached: Cached | None = None
+        self.records: dict[str, Entry] = {}
+        """Part -> its images as the transform of that part prepares them."""
         self.train_transform = TrainTransform(augmentations, image_size, resize_size)
         self.eval_transform = EvalTransform(image_size, resize_size)
 
@@ -66,20 +79,26 @@ class ImageDataModule(L.LightningDataModule):
     def train_fingerprint(self) -> str:
         """Identifies the training images as evaluation sees them: contents, order, channels and size."""
         images = self.parts.train
-        digest = hashlib.blake2b(f"{self.channels} {self.eval_transform}".encode(), digest_size=16)
+        digest = hashlib.blake2b(f"{self.channels} {self.eval_transform.prepared_as()}".encode(), digest_size=16)
         for index in range(len(images)):
             digest.update(self.digests[images.name(index)].encode())
         return digest.hexdigest()
 
-    def train_dataloader(self) -> DataLoader:
+    def train_dataloader(self) -> Any:
         world_size, rank = (self.trainer.world_size, self.trainer.global_rank) if self.trainer else (1, 0)
-        dataset = ImageDataset(self.parts.train, self.train_transform, self.channels, self.seed)
+        dataset = ImageDataset(
+            self.parts.train, self.train_transform, self.channels, self.seed, self.records.get("train")
+        )
         sampler = EpochSampler(len(dataset), self.seed, world_size, rank)
         # A last batch of one image has no batch statistics; a smaller one also recompiles a compiled network.
-        return self._loader(dataset, sampler, drop_last=len(sampler) >= self.batch_size)
+        loader = self._loader(dataset, sampler, drop_last=len(sampler) >= self.batch_size)
+        return self.cached.train(loader) if self.cached else loader
 
-    def val_dataloader(self) -> DataLoader | list:
-        return self.eval_dataloader(self.parts.val) if self.parts.val is not None else []
+    def val_dataloader(self) -> Any:
+        if self.parts.val is None:
+            return []
+        loader = self.eval_dataloader(self.parts.val)
+        return self.cached.val(loader) if self.cached else loader
 
     def test_dataloader(self) -> DataLoader | list:
         return self.eval_dataloader(self.parts.test) if self.parts.test is not None else []
@@ -91,7 +110,8 @@ class ImageDataModule(L.LightningDataModule):
 
     def eval_dataset(self, images: LabelledImages) -> "ImageDataset":
         """`images` as evaluation sees them."""
-        return ImageDataset(images, self.eval_transform, self.channels, self.seed)
+        records = self.records.get("val") if images is self.parts.val else None
+        return ImageDataset(images, self.eval_transform, self.channels, self.seed, records)
 
     def sample(self, count: int) -> Tensor:
         """At most `count` training images, chosen by the seed, as evaluation sees them: uint8 N x C x H x W."""
@@ -106,12 +126,14 @@ class ImageDataModule(L.LightningDataModule):
         for images, _ in self._loader(dataset, [(0, index) for index in range(len(dataset))]):
             yield images.float() / 255
 
-    def _loader(self, dataset: Dataset, sampler: Sampler | Sequence[Draw], drop_last: bool = False) -> DataLoader:
+    def _loader(self, dataset: Dataset, sampler: Any, drop_last: bool = False) -> DataLoader:
+        return self.loader(dataset, BatchSampler(sampler, self.batch_size, drop_last))
+
+    def loader(self, dataset: Dataset, batches: Iterable) -> DataLoader:
+        """The batches of `dataset` whose draws `batches` lists, prepared by the workers."""
         return DataLoader(
             dataset,
-            batch_size=self.batch_size,
-            sampler=sampler,
-            drop_last=drop_last,
+            batch_sampler=batches,
             num_workers=self.num_workers,
             persistent_workers=self.num_workers > 0,
             pin_memory=torch.cuda.is_available(),
@@ -120,22 +142,38 @@ class ImageDataModule(L.LightningDataModule):
 
 
 class ImageDataset(Dataset):
-    """Images as (uint8 C x H x W, label); the transform's randomness depends on (seed, epoch, index) alone."""
+    """Images as (uint8 C x H x W, label); the transform's randomness depends on (seed, epoch, index) alone.
 
-    def __init__(self, images: LabelledImages, transform: Callable, channels: int, seed: int) -> None:
+    records: what the transform's `prepare` gives, for the images that it holds.
+    """
+
+    def __init__(
+        self,
+        images: LabelledImages,
+        transform: EvalTransform | TrainTransform,
+        channels: int,
+        seed: int,
+        records: Entry | None = None,
+    ) -> None:
         self.images = images
         self.transform = transform
         self.channels = channels
         self.seed = seed
+        self.records = records
 
     def __len__(self) -> int:
         return len(self.images)
 
     def __getitem__(self, draw: Draw) -> tuple[Tensor, int]:
         epoch, index = draw
-        image = self.images.load(index, self.channels)
+        pixels = self._prepared(index)
         with derived_rng(self.seed, "augmentation", epoch, index):
-            return self.transform(image), int(self.images.labels[index])
+            return self.transform.augment(pixels), int(self.images.labels[index])
+
+    def _prepared(self, index: int) -> Tensor:
+        if self.records is not None and (digest := self.images.digest(index)) in self.records:
+            return self.records[digest]
+        return self.transform.prepare(self.images.tensor(index, self.channels))
 
 
 class EpochSampler(Sampler[Draw]):
@@ -236,9 +274,11 @@ def check_loading(batch_size: int, num_workers: int | None) -> None:
 
 
 def default_workers(images: int) -> int:
-    """One process for each core that this process may use, up to 8; none for data too small to be worth one."""
-    available = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else (os.cpu_count() or 1)
-    return min(8, available) if images > 2500 else 0
+    """One process for each core that this process may use, up to 8; none for data too small to be worth one.
+
+    A container's CPU quota counts as so many cores.
+    """
+    return min(8, joblib.cpu_count()) if images > 2500 else 0
 
 
 def _one_thread(worker: int) -> None:

@@ -11,8 +11,9 @@ from typing import Any, Protocol
 
 import numpy as np
 from PIL import Image
+from torch import Tensor
 
-from cnnlab.data.decoding import decode
+from cnnlab.data.decoding import decode, decode_pixels, to_pixels
 
 
 class LabelledImages(Protocol):
@@ -37,6 +38,10 @@ class LabelledImages(Protocol):
 
     def load(self, index: int, channels: int) -> Image.Image:
         """Image `index` as an 8-bit PIL image with 1 or 3 channels."""
+        ...
+
+    def tensor(self, index: int, channels: int, side: int | None = None) -> Tensor:
+        """The pixels of `load` as uint8 C x H x W; fewer of a file that has far more than `side` on its short side."""
         ...
 
     def name(self, index: int) -> str:
@@ -65,6 +70,8 @@ class ImageFiles:
     labels: np.ndarray
     classes: list[str]
     wnids: list[str] | None = None
+    digests: list[str] | None = None
+    """What `digest` gives for each, once the files have been scanned."""
 
     def __len__(self) -> int:
         return len(self.paths)
@@ -72,14 +79,24 @@ class ImageFiles:
     def load(self, index: int, channels: int) -> Image.Image:
         return decode(self.paths[index], channels)
 
+    def tensor(self, index: int, channels: int, side: int | None = None) -> Tensor:
+        return decode_pixels(self.paths[index], channels, side)
+
     def name(self, index: int) -> str:
         return self.paths[index].relative_to(self.root).as_posix()
 
     def digest(self, index: int) -> str:
+        if self.digests is not None:
+            return self.digests[index]
         return hashlib.blake2b(self.paths[index].read_bytes(), digest_size=16).hexdigest()
 
     def subset(self, indices: Sequence[int] | np.ndarray) -> ImageFiles:
-        return replace(self, paths=[self.paths[i] for i in indices], labels=self.labels[np.asarray(indices, int)])
+        return replace(
+            self,
+            paths=[self.paths[i] for i in indices],
+            labels=self.labels[np.asarray(indices, int)],
+            digests=self.digests and [self.digests[i] for i in indices],
+        )
 
     def with_classes(self, kept: Sequence[int]) -> ImageFiles:
         return replace(self, **_renumbered(self, kept))
@@ -101,6 +118,9 @@ class ImageArray:
 
     def load(self, index: int, channels: int) -> Image.Image:
         return Image.fromarray(self.pixels[index]).convert("L" if channels == 1 else "RGB")
+
+    def tensor(self, index: int, channels: int, side: int | None = None) -> Tensor:
+        return to_pixels(self.load(index, channels))
 
     def name(self, index: int) -> str:
         return f"{self.numbers[index]:05d}"
@@ -131,7 +151,8 @@ def joined(first: LabelledImages, second: LabelledImages) -> LabelledImages:
     labels = np.concatenate([first.labels, second.labels])
     if isinstance(first, ImageFiles) and isinstance(second, ImageFiles):
         root = Path(os.path.commonpath([first.root, second.root]))
-        return replace(first, root=root, paths=first.paths + second.paths, labels=labels)
+        digests = first.digests + second.digests if first.digests and second.digests else None
+        return replace(first, root=root, paths=first.paths + second.paths, labels=labels, digests=digests)
     if isinstance(first, ImageArray) and isinstance(second, ImageArray):
         pixels = np.concatenate([first.pixels, second.pixels])
         numbers = np.concatenate([first.numbers, len(first) + second.numbers])

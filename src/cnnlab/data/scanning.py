@@ -4,12 +4,12 @@ import hashlib
 import json
 import logging
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from tqdm import tqdm
 
-from cnnlab.data.decoding import decode
+from cnnlab.data.decoding import decode_pixels
 from cnnlab.data.images import ImageFiles, LabelledImages
 from cnnlab.errors import DataError, InputError
 from cnnlab.files import write_text
@@ -53,7 +53,8 @@ def scan(images: LabelledImages, bad_images: str, cache_dir: Path) -> Scan:
     if gone:
         names = ", ".join(images.classes[label] for label in sorted(gone))
         raise DataError(f"No readable image is left in class {names} of {images.root}. Add some, or remove the class.")
-    return Scan(kept, [results[index][0] for index in good], bad)
+    digests = [results[index][0] for index in good]
+    return Scan(replace(kept, digests=digests), digests, bad)
 
 
 def _first(bad: dict[str, str]) -> list[str]:
@@ -108,7 +109,7 @@ def _read(path: Path) -> tuple[str, str]:
     if name != str(path):
         return "", f"{name}: the name is not in UTF-8"
     try:
-        decode(path, channels=3)
+        decode_pixels(path, channels=3)
         return hashlib.blake2b(path.read_bytes(), digest_size=16).hexdigest(), ""
     except DataError as error:
         return "", str(error)

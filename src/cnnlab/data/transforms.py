@@ -9,6 +9,7 @@ from PIL import Image
 from torch import Tensor
 from torchvision.transforms import v2
 
+from cnnlab.data.decoding import to_pixels
 from cnnlab.errors import InputError
 
 MIXING = (v2.MixUp, v2.CutMix)
@@ -16,11 +17,6 @@ MIXING = (v2.MixUp, v2.CutMix)
 BATCH_TRANSFORMS = (v2.GaussianNoise, *MIXING)
 """Augmentations that work on float images or on whole batches, hence on the device rather than in the workers."""
 BORDERS = ("constant", "edge", "reflect", "symmetric")
-
-
-def to_tensor(image: Image.Image) -> Tensor:
-    """uint8, C x H x W."""
-    return v2.functional.pil_to_tensor(image)
 
 
 class EvalTransform:
@@ -31,12 +27,24 @@ class EvalTransform:
         self.resize = v2.Resize(resize_size, antialias=True)
         self.crop = v2.CenterCrop(image_size)
 
-    def __repr__(self) -> str:
-        return f"resize {self.resize.size[0]}, crop {self.image_size}"
-
     def __call__(self, image: Image.Image | Tensor) -> Tensor:
         """A uint8 tensor of C x image_size x image_size."""
-        return self.crop(self.resize(image if isinstance(image, Tensor) else to_tensor(image)))
+        return self.augment(self.prepare(image))
+
+    def prepare(self, image: Image.Image | Tensor) -> Tensor:
+        """What is the same for an image each time."""
+        return self.crop(self.resize(image if isinstance(image, Tensor) else to_pixels(image)))
+
+    def augment(self, pixels: Tensor) -> Tensor:
+        """What differs: nothing."""
+        return pixels
+
+    def needed_side(self) -> None:
+        """`prepare` resizes every image."""
+
+    def prepared_as(self) -> dict[str, int]:
+        """What the result of `prepare` depends on, beside the image."""
+        return {"resize_size": self.resize.size[0], "image_size": self.image_size}
 
 
 class TrainTransform:
@@ -49,21 +57,44 @@ class TrainTransform:
         self.augmentations = [step for step in augmentations if not isinstance(step, BATCH_TRANSFORMS)]
         self.evaluation = EvalTransform(image_size, resize_size)
 
-    def __call__(self, image: Image.Image) -> Tensor:
+    def __call__(self, image: Image.Image | Tensor) -> Tensor:
         """A uint8 tensor of C x image_size x image_size."""
-        if self._has(v2.RandomResizedCrop):
-            pixels = to_tensor(image)
-        elif self._has(v2.RandomCrop):
-            pixels = self.evaluation.resize(to_tensor(image))
-        else:
-            pixels = self.evaluation(image)
+        return self.augment(self.prepare(image))
+
+    def prepare(self, image: Image.Image | Tensor) -> Tensor:
+        """What is the same for an image each time: uint8 C x H x W."""
+        pixels = image if isinstance(image, Tensor) else to_pixels(image)
+        if self._first(v2.RandomResizedCrop):
+            return pixels
+        return self.evaluation.resize(pixels) if self._first(v2.RandomCrop) else self.evaluation(pixels)
+
+    def augment(self, pixels: Tensor) -> Tensor:
+        """What differs each time: a uint8 tensor of C x image_size x image_size."""
         for step in self.augmentations:
             pixels = step(pixels)
         size = self.evaluation.image_size
         return pixels if pixels.shape[-2:] == (size, size) else self.evaluation(pixels)
 
-    def _has(self, kind: type) -> bool:
-        return any(isinstance(step, kind) for step in self.augmentations)
+    def needed_side(self) -> int | None:
+        """Pixels of the short side of an image that suffice for RandomResizedCrop; None for others.
+
+        The smallest crop then has about as many pixels as the network takes, up to twice the side of evaluation.
+        """
+        crop = self._first(v2.RandomResizedCrop)
+        if crop is None:
+            return None
+        return min(math.ceil(max(crop.size) / math.sqrt(crop.scale[0])), 2 * self.evaluation.resize.size[0])
+
+    def prepared_as(self) -> dict[str, int]:
+        """What the result of `prepare` depends on, beside the image."""
+        if self._first(v2.RandomResizedCrop):
+            return {}
+        if self._first(v2.RandomCrop):
+            return {"resize_size": self.evaluation.resize.size[0]}
+        return self.evaluation.prepared_as()
+
+    def _first(self, kind: type) -> Any:
+        return next((step for step in self.augmentations if isinstance(step, kind)), None)
 
 
 def batch_transforms(augmentations: Iterable[torch.nn.Module], num_classes: int) -> list[torch.nn.Module]:

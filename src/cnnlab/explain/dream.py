@@ -14,8 +14,7 @@ from torch import Tensor
 from tqdm import tqdm
 
 from cnnlab.data.datasets.image_folder import find_pictures
-from cnnlab.data.decoding import decode
-from cnnlab.data.transforms import to_tensor
+from cnnlab.data.decoding import decode, to_pixels
 from cnnlab.errors import DataError, InputError
 from cnnlab.explain.album import Album
 from cnnlab.explain.feature_maps import layer_outputs, layer_patterns, resolve_layers, stage_index
@@ -119,7 +118,7 @@ def source(subject: Subject, options: Options) -> Tensor:
     if min(picture.size) < SMALLEST:
         raise DataError(f"{options.image} has {picture.width} x {picture.height} pixels; {SMALLEST} a side are needed.")
     picture.thumbnail((options.size, options.size), Image.Resampling.LANCZOS)
-    return to_tensor(picture)[None].float() / 255
+    return to_pixels(picture)[None].float() / 255
 
 
 def octave_sizes(size: Sequence[int], octaves: int, scale: float) -> list[tuple[int, int]]:

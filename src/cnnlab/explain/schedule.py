@@ -68,7 +68,7 @@ def draw(subject: Subject, options: Options, output: Path) -> list[Path]:
 def simulate(network: nn.Module, cfg: dict[str, Any], steps: int, trusted: tuple[str, ...]) -> Schedule:
     """Step the config's scheduler on the network's parameter groups, which may be without memory, and train nothing."""
     epochs = cfg["trainer"]["max_epochs"]
-    plan = FreezePlan(network, **cfg["freeze"])
+    plan = FreezePlan(network, cfg["freeze"]["phases"], cfg["freeze"]["batch_norm"])
     decay = [e for e in build_entries(cfg["regularization"], trusted).values() if isinstance(e, WeightDecay)]
     lr = cfg["optimizer"]["lr"]
     groups = parameter_groups(network, plan, lr, decay[0].weight_decay if decay else 0.0)

@@ -10,8 +10,7 @@ from PIL import Image
 from torch import Tensor, nn
 from tqdm import tqdm
 
-from cnnlab.data.decoding import decode
-from cnnlab.data.transforms import to_tensor
+from cnnlab.data.decoding import decode, to_pixels
 from cnnlab.errors import InputError
 from cnnlab.explain.album import Album
 from cnnlab.explain.feature_maps import layer_outputs, layer_patterns, resolve_layers
@@ -165,7 +164,7 @@ def _read(subject: Subject, key: str, path: str | None, size: int) -> Tensor:
         (max(SMALLEST, round(image.width * factor)), max(SMALLEST, round(image.height * factor))),
         Image.Resampling.LANCZOS,
     )
-    return to_tensor(image)[None].float() / 255
+    return to_pixels(image)[None].float() / 255
 
 
 def _scaled(image: Tensor, factor: float) -> Tensor:

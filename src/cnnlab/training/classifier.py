@@ -1,9 +1,10 @@
 """The LightningModule: any network with its preprocessing, trained and scored as a classifier."""
 
 import math
+import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, NamedTuple
 
 import lightning as L
 import torch
@@ -15,6 +16,7 @@ from torchmetrics.classification import MulticlassAccuracy, MulticlassConfusionM
 from torchvision.transforms import v2
 
 from cnnlab.errors import DivergedError
+from cnnlab.models.cutting import Cut
 from cnnlab.models.weighted import weights_of
 from cnnlab.seeds import derive
 from cnnlab.training.freezing import FreezePlan
@@ -43,6 +45,16 @@ class Recipe:
     channels_last: bool = True
 
 
+class FeatureBatch(NamedTuple):
+    """Images whose frozen part is done already."""
+
+    features: Tensor
+    """What the classifier's `cut` gave for the images, N x ..."""
+    labels: Tensor
+    draws: Tensor
+    """int64 N x 2: the view (-1: as in evaluation) and the index of each image."""
+
+
 class Classifier(L.LightningModule):
     """Preprocessing and network; `recipe` is None where it only predicts.
 
@@ -63,11 +75,15 @@ class Classifier(L.LightningModule):
         self.network = network
         self.classes = list(classes)
         self._recipe = recipe
+        self.cut: Cut | None = None
+        self.step_ended = 0.0
+        """When the callbacks of the last training batch were done, on time.perf_counter's clock."""
         count = len(classes)
-        self.train_accuracy, self.train_loss_epoch = MulticlassAccuracy(count, average="micro"), MeanMetric()
+        self.train_accuracy = MulticlassAccuracy(count, average="micro", validate_args=False)
+        self.train_loss_epoch = MeanMetric()
         self.val_scores, self.test_scores = _scores(count, "val/"), _scores(count, "test/")
         self.val_loss, self.test_loss = MeanMetric(), MeanMetric()
-        self.confusion = MulticlassConfusionMatrix(count)
+        self.confusion = MulticlassConfusionMatrix(count, validate_args=False)
         if recipe:
             self.loss = recipe.loss()
             epsilon = recipe.label_smoothing.epsilon
@@ -83,6 +99,18 @@ class Classifier(L.LightningModule):
     def forward(self, images: Tensor) -> Tensor:
         """uint8 or float-in-[0, 1] images N x C x H x W -> float32 logits N x classes."""
         return self.network(self.preprocessing(self.to_float(images))).float()
+
+    def features(self, images: Tensor) -> Tensor:
+        """uint8 or float-in-[0, 1] images N x C x H x W -> what the frozen stages below the cut make of them."""
+        assert self.cut is not None
+        return self.cut.prefix(self.preprocessing(self.to_float(images)))
+
+    def from_features(self, features: Tensor) -> Tensor:
+        """`features` of images -> float32 logits N x classes."""
+        assert self.cut is not None
+        if features.ndim == 4 and self.recipe.channels_last:
+            features = features.to(memory_format=torch.channels_last)
+        return self.cut.tail(features).float()
 
     def to_float(self, images: Tensor) -> Tensor:
         """Images in [0, 1], in the memory format that convolutions are fastest in."""
@@ -113,14 +141,17 @@ class Classifier(L.LightningModule):
         steps = self.recipe.batch_transforms
         return v2.Compose(steps)(self.to_float(images), labels) if steps else (self.to_float(images), labels)
 
-    def training_step(self, batch: tuple[Tensor, Tensor], batch_idx: int) -> Tensor:
-        images, labels = batch
-        augmented, targets = self.augment(images, labels)
-        if self.recipe.adversary:
-            augmented = self.recipe.adversary.attacked(self, augmented, targets)
-        logits = self(augmented)
+    def training_step(self, batch: tuple[Tensor, Tensor] | FeatureBatch, batch_idx: int) -> Tensor:
+        labels = targets = batch[1]
+        if isinstance(batch, FeatureBatch):
+            logits = self.from_features(batch.features)
+        else:
+            images, targets = self.augment(*batch)
+            if self.recipe.adversary:
+                images = self.recipe.adversary.attacked(self, images, targets)
+            logits = self(images)
         loss = self.train_loss(logits, targets)
-        if not torch.isfinite(loss):
+        if self._may_wait() and not torch.isfinite(loss):
             rates = ", ".join(f"{group['lr']:.3g}" for group in self.trainer.optimizers[0].param_groups)
             raise DivergedError(
                 f"The loss is {loss.item()} at step {self.global_step} "
@@ -139,21 +170,30 @@ class Classifier(L.LightningModule):
             loss = loss + term
         return loss
 
-    def validation_step(self, batch: tuple[Tensor, Tensor], batch_idx: int) -> None:
-        logits = self._score("val", *batch, self.val_scores, self.val_loss)
+    def on_train_batch_end(self, outputs: Any, batch: Any, batch_idx: int) -> None:
+        self.step_ended = time.perf_counter()
+
+    def _may_wait(self) -> bool:
+        """Whether the step may look at a number: always on the CPU, elsewhere when metrics are logged anyway."""
+        if self.device.type == "cpu":
+            return True
+        every: int = self.trainer.log_every_n_steps  # type: ignore[attr-defined]
+        return (self.global_step + 1) % every == 0
+
+    def validation_step(self, batch: tuple[Tensor, Tensor] | FeatureBatch, batch_idx: int) -> None:
+        logits = self.from_features(batch.features) if isinstance(batch, FeatureBatch) else self(batch[0])
+        self._score("val", logits, batch[1], self.val_scores, self.val_loss)
         self.confusion.update(logits, batch[1])
 
     def test_step(self, batch: tuple[Tensor, Tensor], batch_idx: int) -> None:
-        self._score("test", *batch, self.test_scores, self.test_loss)
+        self._score("test", self(batch[0]), batch[1], self.test_scores, self.test_loss)
 
-    def _score(self, part: str, images: Tensor, labels: Tensor, scores: MetricCollection, loss: MeanMetric) -> Tensor:
+    def _score(self, part: str, logits: Tensor, labels: Tensor, scores: MetricCollection, loss: MeanMetric) -> None:
         """Metric objects are logged, not their values: they weight by image and gather over ranks exactly."""
-        logits = self(images)
         scores.update(logits, labels)
         loss.update(self.loss(logits, labels), len(labels))
         self.log(f"{part}/loss", loss, on_step=False, on_epoch=True)
         self.log_dict(scores, on_step=False, on_epoch=True)
-        return logits
 
     def on_validation_epoch_start(self) -> None:
         self.confusion.reset()
@@ -184,11 +224,12 @@ class Classifier(L.LightningModule):
 
 
 def _scores(count: int, prefix: str) -> MetricCollection:
+    """Without validation of their arguments, which waits for the device in every step."""
     return MetricCollection(
         {
-            "acc": MulticlassAccuracy(count, average="micro"),
-            "acc_top5": MulticlassAccuracy(count, top_k=min(5, count), average="micro"),
-            "f1": MulticlassF1Score(count, average="macro"),
+            "acc": MulticlassAccuracy(count, average="micro", validate_args=False),
+            "acc_top5": MulticlassAccuracy(count, top_k=min(5, count), average="micro", validate_args=False),
+            "f1": MulticlassF1Score(count, average="macro", validate_args=False),
         },
         prefix=prefix,
         compute_groups=False,

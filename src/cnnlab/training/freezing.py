@@ -56,6 +56,13 @@ class FreezePlan:
     def ever_freezes(self, network: nn.Module) -> bool:
         return any(set(phase.trainable) != set(stages(network)) for phase in self.phases)
 
+    def first_trained(self, network: nn.Module, epoch: int) -> str | None:
+        """The first stage that any phase up to `epoch` trains, if stages with parameters lie below it, all frozen."""
+        trained = {name for phase in self.phases if phase.epoch <= epoch for name in phase.trainable}
+        weighted = [name for name, module in stages(network).items() if next(module.parameters(), None) is not None]
+        first = next((name for name in weighted if name in trained), None)
+        return None if first == weighted[0] else first
+
     def apply(self, network: nn.Module, epoch: int) -> None:
         """Set requires_grad, and the mode of batch norm, of every stage; call after anything that calls `train()`."""
         trainable = set(self.trainable(epoch))

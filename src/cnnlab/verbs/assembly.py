@@ -2,6 +2,7 @@
 
 import dataclasses
 import functools
+import inspect
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -12,10 +13,12 @@ import torch
 from lightning.pytorch.strategies import DDPStrategy
 from torch import nn
 
-from cnnlab.config import build, build_entries
+from cnnlab.config import build, build_entries, locate
 from cnnlab.data.datamodule import ImageDataModule, build_data
 from cnnlab.data.images import Splits
+from cnnlab.data.records import keep_records
 from cnnlab.data.splitting import content_hash
+from cnnlab.data.store import Store
 from cnnlab.data.transforms import batch_transforms
 from cnnlab.errors import InputError
 from cnnlab.loading import hyperparameters
@@ -28,6 +31,7 @@ from cnnlab.seeds import derive
 from cnnlab.training.callbacks.best_metric import BestMetric
 from cnnlab.training.callbacks.progress import Throughput
 from cnnlab.training.classifier import Classifier, Recipe
+from cnnlab.training.feature_cache import FeatureCache, build_feature_cache
 from cnnlab.training.freezing import FreezePlan
 from cnnlab.training.regularization import (
     AdversarialTraining,
@@ -42,6 +46,8 @@ Config = dict[str, Any]
 OWN_ARGUMENTS = ("scale_lr", "overfit_batches")
 """Entries of the config group trainer that Lightning does not get: its own overfit_batches takes the first images of
 the list, which are of one class where a data set is sorted."""
+NOT_OF_DATA = ("name", "root", "channels", "dataset", "record_cache")
+"""Entries of the config group data that `build_data` does not get."""
 LSUV_IMAGES = 64
 """Training images by whose outputs init=lsuv sets the scale of each layer."""
 WEIGHTED_BY: dict[str, Callable[[int], float]] = {
@@ -71,7 +77,7 @@ def data_from(cfg: Config, spec: InputSpec, trusted: tuple[str, ...]) -> ImageDa
 
     With trainer.overfit_batches so many random batches are all there is, to train and to validate on.
     """
-    options = {key: value for key, value in cfg["data"].items() if key not in ("name", "root", "channels", "dataset")}
+    options = {key: value for key, value in cfg["data"].items() if key not in NOT_OF_DATA}
     data = build_data(
         build(cfg["data"]["dataset"], trusted),
         augmentations=list(augmentations_from(cfg, trusted).values()),
@@ -158,10 +164,10 @@ def recipe_from(
     """The config groups `optimizer`, `scheduler`, `loss` and `freeze`, and what of the others acts during training."""
     by_type = {type(entry): entry for entry in regularizers.values()}
     return Recipe(
-        optimizer=build(cfg["optimizer"], trusted),
+        optimizer=optimizer_from(cfg, trusted),
         scheduler=build(cfg["scheduler"], trusted),
         loss=build(cfg["loss"], trusted),
-        plan=FreezePlan(network, **cfg["freeze"]),
+        plan=FreezePlan(network, cfg["freeze"]["phases"], cfg["freeze"]["batch_norm"]),
         lr=cfg["optimizer"]["lr"],
         scale_lr=lr_rule(cfg["trainer"]["scale_lr"]),
         seed=cfg["seed"],
@@ -173,6 +179,17 @@ def recipe_from(
         batch_transforms=batch_transforms(augmentations_from(cfg, trusted).values(), num_classes),
         channels_last=cfg["speed"]["channels_last"],
     )
+
+
+def optimizer_from(cfg: Config, trusted: tuple[str, ...]) -> Callable[..., torch.optim.Optimizer]:
+    """The config group `optimizer`, as one kernel for all parameters (`fused`) where it has that.
+
+    Not with the gradient scaler of float16, which Lightning cannot clip gradients with then.
+    """
+    node = cfg["optimizer"]
+    arguments = inspect.signature(locate(node["_target_"], trusted)).parameters
+    fused = "fused" in arguments and not {"fused", "foreach"} & set(node) and cfg["speed"]["precision"] != "16-mixed"
+    return build(node | ({"fused": True} if fused else {}), trusted)
 
 
 def trainer_from(
@@ -204,6 +221,34 @@ def trainer_from(
         enable_progress_bar=progress,
         default_root_dir=str(run.path),
     )
+
+
+def feature_cache_from(
+    cfg: Config, spec: InputSpec, classifier: Classifier, data: ImageDataModule, trainer: L.Trainer
+) -> FeatureCache | None:
+    """What of the config group `freeze` says that frozen stages see each image once."""
+    sizes = {key: value for key, value in dataclasses.asdict(spec).items() if key not in ("mean", "std")}
+    return build_feature_cache(
+        cfg["freeze"]["cache"],
+        cfg["freeze"]["cache_views"],
+        classifier,
+        data,
+        trainer,
+        store_from(cfg),
+        {"input": sizes, "augmentation": cfg["augmentation"]},
+    )
+
+
+def keep_records_from(cfg: Config, classifier: Classifier, data: ImageDataModule, trainer: L.Trainer) -> None:
+    """What of the config group `data` says that images are decoded once; where features are kept, they are not read."""
+    plan = classifier.recipe.plan
+    last = trainer.max_epochs if trainer.max_epochs and trainer.max_epochs > 0 else plan.phases[-1].epoch + 2
+    reading = [e for e in range(last) if not data.cached or plan.first_trained(classifier.network, e) is None]
+    keep_records(cfg["data"]["record_cache"], data, store_from(cfg), len(reading))
+
+
+def store_from(cfg: Config) -> Store:
+    return Store(Path(cfg["paths"]["cache_dir"]), cfg["speed"]["cache_gib"])
 
 
 def lr_rule(name: str) -> Callable[[int], float]:

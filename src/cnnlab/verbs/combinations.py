@@ -65,7 +65,7 @@ def _check_with_data(
         check_initialization(network, init.pop("name"), init.pop("modules", None), init)
     plan = FreezePlan(network, [{"epoch": 0, "train": "all"}])
     with problems:
-        plan = FreezePlan(network, **cfg["freeze"])
+        plan = FreezePlan(network, cfg["freeze"]["phases"], cfg["freeze"]["batch_norm"])
     with problems:
         _check_batch_norm(network, plan, data.batch_size)
 

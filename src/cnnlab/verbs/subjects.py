@@ -22,6 +22,7 @@ from cnnlab.models.weighted import HEADS
 from cnnlab.models.weights import Weights, find_weights
 from cnnlab.runs.folder import read_config
 from cnnlab.verbs.assembly import (
+    NOT_OF_DATA,
     Config,
     data_from,
     network_from,
@@ -183,7 +184,7 @@ def data_of_run(cfg: Config, spec: dict[str, int], packages: Sequence[str], augm
         channels=spec["channels"],
         image_size=spec["image_size"],
         resize_size=spec["resize_size"],
-        **{key: value for key, value in cfg["data"].items() if key not in ("name", "root", "channels", "dataset")},
+        **{key: value for key, value in cfg["data"].items() if key not in NOT_OF_DATA},
     )
 
 

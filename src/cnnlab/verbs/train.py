@@ -4,6 +4,7 @@ import logging
 from pathlib import Path
 from typing import Any
 
+import joblib
 import lightning as L
 import torch
 from lightning.pytorch.utilities.exceptions import MisconfigurationException, SIGTERMException
@@ -16,10 +17,17 @@ from cnnlab.models.weighted import weights_of
 from cnnlab.runs.folder import RunFolder
 from cnnlab.runs.tensorboard import session
 from cnnlab.training.callbacks.best_metric import BestMetric
-from cnnlab.training.callbacks.progress import Throughput
+from cnnlab.training.callbacks.progress import Throughput, peak_memory
 from cnnlab.training.classifier import Classifier
 from cnnlab.training.regularization import is_proximal, sparsity
-from cnnlab.verbs.assembly import Config, classifier_from, spec_from, trainer_from
+from cnnlab.verbs.assembly import (
+    Config,
+    classifier_from,
+    feature_cache_from,
+    keep_records_from,
+    spec_from,
+    trainer_from,
+)
 from cnnlab.verbs.combinations import checked_data
 
 log = logging.getLogger(__name__)
@@ -28,14 +36,15 @@ log = logging.getLogger(__name__)
 def train(cfg: Config, run: RunFolder, resume_from: Path | None = None) -> dict[str, Any]:
     """Train what `cfg` (plain, resolved, checked) describes; returns the run's record."""
     require_device(cfg["trainer"]["accelerator"])
-    if cfg["speed"]["num_threads"]:
-        torch.set_num_threads(cfg["speed"]["num_threads"])
+    torch.set_num_threads(cfg["speed"]["num_threads"] or min(torch.get_num_threads(), joblib.cpu_count()))
     trusted = trusted_prefixes(cfg)
     spec = spec_from(cfg["model"])
     data = checked_data(cfg, spec, trusted)
     regularizers = build_entries(cfg["regularization"], trusted)
     classifier = classifier_from(cfg, spec, data, regularizers, trusted)
     trainer = trainer_from(cfg, run, classifier, regularizers, trusted)
+    data.cached = feature_cache_from(cfg, spec, classifier, data, trainer)
+    keep_records_from(cfg, classifier, data, trainer)
     describe(run, data, trainer)
     with session(trainer.loggers, run.record["settings"]):
         fit(trainer, classifier, data, resume_from)
@@ -77,6 +86,7 @@ def describe(run: RunFolder, data: ImageDataModule, trainer: L.Trainer) -> None:
 
 def fit(trainer: L.Trainer, classifier: Classifier, data: ImageDataModule, resume_from: Path | None) -> None:
     """Lightning turns Ctrl-C and SIGTERM into exits, wrong settings into its own error; give back what they are."""
+    threads = torch.get_num_threads()
     try:
         trainer.fit(classifier, datamodule=data, ckpt_path=resume_from)
     except MisconfigurationException as error:
@@ -85,6 +95,8 @@ def fit(trainer: L.Trainer, classifier: Classifier, data: ImageDataModule, resum
         if isinstance(error, SIGTERMException) or isinstance(error.__context__, KeyboardInterrupt):
             raise KeyboardInterrupt from error
         raise
+    finally:
+        torch.set_num_threads(threads)  # training on cached features takes fewer
 
 
 def keep_best(run: RunFolder, trainer: L.Trainer, classifier: Classifier, data: ImageDataModule) -> None:
@@ -98,6 +110,15 @@ def keep_best(run: RunFolder, trainer: L.Trainer, classifier: Classifier, data: 
             best={} if best.value is None else {best.monitor: best.value, "epoch": best.epoch},
             last={**last, "epoch": trainer.current_epoch - 1},
             images_per_second=round(throughput.speed, 2) if throughput.speed else None,
+            data_wait_share=round(throughput.wait_share, 3) if throughput.wait_share is not None else None,
+            peak_memory_gib=round(peak_memory(trainer.strategy.root_device) / 2**30, 2),
+        )
+    if throughput.speed:
+        log.info(
+            "Training: %.0f images/s, %.0f %% of the time waiting for data; peak memory %.2f GiB",
+            throughput.speed,
+            100 * (throughput.wait_share or 0.0),
+            run.record["peak_memory_gib"],
         )
     if not run.best_checkpoint.is_file():
         return

@@ -7,7 +7,7 @@ import torch
 
 from cnnlab.explain.grids import tile, to_uint8
 from cnnlab.training.callbacks.tensorboard import tensorboard_writer
-from cnnlab.training.classifier import Classifier
+from cnnlab.training.classifier import Classifier, FeatureBatch
 
 
 class InputBatch(L.Callback):
@@ -22,8 +22,11 @@ class InputBatch(L.Callback):
         if batch_idx or trainer.current_epoch % self.every_n_epochs:
             return
         if writer := tensorboard_writer(trainer):
-            devices = [pl_module.device] if pl_module.device.type == "cuda" else []
-            with torch.random.fork_rng(devices):
-                torch.manual_seed(pl_module.step_seed())
-                images, _ = pl_module.augment(*batch)
+            if isinstance(batch, FeatureBatch):
+                images = trainer.datamodule.cached.images(batch.draws[: self.images])  # type: ignore[attr-defined]
+            else:
+                devices = [pl_module.device] if pl_module.device.type == "cuda" else []
+                with torch.random.fork_rng(devices):
+                    torch.manual_seed(pl_module.step_seed())
+                    images, _ = pl_module.augment(*batch)
             writer.add_image("input/train", tile(to_uint8(images[: self.images].cpu())), trainer.global_step)

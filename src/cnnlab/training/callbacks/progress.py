@@ -1,9 +1,12 @@
-"""A progress bar that shows loss, accuracy and images per second; and the speed for the run's record."""
+"""A progress bar that shows loss, accuracy and images per second; speed and memory for the run's record."""
 
+import resource
+import sys
 import time
 from typing import Any
 
 import lightning as L
+import torch
 from lightning.pytorch.callbacks import TQDMProgressBar
 
 from cnnlab.training.classifier import Classifier
@@ -22,11 +25,15 @@ class Progress(TQDMProgressBar):
 
 
 class Throughput(L.Callback):
-    """Counts training images and the seconds of training epochs (validation aside), over all ranks."""
+    """Counts training images and the seconds of training epochs (validation aside), over all ranks.
+
+    Belongs before all other callbacks, so that their work is not taken for waiting.
+    """
 
     def __init__(self) -> None:
         self.images = 0
         self.seconds = 0.0
+        self.waited = 0.0
         self._began = 0.0
 
     @property
@@ -34,8 +41,16 @@ class Throughput(L.Callback):
         """Training images per second over the whole fit so far; None before the first batch."""
         return self.images / self.seconds if self.seconds else None
 
+    @property
+    def wait_share(self) -> float | None:
+        """The share of those seconds in which the step waited for its batch; None before the first one."""
+        return self.waited / self.seconds if self.seconds else None
+
     def on_train_epoch_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         self._began = time.perf_counter()
+
+    def on_train_batch_start(self, trainer: L.Trainer, pl_module: Classifier, batch: Any, batch_idx: int) -> None:
+        self.waited += time.perf_counter() - max(self._began, pl_module.step_ended)
 
     def on_train_batch_end(
         self, trainer: L.Trainer, pl_module: L.LightningModule, outputs: Any, batch: Any, batch_idx: int
@@ -47,3 +62,10 @@ class Throughput(L.Callback):
 
     def on_validation_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         self._began = time.perf_counter()
+
+
+def peak_memory(device: torch.device) -> int:
+    """Bytes: on a GPU of tensors, on the CPU of this process with all its libraries."""
+    if device.type == "cuda":
+        return torch.cuda.max_memory_allocated(device)
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1 if sys.platform == "darwin" else 1024)

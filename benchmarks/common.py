@@ -1,0 +1,113 @@
+"""What the benchmarks share: interleaved repetitions, ratios with their spread, the environment, tables and plots."""
+
+import argparse
+import json
+import os
+import platform
+from collections.abc import Callable, Mapping, Sequence
+from datetime import date
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from statistics import median
+from typing import Any
+
+PACKAGES = ("cnnlab", "torch", "torchvision", "lightning", "timm", "pillow", "simplejpeg", "numpy")
+RESULTS = Path(__file__).parent / "results"
+
+
+def arguments(description: str) -> argparse.ArgumentParser:
+    """--quick, --json FILE and --data FOLDER, which every benchmark takes."""
+    parser = argparse.ArgumentParser(description=description)
+    parser.add_argument("--quick", action="store_true", help="less of everything: under three minutes, rough figures")
+    parser.add_argument("--json", type=Path, metavar="FILE", help="where the results go")
+    parser.add_argument("--data", type=Path, default=Path("data"), help="the folder with flower_photos and weights")
+    return parser
+
+
+def interleaved(variants: Mapping[str, Callable[[], float]], rounds: int) -> dict[str, list[float]]:
+    """Every variant once, then every one again: what slows the machine down for a while hits all of them."""
+    found: dict[str, list[float]] = {name: [] for name in variants}
+    for number in range(rounds):
+        for name, measure in variants.items():
+            found[name].append(measure())
+            print(f"round {number + 1} of {rounds}: {name} {found[name][-1]:.4g}", flush=True)
+    return found
+
+
+def spread(values: Sequence[float]) -> dict[str, float]:
+    return {"median": median(values), "min": min(values), "max": max(values), "n": len(values)}
+
+
+def ratio(larger: Sequence[float], smaller: Sequence[float]) -> dict[str, float]:
+    """Median, least and largest of the quotients of one round each."""
+    return spread([a / b for a, b in zip(larger, smaller, strict=True)])
+
+
+def report(name: str, given: argparse.Namespace, values: Mapping[str, Any], ratios: Mapping[str, dict]) -> None:
+    """Print the ratios and the environment; write all of it as JSON, and the ratios as a picture beside it."""
+    result = {"benchmark": name, "quick": given.quick, "environment": environment(), "values": values, "ratios": ratios}
+    rows = [
+        [title, *(f"{entry[key]:.3g}" for key in ("median", "min", "max")), entry["n"]]
+        for title, entry in ratios.items()
+    ]
+    print(f"\n{hardware()}\n\n{table(['ratio', 'median', 'min', 'max', 'n'], rows)}")
+    path = given.json or (None if given.quick else RESULTS / f"{name}.json")
+    if path:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(json.dumps(result, indent=2) + "\n")
+        plot(path.with_suffix(".png"), name, ratios)
+
+
+def environment() -> dict[str, Any]:
+    import torch
+
+    return {
+        "date": date.today().isoformat(),
+        "hardware": hardware(),
+        "cores": len(os.sched_getaffinity(0)),
+        "threads": torch.get_num_threads(),
+        "load": os.getloadavg()[0],
+        "python": platform.python_version(),
+        "packages": versions(),
+    }
+
+
+def versions() -> dict[str, str]:
+    found = {}
+    for package in PACKAGES:
+        try:
+            found[package] = version(package)
+        except PackageNotFoundError:
+            continue
+    return found
+
+
+def hardware() -> str:
+    cpu = next(
+        (line.split(":")[1].strip() for line in Path("/proc/cpuinfo").read_text().splitlines() if "model name" in line),
+        platform.processor(),
+    )
+    return f"{cpu}, {os.cpu_count()} cores"
+
+
+def table(head: Sequence[str], rows: Sequence[Sequence[Any]]) -> str:
+    """A Markdown table."""
+    lines = [head, ["---"] * len(head), *rows]
+    return "\n".join("| " + " | ".join(map(str, line)) + " |" for line in lines)
+
+
+def plot(path: Path, name: str, ratios: Mapping[str, dict]) -> None:
+    """Every ratio as a bar from 0, with a line from its least to its largest value."""
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(9, 1 + 0.5 * len(ratios)), layout="constrained")
+    axes = figure.subplots()
+    middle = [entry["median"] for entry in ratios.values()]
+    below = [entry["median"] - entry["min"] for entry in ratios.values()]
+    above = [entry["max"] - entry["median"] for entry in ratios.values()]
+    axes.barh(list(ratios), middle, xerr=[below, above], capsize=3, color="#4878a8")
+    axes.bar_label(axes.containers[-1], fmt="%.2f", label_type="center", color="white")
+    axes.axvline(1, color="grey", linestyle=":")
+    axes.invert_yaxis()
+    axes.set_title(f"{name}: {hardware()}", fontsize=9)
+    figure.savefig(path, dpi=120)

@@ -1,0 +1,156 @@
+"""Images per second from a folder of JPEG files to ready batches, against torchvision's and timm's loaders.
+
+    python benchmarks/input_pipeline.py --data FOLDER [--quick] [--json FILE]
+
+Every loader cuts RandomResizedCrop(224, scale 0.35 to 1), flips, and gives normalised float batches of 32 of the
+flowers, with the same number of worker processes. Ours is measured twice: its first epoch, which decodes and keeps
+records in an empty cache, and its second, which reads them; and once without records.
+"""
+
+import shutil
+import tempfile
+import time
+from collections.abc import Callable, Iterable
+from pathlib import Path
+
+import torch
+from common import arguments, interleaved, ratio, report
+from torch.utils.data import DataLoader, Subset
+from torchvision import datasets
+from torchvision import transforms as v1
+from torchvision.transforms import v2
+
+from cnnlab.data.datamodule import ImageDataModule, build_data
+from cnnlab.data.datasets.flowers import flowers
+from cnnlab.data.records import keep_records
+from cnnlab.data.store import Store
+from cnnlab.models.building import IMAGENET_MEAN, IMAGENET_STD
+from cnnlab.models.preprocessing import Normalize
+
+BATCH = 32
+SCALE = (0.35, 1.0)
+
+
+def main() -> None:
+    parser = arguments(__doc__.splitlines()[0])
+    parser.add_argument("--workers", type=int, default=2)
+    given = parser.parse_args()
+    root, count = given.data / "flower_photos", 600 if given.quick else None
+    scans = Path(tempfile.mkdtemp())
+    ours(root, count, given.workers, scans)  # the list of checked files is kept by then
+    variants = {
+        "torchvision": lambda: speed_of(torchvision_loader(root, count, given.workers)),
+        "timm": lambda: speed_of(timm_loader(root, count, given.workers)),
+        **our_epochs(root, count, given.workers, scans),
+    }
+    speeds = interleaved(variants, rounds=2 if given.quick else 5)
+    shutil.rmtree(scans)
+    ratios = {
+        f"{epoch} / {peer}": ratio(speeds[epoch], speeds[peer])
+        for epoch in ("first epoch", "second epoch", "no records")
+        for peer in ("torchvision", "timm")
+    }
+    report("input_pipeline", given, {"images_per_second": speeds, "workers": given.workers}, ratios)
+
+
+def speed_of(batches: Iterable) -> float:
+    """Images per second of one epoch, worker start-up included."""
+    began, images = time.perf_counter(), 0
+    for batch, _ in batches:
+        assert batch.dtype == torch.float32
+        assert batch.shape[1:] == (3, 224, 224)
+        images += len(batch)
+    return images / (time.perf_counter() - began)
+
+
+def some(dataset, count: int | None):
+    """Every k-th image, so that all classes are among them."""
+    return dataset if count is None else Subset(dataset, range(0, len(dataset), len(dataset) // count)[:count])
+
+
+def torchvision_loader(root: Path, count: int | None, workers: int) -> DataLoader:
+    """As the course and most scripts do it."""
+    steps = v1.Compose(
+        [
+            v1.RandomResizedCrop(224, scale=SCALE),
+            v1.RandomHorizontalFlip(),
+            v1.ToTensor(),
+            v1.Normalize(IMAGENET_MEAN, IMAGENET_STD),
+        ]
+    )
+    dataset = some(datasets.ImageFolder(str(root), steps), count)
+    return DataLoader(dataset, batch_size=BATCH, shuffle=True, num_workers=workers, drop_last=True)
+
+
+def timm_loader(root: Path, count: int | None, workers: int):
+    from timm.data import create_dataset, create_loader
+
+    dataset = create_dataset("", str(root))
+    if count is not None:
+        dataset.reader.samples = dataset.reader.samples[:: len(dataset) // count][:count]
+    return create_loader(
+        dataset,
+        input_size=(3, 224, 224),
+        batch_size=BATCH,
+        is_training=True,
+        scale=SCALE,
+        hflip=0.5,
+        color_jitter=None,
+        interpolation="bilinear",
+        mean=IMAGENET_MEAN,
+        std=IMAGENET_STD,
+        num_workers=workers,
+        device=torch.device("cpu"),
+        persistent_workers=False,
+    )
+
+
+def ours(root: Path, count: int | None, workers: int, cache: Path) -> ImageDataModule:
+    data = build_data(
+        lambda: flowers(root),
+        augmentations=[v2.RandomResizedCrop(224, scale=SCALE, antialias=True), v2.RandomHorizontalFlip()],
+        cache_dir=cache,
+        seed=0,
+        channels=3,
+        image_size=224,
+        resize_size=256,
+        batch_size=BATCH,
+        num_workers=workers,
+        val_fraction=0.01,
+    )
+    train = data.parts.train
+    if count is not None:
+        data.parts = data.parts.__class__(train.subset(range(0, len(train), len(train) // count)[:count]))
+    return data
+
+
+def our_epochs(root: Path, count: int | None, workers: int, scans: Path) -> dict[str, Callable[[], float]]:
+    normalize = Normalize(IMAGENET_MEAN, IMAGENET_STD)
+    made: dict[str, Path] = {}
+
+    def epoch(data: ImageDataModule, store: Store | None) -> float:
+        """The share of building what is missing counts."""
+        began = time.perf_counter()
+        if store:
+            keep_records("on", data, store, epochs=10)
+        loader = data.train_dataloader()
+        images = 0
+        for batch, _ in loader:
+            images += len(normalize(batch.float() / 255))
+        return images / (time.perf_counter() - began)
+
+    def first() -> float:
+        if "cache" in made:
+            shutil.rmtree(made["cache"])
+        made["cache"] = Path(tempfile.mkdtemp())
+        return epoch(ours(root, count, workers, scans), Store(made["cache"]))
+
+    return {
+        "no records": lambda: epoch(ours(root, count, workers, scans), None),
+        "first epoch": first,
+        "second epoch": lambda: epoch(ours(root, count, workers, scans), Store(made["cache"])),
+    }
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,194 @@
+"""Images per second of a training step of the whole network, against a plain PyTorch loop and timm's.
+
+    python benchmarks/training_step.py [--quick] [--json FILE]
+
+MobileNetV2, ResNet-18 and VGG16 on a fixed batch of 32 images of 224 pixels, AdamW, cross entropy:
+  plain    float32, contiguous, as in most scripts
+  bare     our step (uint8 batch, bfloat16, channels_last, our optimizer and preprocessing) in a loop of its own
+  ours     the same step in our program: Lightning's loop, metrics, logging, progress bar off
+  timm     timm's model of the name in bfloat16 and channels_last, its optimizer
+and of LeNet-5 what a step costs in our program beyond the bare one, in milliseconds.
+"""
+
+import logging
+import time
+import warnings
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import lightning as L
+import torch
+import torchvision
+from common import arguments, interleaved, ratio, report, spread
+from torch import Tensor, nn
+from torch.utils.data import DataLoader
+
+from cnnlab.models.building import IMAGENET_MEAN, IMAGENET_STD
+from cnnlab.models.lenet5 import LeNet5
+from cnnlab.models.preprocessing import Normalize
+from cnnlab.models.stages import with_features_and_classifier
+from cnnlab.training.classifier import Classifier, Recipe
+from cnnlab.training.freezing import FreezePlan
+from cnnlab.training.schedulers import constant
+
+CLASSES = 10
+TIMM = {"mobilenet_v2": "mobilenetv2_100", "resnet18": "resnet18", "vgg16": "vgg16"}
+Step = Callable[[], float]
+
+
+def main() -> None:
+    given = arguments(__doc__.splitlines()[0]).parse_args()
+    for name in ("lightning", "lightning.pytorch"):
+        logging.getLogger(name).setLevel(logging.ERROR)
+    warnings.filterwarnings("ignore")
+    batch, steps, rounds = (8, 1, 2) if given.quick else (32, 6, 5)
+    networks = ["mobilenet_v2", "resnet18"] if given.quick else list(TIMM)
+    values: dict[str, Any] = {"batch": batch}
+    ratios: dict[str, dict] = {}
+    for name in networks:
+        seconds = interleaved(variants(name, batch, steps), rounds)
+        values[name] = {variant: [batch / second for second in found] for variant, found in seconds.items()}
+        ratios[f"{name}: ours / plain"] = ratio(seconds["plain"], seconds["ours"])
+        ratios[f"{name}: ours / timm"] = ratio(seconds["timm"], seconds["ours"])
+        ratios[f"{name}: overhead, ours / bare (time)"] = ratio(seconds["ours"], seconds["bare"])
+    lenet = interleaved(lenet5_variants(60 if given.quick else 300), rounds)
+    ratios["lenet5: overhead, ms a step"] = spread(
+        [1000 * (a - b) for a, b in zip(lenet["ours"], lenet["bare"], strict=True)]
+    )
+    values["lenet5, seconds a step"] = lenet
+    report("training_step", given, values, ratios)
+
+
+def variants(name: str, batch: int, steps: int) -> dict[str, Step]:
+    pixels = torch.randint(0, 256, (batch, 3, 224, 224), dtype=torch.uint8)
+    labels = torch.randint(0, CLASSES, (batch,))
+
+    def network() -> nn.Module:
+        return with_features_and_classifier(torchvision.models.get_model(name, num_classes=CLASSES))
+
+    normalize = Normalize(IMAGENET_MEAN, IMAGENET_STD)
+    return {
+        "plain": plain(network(), normalize(pixels.float() / 255), labels, steps),
+        "bare": our_step(classifier_of(network(), normalize), pixels, labels, steps, amp=True),
+        "ours": in_trainer(classifier_of(network(), normalize), pixels, labels, steps, "bf16-mixed"),
+        "timm": timm_step(TIMM[name], normalize(pixels.float() / 255), labels, steps),
+    }
+
+
+def lenet5_variants(steps: int) -> dict[str, Step]:
+    torch.set_num_threads(1)
+    pixels = torch.randint(0, 256, (32, 1, 32, 32), dtype=torch.uint8)
+    labels = torch.randint(0, CLASSES, (32,))
+    return {
+        "bare": our_step(classifier_of(LeNet5(), nn.Identity()), pixels, labels, steps, amp=False),
+        "ours": in_trainer(classifier_of(LeNet5(), nn.Identity()), pixels, labels, steps, "32-true"),
+    }
+
+
+def classifier_of(network: nn.Module, preprocessing: nn.Module) -> Classifier:
+    recipe = Recipe(
+        optimizer=torch.optim.AdamW,
+        scheduler=constant,
+        loss=nn.CrossEntropyLoss,
+        plan=FreezePlan(network, [{"epoch": 0, "train": "all"}]),
+        lr=1e-4,
+        scale_lr=lambda processes: 1,
+        seed=0,
+    )
+    return Classifier(preprocessing, network, [str(number) for number in range(CLASSES)], {}, recipe)
+
+
+def timed(step: Callable[[], None], steps: int) -> float:
+    """Seconds of a step, after one that is not counted."""
+    step()
+    began = time.perf_counter()
+    for _ in range(steps):
+        step()
+    return (time.perf_counter() - began) / steps
+
+
+def plain(network: nn.Module, images: Tensor, labels: Tensor, steps: int) -> Step:
+    """The loop of most scripts."""
+    optimizer = torch.optim.AdamW(network.parameters(), lr=1e-4)
+    loss_function = nn.CrossEntropyLoss()
+
+    def step() -> None:
+        optimizer.zero_grad()
+        loss = loss_function(network(images), labels)
+        loss.backward()
+        optimizer.step()
+
+    return lambda: timed(step, steps)
+
+
+def our_step(classifier: Classifier, pixels: Tensor, labels: Tensor, steps: int, amp: bool) -> Step:
+    """What a step of ours computes, and nothing around it."""
+    classifier.network.to(memory_format=torch.channels_last)
+    optimizer = torch.optim.AdamW(classifier.parameters(), lr=1e-4, fused=True)
+
+    def step() -> None:
+        optimizer.zero_grad()
+        with torch.autocast("cpu", torch.bfloat16, enabled=amp):
+            loss = classifier.train_loss(classifier(pixels), labels)
+        loss.backward()
+        optimizer.step()
+
+    return lambda: timed(step, steps)
+
+
+def timm_step(name: str, images: Tensor, labels: Tensor, steps: int) -> Step:
+    import timm
+    from timm.optim import create_optimizer_v2
+
+    network = timm.create_model(name, num_classes=CLASSES).to(memory_format=torch.channels_last)
+    images = images.to(memory_format=torch.channels_last)
+    optimizer = create_optimizer_v2(network, opt="adamw", lr=1e-4)
+    loss_function = nn.CrossEntropyLoss()
+
+    def step() -> None:
+        optimizer.zero_grad()
+        with torch.autocast("cpu", torch.bfloat16):
+            loss = loss_function(network(images), labels)
+        loss.backward()
+        optimizer.step()
+
+    return lambda: timed(step, steps)
+
+
+class Clock(L.Callback):
+    """When each batch ended."""
+
+    def __init__(self) -> None:
+        self.ends: list[float] = []
+
+    def on_train_batch_end(self, *_: Any) -> None:
+        self.ends.append(time.perf_counter())
+
+
+def in_trainer(classifier: Classifier, pixels: Tensor, labels: Tensor, steps: int, precision: str) -> Step:
+    """Seconds of a step inside `Trainer.fit`, from the end of the first batch on."""
+
+    def measure() -> float:
+        clock = Clock()
+        trainer = L.Trainer(
+            accelerator="cpu",
+            devices=1,
+            precision=precision,
+            max_epochs=1,
+            callbacks=[clock],
+            logger=False,
+            enable_checkpointing=False,
+            enable_progress_bar=False,
+            enable_model_summary=False,
+            log_every_n_steps=10,
+            default_root_dir=Path("/tmp"),
+        )
+        trainer.fit(classifier, DataLoader([(pixels, labels)] * (steps + 1), batch_size=None))
+        return (clock.ends[-1] - clock.ends[0]) / steps
+
+    return measure
+
+
+if __name__ == "__main__":
+    main()

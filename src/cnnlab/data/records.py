@@ -1,0 +1,98 @@
+"""Images as training needs them, decoded and brought to size once (`data.record_cache`)."""
+
+import logging
+from collections.abc import Iterable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+
+import joblib
+from torch import Tensor
+from torchvision.transforms import v2
+
+from cnnlab.data.datamodule import ImageDataModule
+from cnnlab.data.images import ImageFiles, LabelledImages
+from cnnlab.data.store import Entry, Store
+from cnnlab.data.transforms import EvalTransform, TrainTransform
+from cnnlab.errors import InputError
+
+log = logging.getLogger(__name__)
+FORMAT = 1
+"""Counts up when the same key gives other records than before."""
+TRIED = 16
+"""Images from whose sizes the room for all of them is estimated."""
+BATCH = 64
+
+
+def keep_records(setting: str, data: ImageDataModule, store: Store, epochs: int) -> None:
+    """Give `data` records of its training and validation images, if `data.record_cache` and the machine allow it.
+
+    epochs: how often training reads the images. Raises InputError for a setting that there is not,
+    and for "on" where records cannot be.
+    """
+    if setting not in ("auto", "on", "off"):
+        raise InputError(f"data.record_cache={setting}: use auto, on or off.")
+    if setting == "off":
+        return
+    try:
+        if setting == "auto" and epochs < 2:
+            raise InputError(f"training reads each image {'once' if epochs else 'never'}.")
+        _check(data, store)
+        data.records = {
+            part: records_of(images, transform, data.channels, store)
+            for part, images, transform in (
+                ("train", data.parts.train, data.train_transform),
+                ("val", data.parts.val, data.eval_transform),
+            )
+            if images is not None
+        }
+    except (InputError, OSError) as error:
+        if setting == "on":
+            raise InputError(f"data.record_cache=on cannot be: {error}") from error
+        log.info("Record cache off: %s", error)
+
+
+def records_of(images: LabelledImages, transform: EvalTransform | TrainTransform, channels: int, store: Store) -> Entry:
+    """The entry that holds every image as `transform` prepares it, uint8 C x H x W.
+
+    A picture whose short side has more than `transform.needed_side()` pixels is reduced to that; others keep every bit.
+    Raises OSError if the disk is full or cannot be written.
+    """
+    parts = {
+        "channels": channels,
+        "short_side": transform.needed_side(),
+        **transform.prepared_as(),
+        "format": FORMAT,
+    }
+    entry = store.entry("records", parts)
+    digests = [images.digest(index) for index in range(len(images))]
+    index_of = {digest: index for index, digest in enumerate(digests)}
+
+    def produce(batches: Iterator[Sequence[str]]) -> Iterator[list[Tensor]]:
+        with ThreadPoolExecutor(joblib.cpu_count()) as pool:
+            for batch in batches:
+                found: Iterable[Tensor] = pool.map(
+                    lambda digest: record(images, index_of[digest], transform, channels), batch
+                )
+                yield list(found)
+
+    if entry.missing(digests):
+        entry.fill(digests, produce, BATCH, "Resizing images")
+        store.shrink()
+    return entry
+
+
+def record(images: LabelledImages, index: int, transform: EvalTransform | TrainTransform, channels: int) -> Tensor:
+    """Image `index` as `transform` prepares it, contiguous; see `records_of`."""
+    side = transform.needed_side()
+    pixels = transform.prepare(images.tensor(index, channels, side))
+    if side is not None and min(pixels.shape[-2:]) > side:
+        pixels = v2.functional.resize(pixels, [side], antialias=True)
+    return pixels.contiguous()
+
+
+def _check(data: ImageDataModule, store: Store) -> None:
+    train = data.parts.train
+    if not isinstance(train, ImageFiles):
+        raise InputError("the images are in memory.")
+    tried = range(0, len(train), -(-len(train) // TRIED))
+    mean = sum(record(train, index, data.train_transform, data.channels).numel() for index in tried) / len(tried)
+    store.require_room(mean * (len(train) + len(data.parts.val or ())), "Resized images")

@@ -1,0 +1,300 @@
+"""One store on disk for what is expensive to compute from images: kept by key, shared by concurrent processes.
+
+    <folder>/<kind>/<key>/about.json                what the entry is
+    <folder>/<kind>/<key>/<bucket>-<n>.safetensors  shards: image -> tensor, read through memory maps
+    <folder>/<kind>/<key>/<bucket>.lock             held by the process that fills the bucket
+
+An entry holds one tensor for each image, under a hash of the image's content, so that every split and subset of the
+data shares it. Shards appear whole or not at all and are never changed. Locks are the operating system's: those of a
+killed process are free again.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import logging
+import math
+import os
+import shutil
+import time
+from collections import defaultdict, deque
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from importlib.metadata import PackageNotFoundError, version
+from itertools import pairwise
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from filelock import FileLock, Timeout
+from tqdm import tqdm
+
+from cnnlab.errors import InputError
+from cnnlab.files import write_atomically, write_json
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+log = logging.getLogger(__name__)
+PACKAGES = ("torch", "torchvision", "pillow", "simplejpeg")
+KINDS = ("features", "records")
+ABOUT = "about.json"
+GIB = 1 << 30
+POLL_SECONDS = 0.2
+Produce = Callable[[Iterator[Sequence[str]]], Iterable[Sequence["Tensor"]]]
+
+
+class Store:
+    """The entries below `folder`; beyond `limit_gib` the least recently used ones go (None: no limit)."""
+
+    def __init__(self, folder: Path, limit_gib: float | None = None) -> None:
+        self.folder = folder
+        self.limit_gib = limit_gib
+        self._opened: set[Path] = set()
+
+    def entry(self, kind: str, parts: dict[str, Any]) -> Entry:
+        """The entry that `parts` identify: plain values, everything that its tensors depend on beside the image.
+
+        The versions of the libraries that make tensors of images are added.
+        """
+        parts = parts | {"versions": library_versions()}
+        path = self.folder / kind / key_of(parts)
+        entry = Entry(path, parts)
+        entry.describe()
+        os.utime(path / ABOUT)
+        self._opened.add(path)
+        return entry
+
+    def require_room(self, size: float, what: str) -> None:
+        """Raises InputError if `size` bytes are more than the limit, or than the disk has left."""
+        self.folder.mkdir(parents=True, exist_ok=True)
+        free = float(shutil.disk_usage(self.folder).free)
+        room = free if self.limit_gib is None else min(self.limit_gib * GIB, free)
+        if size > room:
+            sizes = f"{size / GIB:.1f} GiB, and there is room for {room / GIB:.1f}"
+            raise InputError(f"{what} need {sizes} (speed.cache_gib, free disk).")
+
+    def infos(self) -> list[Info]:
+        """Every entry, the most recently used first."""
+        found = [_info(path) for kind in KINDS for path in (self.folder / kind).glob("*/")]
+        return sorted((info for info in found if info), key=lambda info: info.used, reverse=True)
+
+    def shrink(self) -> list[Info]:
+        """Remove the least recently used entries beyond the limit, but none that this process has opened."""
+        if self.limit_gib is None:
+            return []
+        infos = self.infos()
+        excess = sum(info.size for info in infos) - self.limit_gib * GIB
+        removed = []
+        for info in reversed(infos):
+            if excess > 0 and info.path not in self._opened:
+                remove(info.path)
+                removed.append(info)
+                excess -= info.size
+        if removed:
+            log.info("Cache: removed %d entries that were used longest ago.", len(removed))
+        if excess > 0:
+            log.warning("The cache in %s is %.1f GiB larger than speed.cache_gib.", self.folder, excess / GIB)
+        return removed
+
+
+@dataclass(frozen=True)
+class Info:
+    """An entry as `cnnlab cache ls` shows it; size in bytes, used in seconds since 1970."""
+
+    path: Path
+    kind: str
+    key: str
+    size: int
+    used: float
+    parts: dict[str, Any]
+
+
+class Entry:
+    """Tensors by image; what other processes add is seen after `refresh`."""
+
+    def __init__(self, path: Path, parts: dict[str, Any]) -> None:
+        self.path = path
+        self.parts = parts
+        self._shards: dict[str, Any] = {}
+        self._shard_of: dict[str, Any] = {}
+        self.refresh()
+
+    def describe(self) -> None:
+        """Write down what the entry is, unless that is there."""
+        if not (self.path / ABOUT).is_file():
+            write_json(self.path / ABOUT, self.parts)
+
+    def __reduce__(self) -> tuple:
+        """Worker processes that are not forked open the files themselves."""
+        return Entry, (self.path, self.parts)
+
+    def refresh(self) -> None:
+        """Open the shards that are new; a damaged one is removed, and its images are missing again."""
+        from safetensors import SafetensorError, safe_open
+
+        for file in sorted(self.path.glob("*.safetensors")):
+            if file.name in self._shards:
+                continue
+            try:
+                shard = safe_open(file, framework="pt")
+            except FileNotFoundError:  # another process has just removed the entry
+                continue
+            except (SafetensorError, OSError) as error:
+                log.warning("Cache: %s is damaged (%s) and was removed.", file, error)
+                file.unlink(missing_ok=True)
+                continue
+            self._shards[file.name] = shard
+            for image in shard.keys():  # noqa: SIM118
+                self._shard_of.setdefault(image, shard)
+
+    def __contains__(self, image: str) -> bool:
+        return image in self._shard_of
+
+    def __getitem__(self, image: str) -> Tensor:
+        """A view of the memory map: not to be written to."""
+        return self._shard_of[image].get_tensor(image)
+
+    def missing(self, images: Iterable[str]) -> list[str]:
+        """Those of `images` that the entry does not hold, each once, in order."""
+        return [image for image in dict.fromkeys(images) if image not in self]
+
+    def claims(self, images: Sequence[str]) -> Iterator[Claim]:
+        """Portions of what is missing of `images`, each claimed for this process until it is written or released.
+
+        Portions that another process works on are passed over: call again until nothing is missing.
+        """
+        count = bucket_count(len(images))
+        buckets: dict[int, list[str]] = defaultdict(list)
+        for image in self.missing(images):
+            buckets[int(image[:8], 16) % count].append(image)
+        first = os.getpid() % count  # processes that start together begin at different buckets
+        for bucket in sorted(buckets, key=lambda number: (number - first) % count):
+            name = f"{count}-{bucket:04d}"
+            lock = FileLock(self.path / f"{name}.lock")
+            try:
+                lock.acquire(blocking=False)
+            except Timeout:
+                continue
+            self.refresh()
+            if left := self.missing(buckets[bucket]):
+                for unfinished in self.path.glob(f".{name}-*"):  # of a process that was killed
+                    unfinished.unlink(missing_ok=True)
+                yield Claim(self, name, lock, left)
+            else:
+                lock.release()
+
+    def fill(self, images: Sequence[str], produce: Produce, batch_size: int, title: str, show: bool = True) -> None:
+        """Add what is missing of `images`; processes that fill the same entry share the work and wait for each other.
+
+        produce: for batches of at most `batch_size` images in the order in which they are asked for, the tensors.
+        Raises OSError if the disk is full or cannot be written.
+        """
+        missing = self.missing(images)
+        with tqdm(desc=title, total=len(missing), unit="img", leave=False, disable=not (show and missing)) as bar:
+            while missing:
+                if not self._fill_claimed(images, produce, batch_size, bar):
+                    time.sleep(POLL_SECONDS)
+                    self.refresh()
+                missing = self.missing(images)
+                bar.update(bar.total - len(missing) - bar.n)
+
+    def _fill_claimed(self, images: Sequence[str], produce: Produce, batch_size: int, bar: tqdm) -> bool:
+        """Add what no other process is at; whether there was anything of that kind."""
+        asked: deque[tuple[Claim, Sequence[str]]] = deque()
+
+        def batches() -> Iterator[Sequence[str]]:
+            for claim in self.claims(images):
+                for batch in _evenly(claim.images, batch_size):
+                    asked.append((claim, batch))
+                    yield batch
+
+        rows: dict[str, Tensor] = {}
+        wrote = False
+        for tensors in produce(batches()):
+            claim, batch = asked.popleft()
+            rows |= zip(batch, tensors, strict=True)
+            if len(rows) == len(claim.images):
+                claim.write(rows)
+                rows, wrote = {}, True
+            bar.update(len(batch))
+        return wrote
+
+    def _write(self, name: str, tensors: dict[str, Tensor]) -> None:
+        from safetensors.torch import save
+
+        self.describe()  # the entry may have been removed meanwhile
+        number = len(list(self.path.glob(f"{name}-*.safetensors")))
+        write_atomically(self.path / f"{name}-{number}.safetensors", lambda file: file.write(save(tensors)))
+        self.refresh()
+
+
+class Claim:
+    """Images that this process alone may add to an entry, for now."""
+
+    def __init__(self, entry: Entry, name: str, lock: FileLock, images: list[str]) -> None:
+        self.images = images
+        self._entry = entry
+        self._name = name
+        self._lock = lock
+
+    def write(self, tensors: dict[str, Tensor]) -> None:
+        """Add the tensors, one for each image of the claim, contiguous and on the CPU; ends the claim."""
+        try:
+            self._entry._write(self._name, tensors)
+        finally:
+            self._lock.release()
+
+    def release(self) -> None:
+        """End the claim without adding anything."""
+        self._lock.release()
+
+
+def key_of(parts: dict[str, Any]) -> str:
+    """A hash of plain values."""
+    text = json.dumps(parts, sort_keys=True, ensure_ascii=False)
+    return hashlib.blake2b(text.encode(), digest_size=10).hexdigest()
+
+
+def library_versions() -> dict[str, str | None]:
+    """Package -> version of what decodes, augments and computes; None for what is not installed."""
+    found: dict[str, str | None] = {}
+    for package in PACKAGES:
+        try:
+            found[package] = version(package)
+        except PackageNotFoundError:
+            found[package] = None
+    return found
+
+
+def bucket_count(images: int) -> int:
+    """A power of two, for portions of 64 images (of up to 1,024 in large data sets)."""
+    portion = min(max(64, math.isqrt(images)), 1024)
+    return 1 << max(0, round(math.log2(max(1, images) / portion)))
+
+
+def _evenly(images: Sequence[str], size: int) -> list[Sequence[str]]:
+    """Parts of at most `size`, of nearly equal length."""
+    count = -(-len(images) // size)
+    bounds = [len(images) * number // count for number in range(count + 1)]
+    return [images[start:stop] for start, stop in pairwise(bounds)]
+
+
+def remove(path: Path) -> None:
+    """Take an entry away at once; processes that read it keep what they have mapped."""
+    gone = path.with_name(f".{path.name}-{os.getpid()}-{time.monotonic_ns()}")
+    try:
+        path.rename(gone)
+    except FileNotFoundError:  # another process was faster
+        return
+    shutil.rmtree(gone, ignore_errors=True)
+
+
+def _info(path: Path) -> Info | None:
+    try:
+        about = path / ABOUT
+        parts = json.loads(about.read_text(encoding="utf-8"))
+        size = sum(file.stat().st_size for file in path.iterdir())
+        return Info(path, path.parent.name, path.name, size, about.stat().st_mtime, parts)
+    except (OSError, ValueError):  # removed meanwhile, or no entry of ours
+        return None

@@ -1,0 +1,306 @@
+"""Frozen stages see each image once: what they give is kept, and training reads it (`freeze.cache`).
+
+Training images have `freeze.cache_views` augmented views: number v in epoch v, and from then on all of them again and
+again, in an order drawn by the seed. Validation images have the one that evaluation sees.
+"""
+
+import logging
+from collections.abc import Callable, Iterator, Sequence
+from typing import Any
+
+import lightning as L
+import torch
+from lightning.pytorch.strategies import DDPStrategy, SingleDeviceStrategy
+from torch import Tensor
+from torch.nn.modules.batchnorm import _BatchNorm
+from torch.utils.data import DataLoader, Dataset
+
+from cnnlab.data.datamodule import ImageDataModule
+from cnnlab.data.images import LabelledImages
+from cnnlab.data.store import Entry, Store
+from cnnlab.data.transforms import MIXING
+from cnnlab.data.views import EVALUATION, Views
+from cnnlab.errors import InputError
+from cnnlab.models.cutting import Cut, cut_below, fingerprint
+from cnnlab.models.stages import stages
+from cnnlab.seeds import derive
+from cnnlab.training.classifier import Classifier, FeatureBatch
+
+log = logging.getLogger(__name__)
+FORMAT = 1
+"""Counts up when the same key gives other features than before."""
+SMALL_TAIL = 1_000_000
+"""Parameters up to which a second thread costs a classifier on the CPU more than it gives."""
+
+
+class FeatureCache:
+    """The batches of `data` as features, in the epochs in which the network's first stages are frozen.
+
+    keep: whether features are kept in `store` or computed anew each time, which gives the same training.
+    views: augmented views of each training image. identity: plain values that an image's pixels depend on, beside its
+        file; `augmentation` among them.
+    Raises InputError, saying why, if the features of an image cannot stay what they are.
+    """
+
+    def __init__(
+        self,
+        classifier: Classifier,
+        data: ImageDataModule,
+        trainer: L.Trainer,
+        store: Store,
+        *,
+        keep: bool,
+        views: int,
+        identity: dict[str, Any],
+    ) -> None:
+        self.classifier = classifier
+        self.data = data
+        self.trainer = trainer
+        self.store = store
+        self.keep = keep
+        self.identity = identity
+        noise = classifier.recipe.batch_transforms
+        self.augmented = bool(data.train_transform.augmentations or noise)
+        self.views = views if self.augmented else 1
+        train = data.parts.train
+        self.dataset: Dataset = (
+            Views(train, data.train_transform, data.channels, noise) if self.augmented else data.eval_dataset(train)
+        )
+        self._threads = torch.get_num_threads()
+        self._cuts: dict[str, Cut] = {}
+        self._entries: dict[tuple[str, int], Entry] = {}
+        self._digests: dict[str, list[str]] = {}
+        self._stage: str | None = None
+        self._check()
+
+    def train(self, loader: DataLoader) -> "Batches":
+        """`loader` of training images as features; each epoch's view in place of its own augmentation."""
+        return Batches(loader, self._train_batches)
+
+    def val(self, loader: DataLoader) -> "Batches":
+        """`loader` of validation images as features."""
+        return Batches(loader, self._val_batches)
+
+    def view(self, epoch: int) -> int:
+        """The view that `epoch` trains on."""
+        if not self.augmented:
+            return EVALUATION
+        turn, place = divmod(epoch, self.views)
+        if turn == 0:
+            return place
+        generator = torch.Generator().manual_seed(derive(self.data.seed, "views", turn))
+        return int(torch.randperm(self.views, generator=generator)[place])
+
+    def images(self, draws: Tensor) -> Tensor:
+        """The training images of a batch's draws: float32 N x C x H x W in [0, 1]."""
+        return self.classifier.to_float(torch.stack([self.dataset[tuple(draw)][0] for draw in draws.tolist()]))
+
+    # --- Whether it can be ---
+
+    def _check(self) -> None:
+        """Cut the network in front of what trains in each phase, and try the cut on two training images."""
+        recipe, network = self.classifier.recipe, self.classifier.network
+        mixing = [type(step).__name__ for step in recipe.batch_transforms if isinstance(step, MIXING)]
+        if mixing:
+            raise InputError(f"{mixing[0]} mixes images anew in every batch.")
+        if recipe.adversary:
+            raise InputError("regularization=[adversarial] attacks every image anew.")
+        if not isinstance(self.trainer.strategy, SingleDeviceStrategy | DDPStrategy):
+            raise InputError(f"{type(self.trainer.strategy).__name__} divides the network among processes.")
+        limit = self.trainer.limit_train_batches
+        if isinstance(limit, int) or limit < 1.0:
+            raise InputError("trainer.limit_train_batches leaves out training images.")
+        if recipe.plan.first_trained(network, 0) is None:
+            raise InputError("the first stage trains from the first epoch on.")
+        for phase in recipe.plan.phases:
+            stage = recipe.plan.first_trained(network, phase.epoch)
+            if stage is not None:
+                self._check_frozen(network, stage)
+                cut = self._cut_in_front_of(stage)
+                self._check_room(cut.prefix(self._sample())[0])
+        self._cuts.clear()  # weights and device may change until training begins
+
+    def _check_frozen(self, network: torch.nn.Module, stage: str) -> None:
+        names = list(stages(network))
+        below = [stages(network)[name] for name in names[: names.index(stage)]]
+        norms = any(isinstance(layer, _BatchNorm) for module in below for layer in module.modules())
+        if norms and self.classifier.recipe.plan.batch_norm == "train":
+            raise InputError("freeze.batch_norm=train lets the statistics of frozen stages drift.")
+
+    def _check_room(self, features: Tensor) -> None:
+        """Whether all views fit into the store and onto its disk."""
+        if not self.keep:
+            return
+        count = len(self.data.parts.train) * self.views + len(self.data.parts.val or ())
+        width = 2 if "16" in str(self.trainer.precision) else 4
+        self.store.require_room(
+            count * features.numel() * width, f"{count:,} times {' x '.join(map(str, features.shape))} features"
+        )
+
+    # --- Batches ---
+
+    def _train_batches(self, loader: DataLoader) -> Iterator:
+        epoch = self.classifier.current_epoch
+        cut = self._cut_of(epoch)
+        if cut is None:
+            return iter(loader)
+        return self._batches(cut, self.data.parts.train, self.dataset, loader, self.view(epoch))
+
+    def _val_batches(self, loader: DataLoader) -> Iterator:
+        cut = self._cut_of(self.classifier.current_epoch)
+        if cut is None or self.data.parts.val is None:
+            return iter(loader)
+        return self._batches(cut, self.data.parts.val, loader.dataset, loader, EVALUATION)
+
+    def _batches(
+        self, cut: Cut, images: LabelledImages, dataset: Dataset, loader: DataLoader, view: int
+    ) -> Iterator[FeatureBatch]:
+        batches = [[(view, index) for _, index in draws] for draws in loader.batch_sampler or ()]
+        entry = self._filled(cut, images, dataset, view) if self.keep else None
+        if entry is not None:
+            digests = self._digests_of(images)
+            found = (torch.stack([entry[digests[index]] for _, index in draws]) for draws in batches)
+            torch.set_num_threads(1 if self._is_small(cut) else self._threads)
+        else:
+            torch.set_num_threads(self._threads)
+            found = (self._compute(pixels) for pixels, _ in self.data.loader(dataset, batches))
+        for draws, features in zip(batches, found, strict=True):
+            labels = torch.from_numpy(images.labels[[index for _, index in draws]])
+            yield FeatureBatch(features, labels, torch.tensor(draws))
+
+    def _filled(self, cut: Cut, images: LabelledImages, dataset: Dataset, view: int) -> Entry | None:
+        """The entry of `view`, with the features of all `images`; None if they cannot be written."""
+        digests = self._digests_of(images)
+        try:
+            entry = self._entry(cut, view)
+            if entry.missing(digests):
+                self._fill(entry, digests, dataset, view)
+                self.store.shrink()
+        except OSError as error:
+            log.warning("Features cannot be kept in %s (%s): they are computed every time.", self.store.folder, error)
+            self.keep = False
+            return None
+        return entry
+
+    def _fill(self, entry: Entry, digests: list[str], dataset: Dataset, view: int) -> None:
+        torch.set_num_threads(self._threads)
+        index_of = {digest: index for index, digest in enumerate(digests)}
+
+        def produce(batches: Iterator[Sequence[str]]) -> Iterator[list[Tensor]]:
+            draws = ([(view, index_of[digest]) for digest in batch] for batch in batches)
+            for pixels, _ in self.data.loader(dataset, draws):
+                features = self._compute(pixels).cpu()
+                yield [row.clone(memory_format=torch.contiguous_format) for row in features]
+
+        name = "as evaluation sees them" if view == EVALUATION else f"view {view + 1} of {self.views}"
+        entry.fill(digests, produce, self.data.batch_size, f"Features, {name}", show=self.trainer.is_global_zero)
+
+    @torch.no_grad()
+    def _compute(self, pixels: Tensor) -> Tensor:
+        with self.trainer.precision_plugin.forward_context():
+            return self.classifier.features(pixels.to(self.classifier.device, non_blocking=True))
+
+    # --- What belongs together ---
+
+    def _cut_of(self, epoch: int) -> Cut | None:
+        """The cut in front of the first stage that has trained by `epoch`; logs when it changes."""
+        plan, network = self.classifier.recipe.plan, self.classifier.network
+        stage = plan.first_trained(network, epoch)
+        if stage is None and self._stage is not None:
+            log.info("Feature cache off from epoch %d on: %s trains.", epoch, next(iter(stages(network))))
+        elif stage is not None and stage != self._stage:
+            how = f"kept in {self.store.folder / 'features'}" if self.keep else "not kept"
+            views = f", {self.views} views of each image" if self.augmented else ""
+            log.info("Features below %s%s: %s", stage, views, how)
+        self._stage = stage
+        self.classifier.cut = self._cut_in_front_of(stage) if stage else None
+        if stage is None:
+            torch.set_num_threads(self._threads)
+        return self.classifier.cut
+
+    def _cut_in_front_of(self, stage: str) -> Cut:
+        if stage not in self._cuts:
+            self._cuts[stage] = cut_below(self.classifier.network, stage, self._sample())
+        return self._cuts[stage]
+
+    def _sample(self) -> Tensor:
+        """Two preprocessed training images."""
+        pixels = self.data.sample(2).to(self.classifier.device)
+        return self.classifier.preprocessing(self.classifier.to_float(pixels))
+
+    def _is_small(self, cut: Cut) -> bool:
+        """Whether what follows the cut is a small classifier on the CPU."""
+        size = sum(parameter.numel() for parameter in stages(cut.network)["classifier"].parameters())
+        return self.classifier.device.type == "cpu" and cut.stage == "classifier" and size <= SMALL_TAIL
+
+    def _digests_of(self, images: LabelledImages) -> list[str]:
+        part = "train" if images is self.data.parts.train else "val"
+        if part not in self._digests:
+            self._digests[part] = [images.digest(index) for index in range(len(images))]
+        return self._digests[part]
+
+    def _entry(self, cut: Cut, view: int) -> Entry:
+        key = (cut.stage, view)
+        if key not in self._entries:
+            preprocessing = self.classifier.preprocessing
+            parts = {
+                "network": type(cut.network).__name__,
+                "cut": cut.stage,
+                "weights": cut.fingerprint(),
+                "preprocessing": fingerprint([repr(preprocessing)], preprocessing.state_dict()),
+                **self.identity,
+                "view": None if view == EVALUATION else view,
+                "precision": str(self.trainer.precision),
+                "device": self.classifier.device.type,
+                "format": FORMAT,
+            }
+            if view == EVALUATION:
+                parts["augmentation"] = None
+            self._entries[key] = self.store.entry("features", parts)
+        return self._entries[key]
+
+
+class Batches:
+    """Stands for `loader` before Lightning, and gives what `convert` makes of it when an epoch begins."""
+
+    def __init__(self, loader: DataLoader, convert: Callable[[DataLoader], Iterator]) -> None:
+        self.loader = loader
+        self.convert = convert
+        self.batch_sampler = loader.batch_sampler
+        """Lightning tells its sampler the epoch."""
+
+    def __len__(self) -> int:
+        return len(self.loader)
+
+    def __iter__(self) -> Iterator:
+        yield from self.convert(self.loader)
+
+
+def build_feature_cache(
+    cache: str,
+    views: int | None,
+    classifier: Classifier,
+    data: ImageDataModule,
+    trainer: L.Trainer,
+    store: Store,
+    identity: dict[str, Any],
+) -> FeatureCache | None:
+    """What `freeze.cache` and `freeze.cache_views` ask for; None, with the reason in the log, where it cannot be.
+
+    Raises InputError for values that there are not, and for cache=on where it cannot be.
+    """
+    if cache not in ("auto", "on", "off"):
+        raise InputError(f"freeze.cache={cache}: use auto, on or off.")
+    if views is not None and views < 1:
+        raise InputError(f"freeze.cache_views={views}: at least 1, or null for new views in every epoch.")
+    if cache != "on" and classifier.recipe.plan.first_trained(classifier.network, 0) is None:
+        return None
+    try:
+        if views is None:
+            raise InputError("freeze.cache_views=null asks for new views in every epoch.")
+        return FeatureCache(classifier, data, trainer, store, keep=cache != "off", views=views, identity=identity)
+    except InputError as error:
+        if cache == "on":
+            raise InputError(f"freeze.cache=on cannot be: {error}") from error
+        log.info("Feature cache off: %s", error)
+        return None

@@ -1,0 +1,92 @@
+"""Speed, waiting and memory, as the record of a run has them."""
+
+from pathlib import Path
+from types import SimpleNamespace
+
+import pytest
+import torch
+from in_process import DIGITS, config, train_in_process
+
+from cnnlab.data.datamodule import default_workers
+from cnnlab.training.callbacks import progress
+from cnnlab.training.callbacks.progress import Throughput, peak_memory
+from cnnlab.verbs.assembly import optimizer_from
+
+
+def test_waiting_is_what_lies_between_the_callbacks_of_one_batch_and_the_next(monkeypatch):
+    """Batches of 8 images on a clock of our own; 1 s of other callbacks and a validation of 100 s are no waiting."""
+    clock = SimpleNamespace(now=0.0)
+    monkeypatch.setattr(progress.time, "perf_counter", lambda: clock.now)
+    trainer, module = SimpleNamespace(world_size=2), SimpleNamespace(step_ended=0.0)
+    batch = (None, torch.zeros(8))
+    throughput = Throughput()
+    assert throughput.speed is throughput.wait_share is None
+
+    def at(seconds: float, hook, *arguments) -> None:
+        clock.now = seconds
+        hook(trainer, module, *arguments)
+
+    at(10.0, throughput.on_train_epoch_start)
+    at(12.0, throughput.on_train_batch_start, batch, 0)
+    at(15.0, throughput.on_train_batch_end, None, batch, 0)
+    module.step_ended = 16.0
+    at(16.5, throughput.on_train_batch_start, batch, 1)
+    at(20.0, throughput.on_train_batch_end, None, batch, 1)
+    module.step_ended = 20.0
+    at(120.0, throughput.on_validation_end)
+    assert throughput.speed == pytest.approx(2 * 8 * 2 / 10)
+    assert throughput.wait_share == pytest.approx((2.0 + 0.5) / 10)
+    at(121.0, throughput.on_train_epoch_start)
+    at(121.5, throughput.on_train_batch_start, batch, 0)
+    assert throughput.waited == pytest.approx(3.0)
+
+
+def test_peak_memory_is_the_kernels():
+    lines = Path("/proc/self/status").read_text().splitlines()
+    kilobytes = next(int(line.split()[1]) for line in lines if line.startswith("VmHWM"))
+    assert peak_memory(torch.device("cpu")) == pytest.approx(1024 * kilobytes, rel=0.05)
+
+
+def test_record_and_log_tell_speed_waiting_and_memory(tmp_path, caplog):
+    with caplog.at_level("INFO"):
+        record = train_in_process(tmp_path / "run", *DIGITS, "trainer.max_epochs=1", "trainer.limit_train_batches=5")
+    assert record["images_per_second"] > 0
+    assert 0 <= record["data_wait_share"] <= 1
+    assert 0.1 < record["peak_memory_gib"] < 20
+    assert "of the time waiting for data; peak memory" in caplog.text
+
+
+@pytest.mark.parametrize(
+    ("optimizer", "precision", "fused"),
+    [
+        ("adamw", "32-true", True),
+        ("sgd", "bf16-mixed", True),
+        ("rmsprop", "32-true", None),
+        ("adamw", "16-mixed", None),
+    ],
+)
+def test_optimizer_is_fused_where_it_can_be(tmp_path, optimizer, precision, fused):
+    cfg = config(tmp_path / "run", *DIGITS, f"optimizer={optimizer}", f"speed.precision={precision}")
+    assert optimizer_from(cfg, ("torch.",)).keywords.get("fused") is fused
+
+
+def test_fused_steps_are_the_plain_ones(tmp_path):
+    cfg = config(tmp_path / "run", *DIGITS, "optimizer=adamw")
+    weights = [torch.nn.Parameter(torch.linspace(-1, 1, 50)) for _ in range(2)]
+    steps = [
+        optimizer_from(cfg, ("torch.",))([weights[0]], lr=0.01),
+        torch.optim.AdamW([weights[1]], lr=0.01, foreach=False, fused=False),
+    ]
+    for _ in range(20):
+        for weight, optimizer in zip(weights, steps, strict=True):
+            weight.grad = (weight.detach() - 0.3) ** 3
+            optimizer.step()
+    assert torch.allclose(weights[0], weights[1], rtol=1e-5, atol=1e-7)
+
+
+def test_workers_are_as_many_as_the_cores_that_may_be_used(monkeypatch):
+    monkeypatch.setattr("joblib.cpu_count", lambda: 3)
+    assert default_workers(10_000) == 3
+    assert default_workers(100) == 0
+    monkeypatch.setattr("joblib.cpu_count", lambda: 96)
+    assert default_workers(10_000) == 8
