@@ -22,11 +22,11 @@ TRIED = 16
 BATCH = 64
 
 
-def keep_records(setting: str, data: ImageDataModule, store: Store, epochs: int) -> None:
+def keep_records(setting: str, data: ImageDataModule, store: Store, epochs: int, show: bool = True) -> None:
     """Give `data` records of its training and validation images, if `data.record_cache` and the machine allow it.
 
-    epochs: how often training reads the images. Raises InputError for a setting that there is not,
-    and for "on" where records cannot be.
+    epochs: how often training reads the images. show: a progress bar, where it takes a while.
+    Raises InputError for a setting that there is not, and for "on" where records cannot be.
     """
     if setting not in ("auto", "on", "off"):
         raise InputError(f"data.record_cache={setting}: use auto, on or off.")
@@ -37,7 +37,7 @@ def keep_records(setting: str, data: ImageDataModule, store: Store, epochs: int)
             raise InputError(f"training reads each image {'once' if epochs else 'never'}.")
         _check(data, store)
         data.records = {
-            part: records_of(images, transform, data.channels, store)
+            part: records_of(images, transform, data.channels, store, show)
             for part, images, transform in (
                 ("train", data.parts.train, data.train_transform),
                 ("val", data.parts.val, data.eval_transform),
@@ -50,7 +50,9 @@ def keep_records(setting: str, data: ImageDataModule, store: Store, epochs: int)
         log.info("Record cache off: %s", error)
 
 
-def records_of(images: LabelledImages, transform: EvalTransform | TrainTransform, channels: int, store: Store) -> Entry:
+def records_of(
+    images: LabelledImages, transform: EvalTransform | TrainTransform, channels: int, store: Store, show: bool = True
+) -> Entry:
     """The entry that holds every image as `transform` prepares it, uint8 C x H x W.
 
     A picture whose short side has more than `transform.needed_side()` pixels is reduced to that; others keep every bit.
@@ -75,7 +77,7 @@ def records_of(images: LabelledImages, transform: EvalTransform | TrainTransform
                 yield list(found)
 
     if entry.missing(digests):
-        entry.fill(digests, produce, BATCH, "Resizing images")
+        entry.fill(digests, produce, BATCH, "Resizing images", show)
         store.shrink()
     return entry
 

@@ -174,11 +174,11 @@ class Classifier(L.LightningModule):
         self.step_ended = time.perf_counter()
 
     def _may_wait(self) -> bool:
-        """Whether the step may look at a number: always on the CPU, elsewhere when metrics are logged anyway."""
+        """Whether the step may look at a number: on the CPU; elsewhere with the logged steps and an epoch's last."""
         if self.device.type == "cpu":
             return True
         every: int = self.trainer.log_every_n_steps  # type: ignore[attr-defined]
-        return (self.global_step + 1) % every == 0
+        return (self.global_step + 1) % every == 0 or self.trainer.is_last_batch
 
     def validation_step(self, batch: tuple[Tensor, Tensor] | FeatureBatch, batch_idx: int) -> None:
         logits = self.from_features(batch.features) if isinstance(batch, FeatureBatch) else self(batch[0])

@@ -244,7 +244,7 @@ def keep_records_from(cfg: Config, classifier: Classifier, data: ImageDataModule
     plan = classifier.recipe.plan
     last = trainer.max_epochs if trainer.max_epochs and trainer.max_epochs > 0 else plan.phases[-1].epoch + 2
     reading = [e for e in range(last) if not data.cached or plan.first_trained(classifier.network, e) is None]
-    keep_records(cfg["data"]["record_cache"], data, store_from(cfg), len(reading))
+    keep_records(cfg["data"]["record_cache"], data, store_from(cfg), len(reading), show=trainer.is_global_zero)
 
 
 def store_from(cfg: Config) -> Store:

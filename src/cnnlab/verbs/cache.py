@@ -68,9 +68,7 @@ def listing(infos: list[Info], folder: Path) -> str:
     rows = [("key", "kind", "size", "used", "what")]
     rows += [(info.key, info.kind, size(info.size), age(time.time() - info.used), what(info)) for info in infos]
     widths = [max(len(row[column]) for row in rows) for column in range(4)]
-    lines = [
-        "  ".join([*(cell.ljust(width) for cell, width in zip(row, widths, strict=False)), row[4]]) for row in rows
-    ]
+    lines = ["  ".join([*map(str.ljust, row[:4], widths), row[4]]) for row in rows]
     return "\n".join([*lines, f"{len(infos)} entries, {size(sum(info.size for info in infos))}, in {folder}"])
 
 
@@ -79,12 +77,7 @@ def what(info: Info) -> str:
     parts = info.parts
     if info.kind == "records":
         side = parts.get("short_side")
-        sizes = (
-            f"short side at most {side} pixels"
-            if side
-            else f"{parts.get('image_size')} pixels, as evaluation sees them"
-        )
-        return f"pictures, {sizes}"
+        return f"pictures, {f'short side at most {side}' if side else parts.get('image_size')} pixels"
     augmentation = "+".join(name for name, entry in (parts.get("augmentation") or {}).items() if entry)
     view = "as evaluation sees them" if parts.get("view") is None else f"view {parts['view']} ({augmentation})"
     pixels = (parts.get("input") or {}).get("image_size")

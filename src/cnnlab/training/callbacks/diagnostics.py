@@ -76,7 +76,12 @@ class Diagnostics(L.Callback):
             for key, value in values.items():
                 if math.isfinite(value):
                     writer.add_scalar(f"layer_{key}/{name}", value, self._step)
-        writer.add_figure("diagnostics/depth", depth_profile(self._found, self._step), self._step)
+        passed = {
+            name: self._found[name]
+            for name in weighted_layers(pl_module.network)
+            if not self._found[name].keys() <= {"weight_norm", "sparsity"}  # of frozen layers whose outputs are kept
+        }
+        writer.add_figure("diagnostics/depth", depth_profile(passed, self._step), self._step)
 
 
 def weighted_layers(network: nn.Module) -> dict[str, Any]:
