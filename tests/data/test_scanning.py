@@ -27,8 +27,8 @@ def reads(monkeypatch) -> Counter:
         counts[path.name] += 1
         return original(path, channels)
 
-    original = scanning.decode
-    monkeypatch.setattr(scanning, "decode", decode)
+    original = scanning.decode_pixels
+    monkeypatch.setattr(scanning, "decode_pixels", decode)
     return counts
 
 
@@ -196,7 +196,7 @@ def test_file_that_could_not_be_read_is_tried_again(folder, tmp_path, monkeypatc
         raise DataError(f"{path}: Permission denied")
 
     with monkeypatch.context() as broken:
-        broken.setattr(scanning, "decode", fail)
+        broken.setattr(scanning, "decode_pixels", fail)
         with pytest.raises(DataError, match="6 of 6"):
             scan(class_folders(folder), "error", tmp_path / "cache")
     assert len(scan(class_folders(folder), "error", tmp_path / "cache").images) == 6

@@ -67,8 +67,8 @@ def test_equal_contents_are_on_one_side(contents, seed):
     """Some pictures share their contents, within a class or across; a third class of single ones can always be cut."""
     images = images_of([len(contents) // 2, len(contents) - len(contents) // 2, 9])
     digests = [
-        f"content {contents[number]}" if number < len(contents) and number % 3 else f"single {number}"
-        for number in range(len(images))
+        f"content {contents[number % len(contents)]}" if label < 2 and number % 3 else f"single {number}"
+        for number, label in enumerate(images.labels)
     ]
     parts = cut(images, 0.1, 0.05, seed, digests)
     sides = [{digests[number] for number in numbers(part)} for part in (parts.train, parts.val, parts.test)]

@@ -141,7 +141,11 @@ def tab(sweep):
 def test_tab_has_a_column_for_each_setting(tab, sweep):
     experiment, _ = tab
     names = {info.name for info in experiment.hparam_infos}
-    stored = [json.loads((path / "run.json").read_text())["settings"] for path in sweep.iterdir() if path.is_dir()]
+    stored = [
+        json.loads((path / "run.json").read_text())["settings"]
+        for path in sweep.iterdir()
+        if (path / "run.json").is_file()
+    ]
     assert len(stored) == 5
     assert all(names == set(settings) for settings in stored)
     types = {info.name: info.type for info in experiment.hparam_infos}

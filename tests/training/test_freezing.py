@@ -7,7 +7,6 @@ import torch
 import torchvision
 from conftest import draw_picture
 from in_process import DIGITS, parts_of_a_run, train_in_process
-from omegaconf import OmegaConf
 from torch import nn
 
 from cnnlab.config import CONFIG_DIR, compose
@@ -201,7 +200,7 @@ def test_last_block_of_our_networks(network, expected):
 
 def option(name: str, network: nn.Module) -> FreezePlan:
     cfg = compose([f"freeze={name}"]).freeze
-    return FreezePlan(network, **OmegaConf.to_container(cfg, resolve=True))
+    return FreezePlan(network, cfg.phases, cfg.batch_norm)
 
 
 def test_options_train_what_they_say():
