@@ -34,6 +34,7 @@ VERBS = {
     "predict": "name what is on pictures: cnnlab predict run=outputs/... images=photos/",
     "compare": "say which setting of a sweep is better, and how sure that is: cnnlab compare outputs/...",
     "visualize": "draw what a network learned: cnnlab visualize run=outputs/... what=features layer=0",
+    "play": "play Go over GTP, the protocol of Sabaki and GoGui: cnnlab play run=outputs/...",
 }
 RESUMABLE = ("trainer.max_epochs=", "trainer.devices=", "trainer.accelerator=", "paths.", "data.num_workers=")
 """What may change when a run is continued."""

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from cnnlab.config import nearest
-from cnnlab.data.datamodule import ImageDataModule
+from cnnlab.data.datamodule import DataModule
 from cnnlab.data.datasets.image_folder import find_pictures
 from cnnlab.data.datasets.imagenet_subset import imagenet_classes
 from cnnlab.data.decoding import decode
@@ -78,7 +78,7 @@ class Subject(ABC):
 
     @property
     @abstractmethod
-    def data(self) -> ImageDataModule:
+    def data(self) -> DataModule:
         """The data set of the config, split, with its augmentations."""
 
     @property

@@ -2,7 +2,7 @@
 
 import dataclasses
 import functools
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -12,9 +12,8 @@ import torch
 from lightning.pytorch.strategies import DDPStrategy
 from torch import nn
 
-from cnnlab.config import build, build_entries
-from cnnlab.data.datamodule import ImageDataModule, build_data
-from cnnlab.data.images import Splits
+from cnnlab.config import build, build_entries, is_go
+from cnnlab.data.datamodule import DataModule, build_data
 from cnnlab.data.splitting import content_hash
 from cnnlab.data.transforms import batch_transforms
 from cnnlab.errors import InputError
@@ -23,6 +22,7 @@ from cnnlab.models.building import InputSpec, build_network, input_spec
 from cnnlab.models.preprocessing import fit_once
 from cnnlab.models.surgery import Surgery
 from cnnlab.models.weights import Weights, find_weights
+from cnnlab.playing import keep_machine_code
 from cnnlab.runs.folder import RunFolder
 from cnnlab.seeds import derive
 from cnnlab.training.callbacks.best_metric import BestMetric
@@ -56,34 +56,59 @@ def spec_from(model: Config) -> InputSpec:
     return input_spec(*(model[key] for key in ("name", "weights", "in_channels", "image_size", "resize_size")))
 
 
-def data_from(cfg: Config, spec: InputSpec, trusted: tuple[str, ...]) -> ImageDataModule:
+def data_from(cfg: Config, spec: InputSpec, trusted: tuple[str, ...]) -> DataModule:
     """The config group `data`, with the augmentations, at the size that the network takes.
 
     With trainer.overfit_batches so many random batches are all there is, to train and to validate on.
     """
-    options = {key: value for key, value in cfg["data"].items() if key not in ("name", "root", "channels", "dataset")}
-    data = build_data(
-        build(cfg["data"]["dataset"], trusted),
-        augmentations=list(build_entries(cfg["augmentation"], trusted).values()),
-        cache_dir=Path(cfg["paths"]["cache_dir"]),
-        seed=cfg["seed"],
-        channels=spec.channels,
-        image_size=spec.image_size,
-        resize_size=spec.resize_size,
-        **options,
-    )
+    sizes = {"channels": spec.channels, "image_size": spec.image_size, "resize_size": spec.resize_size}
+    data = data_module(cfg, sizes, list(build_entries(cfg["augmentation"], trusted).values()), trusted)
     if amount := cfg["trainer"]["overfit_batches"]:
         train = data.parts.train
         count = amount * data.batch_size if isinstance(amount, int) else round(amount * len(train))
         order = np.random.default_rng(derive(cfg["seed"], "overfit")).permutation(len(train))
         few = train.subset(np.sort(order[: max(1, count)]))
-        data.parts = Splits(few, few)
+        data.parts = dataclasses.replace(data.parts, train=few, val=few, test=None)
         data.split_hash = content_hash(data.parts)
     return data
 
 
+def data_module(
+    cfg: Config, spec: dict[str, int], augmentations: Sequence[nn.Module], trusted: tuple[str, ...]
+) -> DataModule:
+    """The config group `data` for a network that takes the channels, image_size and resize_size of `spec`."""
+    cache_dir = Path(cfg["paths"]["cache_dir"])
+    if is_go(cfg["data"]):
+        keep_machine_code(cache_dir)
+        from cnnlab.data.positions import build_positions
+
+        if augmentations:
+            raise InputError(
+                "augmentation: the moves to learn would not move with the picture. "
+                "Use augmentation=none; data=go turns and mirrors boards with their moves (data.symmetric)."
+            )
+        return build_positions(
+            cache_dir=cache_dir,
+            seed=cfg["seed"],
+            channels=spec["channels"],
+            image_size=spec["image_size"],
+            **{key: value for key, value in cfg["data"].items() if key not in ("name", "channels")},
+        )
+    options = {key: value for key, value in cfg["data"].items() if key not in ("name", "root", "channels", "dataset")}
+    return build_data(
+        build(cfg["data"]["dataset"], trusted),
+        augmentations=augmentations,
+        cache_dir=cache_dir,
+        seed=cfg["seed"],
+        channels=spec["channels"],
+        image_size=spec["image_size"],
+        resize_size=spec["resize_size"],
+        **options,
+    )
+
+
 def classifier_from(
-    cfg: Config, spec: InputSpec, data: ImageDataModule, regularizers: Config, trusted: tuple[str, ...]
+    cfg: Config, spec: InputSpec, data: DataModule, regularizers: Config, trusted: tuple[str, ...]
 ) -> Classifier:
     """Preprocessing, network and recipe."""
     weights = cfg["model"]["weights"]
@@ -98,7 +123,7 @@ def classifier_from(
 
 
 def preprocessing_from(
-    cfg: Config, spec: InputSpec, weights: Weights | None, data: ImageDataModule, trusted: tuple[str, ...]
+    cfg: Config, spec: InputSpec, weights: Weights | None, data: DataModule, trusted: tuple[str, ...]
 ) -> nn.Module:
     """The config group `preprocessing`, fitted on the training images; `weights` brings statistics of its own."""
     layer = build(cfg["preprocessing"], trusted)
@@ -122,7 +147,7 @@ def weights_statistics(weights: Weights | None, spec: InputSpec) -> dict[str, li
 def network_from(
     cfg: Config,
     weights: Weights | None,
-    data: ImageDataModule,
+    data: DataModule,
     preprocessing: nn.Module,
     regularizers: Config,
     trusted: tuple[str, ...],

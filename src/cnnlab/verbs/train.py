@@ -9,7 +9,7 @@ import torch
 from lightning.pytorch.utilities.exceptions import MisconfigurationException, SIGTERMException
 
 from cnnlab.config import build_entries, trusted_prefixes
-from cnnlab.data.datamodule import ImageDataModule
+from cnnlab.data.datamodule import DataModule
 from cnnlab.errors import InputError
 from cnnlab.files import write_atomically
 from cnnlab.runs.folder import RunFolder
@@ -51,7 +51,7 @@ def require_device(accelerator: str) -> None:
         )
 
 
-def describe(run: RunFolder, data: ImageDataModule, trainer: L.Trainer) -> None:
+def describe(run: RunFolder, data: DataModule, trainer: L.Trainer) -> None:
     """Write what is known before the first step: device, split, classes, skipped files."""
     parts = {name: part for name in ("train", "val", "test") if (part := getattr(data.parts, name)) is not None}
     counts = {name: len(part) for name, part in parts.items()}
@@ -65,9 +65,9 @@ def describe(run: RunFolder, data: ImageDataModule, trainer: L.Trainer) -> None:
     )
     run.write_json("class_indices.json", dict(enumerate(data.classes)))
     for name, part in parts.items():
-        run.write_text(f"splits/{name}.txt", "".join(f"{part.name(index)}\n" for index in range(len(part))))
+        run.write_text(f"splits/{name}.txt", "".join(f"{entry}\n" for entry in data.listing(part)))
     if data.skipped:
-        run.write_text("skipped_images.txt", "".join(f"{reason}\n" for reason in data.skipped.values()))
+        run.write_text(f"skipped_{data.unit}.txt", "".join(f"{reason}\n" for reason in data.skipped.values()))
     log.info(
         "Images: %s in %d classes",
         ", ".join(f"{count} {name}" for name, count in counts.items()),
@@ -75,7 +75,7 @@ def describe(run: RunFolder, data: ImageDataModule, trainer: L.Trainer) -> None:
     )
 
 
-def fit(trainer: L.Trainer, classifier: Classifier, data: ImageDataModule, resume_from: Path | None) -> None:
+def fit(trainer: L.Trainer, classifier: Classifier, data: DataModule, resume_from: Path | None) -> None:
     """Lightning turns Ctrl-C and SIGTERM into exits, wrong settings into its own error; give back what they are."""
     try:
         trainer.fit(classifier, datamodule=data, ckpt_path=resume_from)
@@ -87,7 +87,7 @@ def fit(trainer: L.Trainer, classifier: Classifier, data: ImageDataModule, resum
         raise
 
 
-def keep_best(run: RunFolder, trainer: L.Trainer, classifier: Classifier, data: ImageDataModule) -> None:
+def keep_best(run: RunFolder, trainer: L.Trainer, classifier: Classifier, data: DataModule) -> None:
     """Record the metrics, score the best network on the test images if there are any, and export its weights."""
     callbacks: list[L.Callback] = trainer.callbacks  # type: ignore[attr-defined]
     best = next(callback for callback in callbacks if isinstance(callback, BestMetric))

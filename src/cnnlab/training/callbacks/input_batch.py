@@ -11,7 +11,10 @@ from cnnlab.training.classifier import Classifier
 
 
 class InputBatch(L.Callback):
-    """Logs `input/train`: the first `images` images of the epoch's first batch, every `every_n_epochs`."""
+    """Logs `input/train`: the first `images` images of the epoch's first batch, every `every_n_epochs`.
+
+    Inputs that are no pictures, of other than one or three channels, are not shown.
+    """
 
     def __init__(self, images: int = 16, every_n_epochs: int = 1) -> None:
         self.images = images
@@ -19,7 +22,7 @@ class InputBatch(L.Callback):
 
     @torch.no_grad()
     def on_train_batch_start(self, trainer: L.Trainer, pl_module: Classifier, batch: Any, batch_idx: int) -> None:
-        if batch_idx or trainer.current_epoch % self.every_n_epochs:
+        if batch_idx or trainer.current_epoch % self.every_n_epochs or batch[0].shape[1] not in (1, 3):
             return
         if writer := tensorboard_writer(trainer):
             devices = [pl_module.device] if pl_module.device.type == "cuda" else []
