@@ -1,6 +1,7 @@
 """A Go board as a picture: stones, the last move, and how probable a network thinks each move."""
 
 from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
 from PIL import Image, ImageDraw
@@ -30,15 +31,14 @@ def board_picture(
     size = len(rows)
     drawn = _board(rows, probabilities, last, played, cell * SMOOTH)
     board = drawn.resize((drawn.width // SMOOTH, drawn.height // SMOOTH), Image.Resampling.LANCZOS)
-    best = [divmod(int(index), size) for index in np.argsort(-probabilities, axis=None, kind="stable")[:TOP]]
+    best = _best(probabilities)
     moves = [f"{_name(point, size)} {probabilities[point]:.1%}" for point in best]
     if played is not None and played not in best:
         moves.append(f"played {_name(played, size)} {probabilities[played]:.1%}")
-    lines = [title, "   ".join(moves)]
     page = Image.new("RGB", (board.width + 2 * MARGIN, board.height + 2 * MARGIN + TITLE + TEXT + 14), "white")
     draw = ImageDraw.Draw(page)
-    draw.text((MARGIN, MARGIN), lines[0], fill="black", font_size=TITLE)
-    draw.text((MARGIN, MARGIN + TITLE + 4), lines[1], fill="black", font_size=TEXT)
+    draw.text((MARGIN, MARGIN), title, fill="black", font_size=TITLE)
+    draw.text((MARGIN, MARGIN + TITLE + 4), "   ".join(moves), fill="black", font_size=TEXT)
     page.paste(board, (MARGIN, MARGIN + TITLE + TEXT + 14))
     return page
 
@@ -51,51 +51,67 @@ def _board(
     cell: int,
 ) -> Image.Image:
     size = len(rows)
-    side = (size + 1) * cell
-    page = Image.new("RGB", (side, side), WOOD)
+    page = Image.new("RGB", ((size + 1) * cell, (size + 1) * cell), WOOD)
     draw = ImageDraw.Draw(page)
-    for line in range(1, size + 1):
-        draw.line((cell, line * cell, size * cell, line * cell), fill=LINE, width=SMOOTH)
-        draw.line((line * cell, cell, line * cell, size * cell), fill=LINE, width=SMOOTH)
-        letter, number = LETTERS[line - 1], str(size + 1 - line)
-        for x, y, text in ((line, 0.35, letter), (line, size + 0.65, letter)):
-            draw.text((x * cell, y * cell), text, fill=LINE, font_size=0.36 * cell, anchor="mm")
-        for x, y, text in ((0.35, line, number), (size + 0.65, line, number)):
-            draw.text((x * cell, y * cell), text, fill=LINE, font_size=0.36 * cell, anchor="mm")
-    for row, column in _star_points(size):
-        _circle(draw, row, column, 0.1, cell, fill=LINE)
-    for (row, column), probability in np.ndenumerate(probabilities):
-        if rows[row][column] == ".":
-            half = 0.45 * min(1.0, float(probability)) ** 0.5 * cell
-            x, y = (column + 1) * cell, (row + 1) * cell
-            if half >= 1:
-                draw.rectangle((x - half, y - half, x + half, y + half), fill=HEAT)
-    for row, line in enumerate(rows):
-        for column, kind in enumerate(line):
-            if kind != ".":
-                _circle(draw, row, column, 0.47, cell, fill="black" if kind == "X" else "white", outline="black")
+    _grid(draw, size, cell)
+    empty = [(row, column) for row, column in np.ndindex(size, size) if rows[row][column] == "."]
+    for point in empty:
+        _square(draw, point, 0.45 * min(1.0, float(probabilities[point])) ** 0.5, cell, fill=HEAT)
+    for row, column in np.ndindex(size, size):
+        if (stone := rows[row][column]) != ".":
+            _circle(draw, (row, column), 0.47, cell, fill="black" if stone == "X" else "white", outline="black")
     if last is not None:
         ring = "white" if rows[last[0]][last[1]] == "X" else "black"
-        _circle(draw, *last, 0.22, cell, outline=ring, width=round(0.07 * cell))
-    best = np.argsort(-probabilities, axis=None, kind="stable")[:TOP]
-    for index in best.tolist():
-        row, column = divmod(index, size)
-        if rows[row][column] == ".":
-            _label(draw, row, column, f"{100 * probabilities[row, column]:.0f}", cell)
+        _circle(draw, last, 0.22, cell, outline=ring, width=round(0.07 * cell))
+    for point in set(_best(probabilities)) & set(empty):
+        percent = 100 * probabilities[point]
+        label = f"{percent:.0f}" if percent >= 1 else "<1"
+        _text(draw, point, label, 0.5, cell, fill="white", stroke_width=cell // 15, stroke_fill=HEAT)
     if played is not None:
-        x, y, half = (played[1] + 1) * cell, (played[0] + 1) * cell, 0.47 * cell
-        draw.rectangle((x - half, y - half, x + half, y + half), outline=PLAYED, width=round(0.08 * cell))
+        _square(draw, played, 0.47, cell, outline=PLAYED, width=round(0.08 * cell))
     return page
 
 
-def _circle(draw: ImageDraw.ImageDraw, row: int, column: int, radius: float, cell: int, **style: object) -> None:
-    x, y, r = (column + 1) * cell, (row + 1) * cell, radius * cell
-    draw.ellipse((x - r, y - r, x + r, y + r), **style)  # type: ignore[arg-type]
+def _grid(draw: ImageDraw.ImageDraw, size: int, cell: int) -> None:
+    """Lines, star points, and the names of lines on all four sides."""
+    for line in range(1, size + 1):
+        draw.line((cell, line * cell, size * cell, line * cell), fill=LINE, width=SMOOTH)
+        draw.line((line * cell, cell, line * cell, size * cell), fill=LINE, width=SMOOTH)
+    for point in _star_points(size):
+        _circle(draw, point, 0.1, cell, fill=LINE)
+    for line in range(size):
+        for rim in (-0.65, size - 0.35):
+            _text(draw, (rim, line), LETTERS[line], 0.36, cell, fill=LINE)
+            _text(draw, (line, rim), str(size - line), 0.36, cell, fill=LINE)
 
 
-def _label(draw: ImageDraw.ImageDraw, row: int, column: int, text: str, cell: int) -> None:
-    place = ((column + 1) * cell, (row + 1) * cell)
-    draw.text(place, text, fill="white", font_size=0.5 * cell, anchor="mm", stroke_width=cell // 15, stroke_fill=HEAT)
+def _best(probabilities: np.ndarray) -> list[tuple[int, int]]:
+    """The most probable points, the first first."""
+    order = np.argsort(-probabilities, axis=None, kind="stable")[:TOP]
+    return [divmod(int(index), len(probabilities)) for index in order]
+
+
+def _circle(draw: ImageDraw.ImageDraw, point: tuple[float, float], radius: float, cell: int, **style: Any) -> None:
+    draw.ellipse(_box(point, radius, cell), **style)
+
+
+def _square(draw: ImageDraw.ImageDraw, point: tuple[float, float], half: float, cell: int, **style: Any) -> None:
+    if half * cell >= 1:
+        draw.rectangle(_box(point, half, cell), **style)
+
+
+def _text(
+    draw: ImageDraw.ImageDraw, point: tuple[float, float], text: str, size: float, cell: int, **style: Any
+) -> None:
+    row, column = point
+    draw.text(((column + 1) * cell, (row + 1) * cell), text, font_size=size * cell, anchor="mm", **style)
+
+
+def _box(point: tuple[float, float], half: float, cell: int) -> tuple[float, float, float, float]:
+    """Pixels of the square around a point of the board."""
+    row, column = point
+    x, y, reach = (column + 1) * cell, (row + 1) * cell, half * cell
+    return x - reach, y - reach, x + reach, y + reach
 
 
 def _star_points(size: int) -> list[tuple[int, int]]:

@@ -60,10 +60,11 @@ def score_moves(classifier: Classifier, data: DataModule, part: Any, symmetries:
             results.append(ranked(torch.stack(turned[:count]).mean(dim=0), labels.to(device)))
     places = [part.locate(index) for index in range(len(part))]
     game, number = np.array(places).T
-    return {
-        count: Moves(*(torch.cat(column).cpu().numpy() for column in zip(*results, strict=True)), number + 1, game)
-        for count, results in sorted(found.items())
-    }
+    moves = {}
+    for count, results in sorted(found.items()):
+        rank, loss = (torch.cat(column).cpu().numpy() for column in zip(*results, strict=True))
+        moves[count] = Moves(rank, loss, number + 1, game)
+    return moves
 
 
 def probabilities(classifier: Classifier, planes: Tensor, symmetry: int) -> Tensor:
