@@ -1,5 +1,7 @@
 """Go from records to a player: a tiny network on random 9 x 9 games through every verb."""
 
+import json
+import re
 import shutil
 import sys
 from subprocess import PIPE, Popen, run
@@ -236,6 +238,38 @@ def test_a_game_against_gnugo_as_the_referee(trained):
             pytest.fail("the game does not end")
         assert gnugo("final_score")[0] in "BW0"
         engine.close()
+
+
+SABAKI = """
+const {Controller} = require('@sabaki/gtp')
+async function main() {
+  const [program, ...options] = process.argv.slice(1)
+  const engine = new Controller(program, options)
+  engine.start()
+  for (const line of ['boardsize 9', 'play b E5', 'play w E5', 'genmove w', 'undo', 'no_such_command']) {
+    const [name, ...args] = line.split(' ')
+    const {error, content} = await engine.sendCommand({name, args})
+    console.log(JSON.stringify([line, error, content]))
+  }
+  await engine.stop()
+}
+main()
+"""
+
+
+def sabaki_is_there():
+    """Where `npm install @sabaki/gtp` was run: in the repository, or in a folder of NODE_PATH."""
+    return shutil.which("node") and run(["node", "-e", "require('@sabaki/gtp')"], capture_output=True).returncode == 0
+
+
+@pytest.mark.skipif(not sabaki_is_there(), reason="node or its package @sabaki/gtp is not installed")
+def test_sabaki_drives_the_engine(trained):
+    engine = [sys.executable, "-m", "cnnlab", "play", f"run={trained}"]
+    done = run(["node", "-e", SABAKI, "--", *engine], capture_output=True, text=True, timeout=120)
+    replies = [json.loads(line) for line in done.stdout.splitlines()]
+    assert [error for _, error, _ in replies] == [False, False, True, False, False, True], done.stderr
+    assert replies[2][2] == "illegal move"
+    assert re.fullmatch("[A-HJ][1-9]", replies[3][2])
 
 
 class Engine(Opponent):
