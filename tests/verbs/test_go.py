@@ -24,6 +24,7 @@ from cnnlab.loading import load_run
 from cnnlab.runs.go_report import Moves, interval, report
 from cnnlab.verbs import play as verb
 from cnnlab.verbs.evaluate import evaluate_run
+from cnnlab.verbs.predict import main as predict
 from cnnlab.verbs.visualize import visualize
 
 TINY = (
@@ -171,10 +172,22 @@ def test_what_cannot_be_drawn_is_said(trained, tmp_path, arguments, message):
         visualize(["what=policy", f"run={trained}", f"sgf={tmp_path / 'game.sgf'}", *arguments])
 
 
+@pytest.mark.parametrize("what", ["features", "augmentation", "attribution"])
+def test_pictures_of_images_are_refused_with_the_way_to_boards(trained, what):
+    with pytest.raises(InputError, match=r"no images. Positions of Go are drawn by what=policy"):
+        visualize([f"what={what}", f"run={trained}"])
+
+
+def test_predict_takes_no_network_of_boards(trained, tmp_path):
+    Image.new("RGB", (9, 9)).save(tmp_path / "a.png")
+    with pytest.raises(InputError, match="takes 48 planes, no images"):
+        predict([f"run={trained}", f"images={tmp_path}"])
+
+
 @pytest.mark.parametrize(
     ("override", "message"),
     [
-        ("augmentation=flip", "augmentation: the moves to learn would not move with the picture"),
+        ("augmentation=flip", "augmentation: RandomHorizontalFlip would change the board and not the move to learn"),
         ("model.in_channels=3", "takes 3 planes of 9 x 9, the data give 48"),
         ("data.features=13", "features=13: use 4, 12, 20 or 48"),
     ],

@@ -32,8 +32,10 @@ class DataModule(L.LightningDataModule):
     epoch_size: training examples of an epoch; None: all.
     """
 
+    examples: str
+    """What is counted: Images, Positions."""
     unit: str
-    """What a data set is a list of, and is split by: images, games."""
+    """What the data are a list of, and are split by: images, games."""
     image_size: int
     split_hash: str
     """Identifies which examples are on which side, whatever share of those to train on is used."""
@@ -131,7 +133,7 @@ class ImageDataModule(DataModule):
     """
 
     parts: Splits
-    unit = "images"
+    examples, unit = "Images", "images"
 
     def __init__(
         self,

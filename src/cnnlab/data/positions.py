@@ -26,6 +26,9 @@ from cnnlab.go.positions import PASS, decode, vertex
 from cnnlab.go.symmetries import SYMMETRIES, transform
 from cnnlab.seeds import derive
 
+MANY = 10**6
+"""Positions that are worth as many processes as the machine has cores to read them."""
+
 
 @dataclass(frozen=True)
 class Positions:
@@ -124,7 +127,7 @@ class GoDataModule(DataModule):
     """
 
     parts: PositionSplits
-    unit = "games"
+    examples, unit = "Positions", "games"
 
     def __init__(
         self,
@@ -212,7 +215,7 @@ def build_positions(
         raise InputError(f"data.positions_per_epoch={positions_per_epoch}: at least 1 is needed, or null for all.")
     options: dict[str, Any] = {"features": features, "capture_encoding": capture_encoding, "eye": eye}
     planes_at(np.empty(0, np.uint16), [], size, **options)  # raises for a size or an option that is none
-    archive = open_archive(Path(root), Filters(size=size, **filters), cache_dir, default_workers(LARGE_SET))
+    archive = open_archive(Path(root), Filters(size=size, **filters), cache_dir, default_workers(MANY))
     parts = split_games(archive, val_fraction, test_fraction, split_seed)
     return GoDataModule(
         parts,
@@ -223,10 +226,6 @@ def build_positions(
         seed=seed,
         positions_per_epoch=positions_per_epoch,
     )
-
-
-LARGE_SET = 10**6
-"""Positions of a set that is worth several processes."""
 
 
 def split_games(archive: Archive, val_fraction: float, test_fraction: float, split_seed: int) -> PositionSplits:

@@ -146,7 +146,13 @@ def open_archive(source: Path, filters: Filters, cache_dir: Path, workers: int =
     if not (folder / "about.json").is_file():
         large = sum(path.stat().st_size for path in files) > LARGE
         _build(source, filters, folder, workers if large else 0)
-    return Archive(folder)
+    archive = Archive(folder)
+    unwanted = "".join(f", {count} not wanted ({reason})" for reason, count in archive.unwanted.items())
+    log.info(
+        "Games: %d of %s with %d positions; %d broken or illegal%s",
+        *(len(archive), source, archive.positions.sum(), len(archive.skipped), unwanted),
+    )
+    return archive
 
 
 def _build(source: Path, filters: Filters, folder: Path, workers: int) -> None:
@@ -202,8 +208,4 @@ def _fill(source: Path, filters: Filters, moves: BinaryIO, workers: int) -> tupl
             if len(rows) == filters.max_games:
                 break
     skipped = {game.name: game.reason for game in games.skipped}
-    log.info(
-        "Games: %d of %s, %d positions; %d broken or illegal, %d not wanted",
-        *(len(rows), source, sum(row[3] for row in rows), len(skipped), unwanted.total()),
-    )
     return rows, names, {"filters": asdict(filters), "skipped": skipped, "unwanted": dict(unwanted)}

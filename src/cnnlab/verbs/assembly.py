@@ -15,7 +15,7 @@ from torch import nn
 from cnnlab.config import build, build_entries, is_go
 from cnnlab.data.datamodule import DataModule, build_data
 from cnnlab.data.splitting import content_hash
-from cnnlab.data.transforms import batch_transforms
+from cnnlab.data.transforms import BATCH_TRANSFORMS, batch_transforms
 from cnnlab.errors import InputError
 from cnnlab.loading import hyperparameters
 from cnnlab.models.building import InputSpec, build_network, input_spec
@@ -82,10 +82,10 @@ def data_module(
         keep_machine_code(cache_dir)
         from cnnlab.data.positions import build_positions
 
-        if augmentations:
+        if turning := [type(step).__name__ for step in augmentations if not isinstance(step, BATCH_TRANSFORMS)]:
             raise InputError(
-                "augmentation: the moves to learn would not move with the picture. "
-                "Use augmentation=none; data=go turns and mirrors boards with their moves (data.symmetric)."
+                f"augmentation: {', '.join(turning)} would change the board and not the move to learn. Use "
+                "augmentation=none; data=go turns and mirrors boards together with their moves (data.symmetric)."
             )
         return build_positions(
             cache_dir=cache_dir,

@@ -69,7 +69,8 @@ def describe(run: RunFolder, data: DataModule, trainer: L.Trainer) -> None:
     if data.skipped:
         run.write_text(f"skipped_{data.unit}.txt", "".join(f"{reason}\n" for reason in data.skipped.values()))
     log.info(
-        "Images: %s in %d classes",
+        "%s: %s in %d classes",
+        data.examples,
         ", ".join(f"{count} {name}" for name, count in counts.items()),
         len(data.classes),
     )
