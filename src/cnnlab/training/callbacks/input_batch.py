@@ -22,11 +22,12 @@ class InputBatch(L.Callback):
 
     @torch.no_grad()
     def on_train_batch_start(self, trainer: L.Trainer, pl_module: Classifier, batch: Any, batch_idx: int) -> None:
-        if batch_idx or trainer.current_epoch % self.every_n_epochs or batch[0].shape[1] not in (1, 3):
+        if batch_idx or trainer.current_epoch % self.every_n_epochs:
             return
         if writer := tensorboard_writer(trainer):
             devices = [pl_module.device] if pl_module.device.type == "cuda" else []
             with torch.random.fork_rng(devices):
                 torch.manual_seed(pl_module.step_seed())
                 images, _ = pl_module.augment(*batch)
-            writer.add_image("input/train", tile(to_uint8(images[: self.images].cpu())), trainer.global_step)
+            if images.shape[1] in (1, 3):
+                writer.add_image("input/train", tile(to_uint8(images[: self.images].cpu())), trainer.global_step)
