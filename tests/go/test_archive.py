@@ -1,5 +1,6 @@
 """Games kept in two bytes a move: what comes out is what the records say, whatever is left out has a reason."""
 
+import os
 import pickle
 
 import numpy as np
@@ -46,6 +47,16 @@ def test_what_is_broken_illegal_or_there_twice_is_left_out_with_its_reason(tmp_p
     assert list(archive.skipped) == ["all.sgf game 2"]
     assert "occupied" in archive.skipped["all.sgf game 2"]
     assert archive.unwanted == {"the moves of an earlier game": 1, "no move": 1, "board of 13 lines": 1}
+
+
+def test_names_of_files_may_be_anything(tmp_path):
+    folder = tmp_path / "records"
+    folder.mkdir()
+    for name, moves in ((b"two\nlines.sgf", random_moves(1)), (b"\xff.sgf", random_moves(2))):
+        (folder / os.fsdecode(name)).write_text(sgf(moves))
+    archive = open_archive(folder, Filters(size=9), tmp_path / "cache")
+    assert sorted(archive.names) == ["\\udcff.sgf", "two lines.sgf"]
+    assert len(played(archive)) == 2
 
 
 def test_records_are_read_once_until_they_or_the_filters_change(tmp_path, monkeypatch):

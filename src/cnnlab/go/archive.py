@@ -136,7 +136,7 @@ def open_archive(source: Path, filters: Filters, cache_dir: Path, workers: int =
     files = record_files(source)
     digest = hashlib.blake2b(json.dumps([VERSION, asdict(filters)]).encode(), digest_size=10)
     for path in files:
-        digest.update(path.relative_to(source).as_posix().encode() + b"\0")
+        digest.update(os.fsencode(path.relative_to(source)) + b"\0")
         try:
             with path.open("rb") as file:
                 digest.update(hashlib.file_digest(file, "blake2b").digest())
@@ -201,11 +201,16 @@ def _fill(source: Path, filters: Filters, moves: BinaryIO, workers: int) -> tupl
             moves.write(setup.astype("<u2").tobytes() + codes.astype("<u2").tobytes())
             first = start + len(setup)
             rows.append((start, first, first + len(codes), count))
-            names.append(game.name)
+            names.append(_printable(game.name))
             start = first + len(codes)
             bar.update(count)
             bar.set_postfix(games=len(rows), refresh=False)
             if len(rows) == filters.max_games:
                 break
-    skipped = {game.name: game.reason for game in games.skipped}
+    skipped = {_printable(game.name): _printable(game.reason) for game in games.skipped}
     return rows, names, {"filters": asdict(filters), "skipped": skipped, "unwanted": dict(unwanted)}
+
+
+def _printable(text: str) -> str:
+    """On one line and in UTF-8, which names of files need not be."""
+    return " ".join(text.encode(errors="backslashreplace").decode().splitlines())
