@@ -37,6 +37,7 @@ VERBS = {
     "compare": "say which setting of a sweep is better, and how sure that is: cnnlab compare outputs/...",
     "visualize": "draw what a network learned: cnnlab visualize run=outputs/... what=features layer=0",
     "cache": "show or remove what is kept of images: cnnlab cache ls, cnnlab cache rm unused_days=30",
+    "play": "play Go over GTP, the protocol of Sabaki and GoGui: cnnlab play run=outputs/...",
 }
 RESUMABLE = (
     "trainer.max_epochs=",

@@ -11,7 +11,7 @@ import inspect
 import re
 import types
 import typing
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, fields, is_dataclass
 from pathlib import Path
 from typing import Any
@@ -69,6 +69,8 @@ class ModelConfig:
 
 @dataclass
 class DataConfig:
+    """Pictures."""
+
     name: str
     dataset: Target
     root: str | None
@@ -83,6 +85,37 @@ class DataConfig:
     classes: Any
     images_per_class: int | None
     train_fraction: float
+
+
+@dataclass
+class GoConfig:
+    """Positions of Go games: what a data config with `features` describes."""
+
+    name: str
+    root: str
+    channels: int
+    size: int
+    features: int
+    capture_encoding: str
+    eye: str
+    symmetric: bool
+    batch_size: int
+    num_workers: int | None
+    positions_per_epoch: int | None
+    val_fraction: float
+    test_fraction: float
+    split_seed: int
+    min_rank: str | None
+    max_handicap: int | None
+    first_date: str | int | None
+    last_date: str | int | None
+    results: list[str] | None
+    max_games: int | None
+
+
+def is_go(data: Mapping[str, Any]) -> bool:
+    """Whether a config of the group `data` is of Go positions, not of pictures."""
+    return "features" in data
 
 
 @dataclass
@@ -185,7 +218,7 @@ OPEN_TARGETS: dict[str, dict[str, Any] | None] = {
 
 # --- Composing ---
 
-PATH_KEYS = {"run", "images", "resume", "output", "data.root", "model.weights", "sweep.dir"}
+PATH_KEYS = {"run", "images", "sgf", "resume", "output", "data.root", "model.weights", "sweep.dir"}
 """Keys whose values are paths: they may hold spaces, commas and any letter without being quoted twice."""
 PLAIN = re.compile(r"[A-Za-z0-9_./-]*")
 NO_STRING = re.compile(r"[+-]?[0-9_]*\.?[0-9_]*(e[+-]?[0-9_]+)?|[+-]?(inf|nan)|true|false", re.IGNORECASE)
@@ -345,6 +378,8 @@ def _check_node(node: Any, schema: Any, path: str, trusted: tuple[str, ...]) -> 
             if entry is not None
             for problem in _check_target(entry, f"{path}.{name}", trusted)
         ]
+    if schema is DataConfig and isinstance(node, dict) and is_go(node):
+        schema = GoConfig
     if is_dataclass(schema):
         if not isinstance(node, dict):
             return [f"{path} is {node!r}; keys and values are expected."]

@@ -1,4 +1,4 @@
-"""The one DataModule: any data set, split, augmented and batched with derived randomness."""
+"""The DataModule: any data set, split, augmented and batched with derived randomness."""
 
 import hashlib
 import logging
@@ -34,12 +34,122 @@ class Cached(Protocol):
     def val(self, loader: DataLoader) -> Any: ...
 
 
-class ImageDataModule(L.LightningDataModule):
+class DataModule(L.LightningDataModule):
+    """Train, validation and test examples of any kind as batches of (uint8 N x C x H x W, int64 N).
+
+    parts: has `train`, `val` and `test`; the last two may be None. skipped: name -> reason of what was left out.
+    epoch_size: training examples of an epoch; None: all.
+    """
+
+    examples: str
+    """What is counted: Images, Positions."""
+    unit: str
+    """What the data are a list of, and are split by: images, games."""
+    image_size: int
+    split_hash: str
+    """Identifies which examples are on which side, whatever share of those to train on is used."""
+
+    def __init__(
+        self,
+        parts: Any,
+        *,
+        skipped: dict[str, str],
+        channels: int,
+        batch_size: int,
+        num_workers: int | None,
+        seed: int,
+        epoch_size: int | None = None,
+    ) -> None:
+        super().__init__()
+        self.parts = parts
+        self.skipped = skipped
+        self.channels = channels
+        self.batch_size = batch_size
+        self.num_workers = default_workers(len(parts.train)) if num_workers is None else num_workers
+        self.seed = seed
+        self.epoch_size = epoch_size
+        self.cached: Cached | None = None
+
+    @property
+    def classes(self) -> list[str]:
+        """Their names, in the order of the labels."""
+        raise NotImplementedError
+
+    @property
+    def train_fingerprint(self) -> str:
+        """Identifies the training examples as evaluation sees them."""
+        raise NotImplementedError
+
+    def train_dataset(self) -> Dataset:
+        """The training examples, augmented, by `Draw`."""
+        raise NotImplementedError
+
+    def eval_dataset(self, part: Any) -> Dataset:
+        """The examples of `part` as evaluation sees them, by `Draw`."""
+        raise NotImplementedError
+
+    def listing(self, part: Any) -> Iterator[str]:
+        """The names of what a part consists of."""
+        raise NotImplementedError
+
+    def train_dataloader(self) -> Any:
+        world_size, rank = (self.trainer.world_size, self.trainer.global_rank) if self.trainer else (1, 0)
+        dataset = self.train_dataset()
+        sampler = EpochSampler(len(self.parts.train), self.seed, world_size, rank, self.epoch_size)
+        # A last batch of one image has no batch statistics; a smaller one also recompiles a compiled network.
+        loader = self._loader(dataset, sampler, drop_last=len(sampler) >= self.batch_size)
+        return self.cached.train(loader) if self.cached else loader
+
+    def val_dataloader(self) -> Any:
+        if self.parts.val is None:
+            return []
+        loader = self.eval_dataloader(self.parts.val)
+        return self.cached.val(loader) if self.cached else loader
+
+    def test_dataloader(self) -> DataLoader | list:
+        return self.eval_dataloader(self.parts.test) if self.parts.test is not None else []
+
+    def eval_dataloader(self, part: Any) -> DataLoader:
+        """`part` in order and without augmentation; under DDP each example is on exactly one rank."""
+        world_size, rank = (self.trainer.world_size, self.trainer.global_rank) if self.trainer else (1, 0)
+        return self._loader(self.eval_dataset(part), [(0, index) for index in range(rank, len(part), world_size)])
+
+    def sample(self, count: int) -> Tensor:
+        """At most `count` training images, chosen by the seed, as evaluation sees them: uint8 N x C x H x W."""
+        dataset = self.eval_dataset(self.parts.train)
+        generator = torch.Generator().manual_seed(derive(self.seed, "sample"))
+        chosen = torch.randperm(len(self.parts.train), generator=generator)[:count].tolist()
+        return torch.stack([dataset[(0, index)][0] for index in chosen])
+
+    def train_images(self) -> Iterator[Tensor]:
+        """The training images as evaluation sees them, as float32 batches in [0, 1]."""
+        dataset = self.eval_dataset(self.parts.train)
+        for images, _ in self._loader(dataset, [(0, index) for index in range(len(self.parts.train))]):
+            yield images.float() / 255
+
+    def _loader(self, dataset: Dataset, sampler: Any, drop_last: bool = False) -> DataLoader:
+        return self.loader(dataset, BatchSampler(sampler, self.batch_size, drop_last))
+
+    def loader(self, dataset: Dataset, batches: Iterable) -> DataLoader:
+        """The batches of `dataset` whose draws `batches` lists, prepared by the workers."""
+        return DataLoader(
+            dataset,
+            batch_sampler=batches,
+            num_workers=self.num_workers,
+            persistent_workers=self.num_workers > 0,
+            pin_memory=torch.cuda.is_available(),
+            worker_init_fn=_one_thread if self.num_workers else None,
+        )
+
+
+class ImageDataModule(DataModule):
     """Train, validation and test images as batches of (uint8 N x C x H x W, int64 N).
 
-    split_hash: identifies which images are on which side, whatever share of the training images is used.
     digests: name -> hash of the content of each training image.
     """
+
+    parts: Splits
+    examples, unit = "Images", "images"
 
     def __init__(
         self,
@@ -56,16 +166,12 @@ class ImageDataModule(L.LightningDataModule):
         num_workers: int | None,
         seed: int,
     ) -> None:
-        super().__init__()
-        self.parts = parts
+        super().__init__(
+            parts, skipped=skipped, channels=channels, batch_size=batch_size, num_workers=num_workers, seed=seed
+        )
+        self.image_size = image_size
         self.split_hash = split_hash
         self.digests = digests or {}
-        self.skipped = skipped
-        self.channels = channels
-        self.batch_size = batch_size
-        self.num_workers = default_workers(len(parts.train)) if num_workers is None else num_workers
-        self.seed = seed
-        self.cached: Cached | None = None
         self.records: dict[str, Entry] = {}
         """Part -> its images as the transform of that part prepares them."""
         self.train_transform = TrainTransform(augmentations, image_size, resize_size)
@@ -84,61 +190,15 @@ class ImageDataModule(L.LightningDataModule):
             digest.update(self.digests[images.name(index)].encode())
         return digest.hexdigest()
 
-    def train_dataloader(self) -> Any:
-        world_size, rank = (self.trainer.world_size, self.trainer.global_rank) if self.trainer else (1, 0)
-        dataset = ImageDataset(
-            self.parts.train, self.train_transform, self.channels, self.seed, self.records.get("train")
-        )
-        sampler = EpochSampler(len(dataset), self.seed, world_size, rank)
-        # A last batch of one image has no batch statistics; a smaller one also recompiles a compiled network.
-        loader = self._loader(dataset, sampler, drop_last=len(sampler) >= self.batch_size)
-        return self.cached.train(loader) if self.cached else loader
+    def train_dataset(self) -> "ImageDataset":
+        return ImageDataset(self.parts.train, self.train_transform, self.channels, self.seed, self.records.get("train"))
 
-    def val_dataloader(self) -> Any:
-        if self.parts.val is None:
-            return []
-        loader = self.eval_dataloader(self.parts.val)
-        return self.cached.val(loader) if self.cached else loader
+    def eval_dataset(self, part: LabelledImages) -> "ImageDataset":
+        records = self.records.get("val") if part is self.parts.val else None
+        return ImageDataset(part, self.eval_transform, self.channels, self.seed, records)
 
-    def test_dataloader(self) -> DataLoader | list:
-        return self.eval_dataloader(self.parts.test) if self.parts.test is not None else []
-
-    def eval_dataloader(self, images: LabelledImages) -> DataLoader:
-        """`images` in order and without augmentation; under DDP each image is on exactly one rank."""
-        world_size, rank = (self.trainer.world_size, self.trainer.global_rank) if self.trainer else (1, 0)
-        return self._loader(self.eval_dataset(images), [(0, index) for index in range(rank, len(images), world_size)])
-
-    def eval_dataset(self, images: LabelledImages) -> "ImageDataset":
-        """`images` as evaluation sees them."""
-        records = self.records.get("val") if images is self.parts.val else None
-        return ImageDataset(images, self.eval_transform, self.channels, self.seed, records)
-
-    def sample(self, count: int) -> Tensor:
-        """At most `count` training images, chosen by the seed, as evaluation sees them: uint8 N x C x H x W."""
-        dataset = self.eval_dataset(self.parts.train)
-        generator = torch.Generator().manual_seed(derive(self.seed, "sample"))
-        chosen = torch.randperm(len(dataset), generator=generator)[:count].tolist()
-        return torch.stack([dataset[(0, index)][0] for index in chosen])
-
-    def train_images(self) -> Iterator[Tensor]:
-        """The training images as evaluation sees them, as float32 batches in [0, 1]."""
-        dataset = self.eval_dataset(self.parts.train)
-        for images, _ in self._loader(dataset, [(0, index) for index in range(len(dataset))]):
-            yield images.float() / 255
-
-    def _loader(self, dataset: Dataset, sampler: Any, drop_last: bool = False) -> DataLoader:
-        return self.loader(dataset, BatchSampler(sampler, self.batch_size, drop_last))
-
-    def loader(self, dataset: Dataset, batches: Iterable) -> DataLoader:
-        """The batches of `dataset` whose draws `batches` lists, prepared by the workers."""
-        return DataLoader(
-            dataset,
-            batch_sampler=batches,
-            num_workers=self.num_workers,
-            persistent_workers=self.num_workers > 0,
-            pin_memory=torch.cuda.is_available(),
-            worker_init_fn=_one_thread if self.num_workers else None,
-        )
+    def listing(self, part: LabelledImages) -> Iterator[str]:
+        return (part.name(index) for index in range(len(part)))
 
 
 class ImageDataset(Dataset):
@@ -177,16 +237,18 @@ class ImageDataset(Dataset):
 
 
 class EpochSampler(Sampler[Draw]):
-    """A new permutation for each epoch, a pure function of (seed, epoch), dealt out to `world_size` ranks.
+    """A new permutation for each pass, a pure function of (seed, pass), dealt out to `world_size` ranks.
 
-    All ranks draw the same number of images; the few that do not divide evenly rest for the epoch.
+    epoch_size: examples of an epoch, of which each goes on where the last one ended; None: one pass.
+    All ranks draw the same number of examples; the few that do not divide evenly rest for the epoch.
     """
 
-    def __init__(self, size: int, seed: int, world_size: int = 1, rank: int = 0) -> None:
+    def __init__(self, size: int, seed: int, world_size: int = 1, rank: int = 0, epoch_size: int | None = None) -> None:
         self.size = size
         self.seed = seed
         self.world_size = world_size
         self.rank = rank
+        self.epoch_size = size if epoch_size is None else epoch_size
         self.epoch = 0
 
     def set_epoch(self, epoch: int) -> None:
@@ -194,13 +256,21 @@ class EpochSampler(Sampler[Draw]):
         self.epoch = epoch
 
     def __len__(self) -> int:
-        return self.size // self.world_size
+        return self.epoch_size // self.world_size
 
     def __iter__(self) -> Iterator[Draw]:
-        generator = torch.Generator().manual_seed(derive(self.seed, "order", self.epoch))
-        order = torch.randperm(self.size, generator=generator).tolist()
-        mine = order[self.rank :: self.world_size][: len(self)]
-        return iter([(self.epoch, index) for index in mine])
+        first = self.epoch * self.epoch_size
+        mine = self._stream(first, first + self.epoch_size)[self.rank :: self.world_size][: len(self)]
+        return iter([(self.epoch, index) for index in mine.tolist()])
+
+    def _stream(self, start: int, stop: int) -> Tensor:
+        """The indices from `start` to `stop` of all passes, one behind the other."""
+        parts = []
+        for number in range(start // self.size, -(-stop // self.size)):
+            generator = torch.Generator().manual_seed(derive(self.seed, "order", number))
+            order = torch.randperm(self.size, generator=generator)
+            parts.append(order[max(0, start - number * self.size) : stop - number * self.size])
+        return torch.cat(parts)
 
 
 def build_data(

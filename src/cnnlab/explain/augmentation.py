@@ -74,7 +74,7 @@ def source(subject: Subject, images: str | None) -> tuple[str, list[Image.Image]
     if images is None:
         if not subject.has_data:
             raise InputError("images=FILE is needed, or data=... with data.root=FOLDER.")
-        part = subject.data.parts.train
+        part = subject.image_data.parts.train
         return part.name(0), [part.load(index, subject.spec.channels) for index in (0, len(part) - 1)]
     _, paths = find_pictures(Path(images))
     first = decode(paths[0], subject.spec.channels)

@@ -118,7 +118,7 @@ def _images_of(subject: Subject) -> LabelledImages | None:
     if not subject.has_data:
         return None
     try:
-        parts = subject.data.parts
+        parts = subject.image_data.parts
     except DataError as error:
         print(f"The page has no examples: {error}")
         return None

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from cnnlab.config import nearest
-from cnnlab.data.datamodule import ImageDataModule
+from cnnlab.data.datamodule import DataModule, ImageDataModule
 from cnnlab.data.datasets.image_folder import find_pictures
 from cnnlab.data.datasets.imagenet_subset import imagenet_classes
 from cnnlab.data.decoding import decode
@@ -20,6 +20,7 @@ from cnnlab.errors import DataError, InputError
 from cnnlab.models.building import InputSpec
 
 BATCH = 32
+FOR_GO = "Positions of Go are drawn by what=policy sgf=FILE move=NUMBER."
 SMALLEST = 8
 """Pixels of the shorter side of an image, below which there is nothing to see."""
 
@@ -79,8 +80,15 @@ class Subject(ABC):
 
     @property
     @abstractmethod
-    def data(self) -> ImageDataModule:
+    def data(self) -> DataModule:
         """The data set of the config, split, with its augmentations."""
+
+    @property
+    def image_data(self) -> ImageDataModule:
+        """`data`; raises InputError if they are no images."""
+        if not isinstance(self.data, ImageDataModule):
+            raise InputError(f"The data of {self.name} are positions, no images. {FOR_GO}")
+        return self.data
 
     @property
     @abstractmethod
@@ -117,8 +125,11 @@ class Subject(ABC):
         """At most `limit` pictures of a file or folder; without `images`, the first validation images of the data.
 
         spread: take them at equal distances instead, so that every class of an ordered data set is among them.
-        Raises InputError or DataError for an image that cannot be read or is smaller than 8 pixels.
+        Raises InputError or DataError for an image that cannot be read or is smaller than 8 pixels, and for a network
+        that takes no images.
         """
+        if self.spec.channels not in (1, 3):
+            raise InputError(f"{self.name} takes {self.spec.channels} planes, no images. {FOR_GO}")
         if images is None:
             return self._validation_images(limit, spread)
         folder, paths = find_pictures(Path(images))
@@ -143,8 +154,9 @@ class Subject(ABC):
             raise InputError(
                 "images=FILE is needed: a picture, or a folder of them; or data=... with data.root=FOLDER."
             )
-        part = self.data.parts.val if self.data.parts.val is not None else self.data.parts.train
-        dataset = self.data.eval_dataset(part)
+        parts = self.image_data.parts
+        part = parts.val if parts.val is not None else parts.train
+        dataset = self.image_data.eval_dataset(part)
         targets = self._targets(part)
         return [
             Picture(

@@ -32,16 +32,25 @@ def documents(source: Path | bytes, max_bytes: int = MAX_BYTES) -> Iterator[tupl
             yield from _zipped("bytes", io.BytesIO(source), len(source), max_bytes)
         else:
             yield "bytes", source if len(source) <= max_bytes else _too_large(len(source), max_bytes)
-    elif source.is_dir():
-        files = sorted(path for path in source.rglob("*") if path.suffix.lower() in (".sgf", ".zip") and path.is_file())
-        if not files:
-            raise DataError(f"{source.absolute()} has no .sgf or .zip file.")
-        for path in files:
-            yield from _file(path, path.relative_to(source).as_posix(), max_bytes)
-    elif source.is_file():
-        yield from _file(source, source.name, max_bytes)
     else:
+        for path in record_files(source):
+            name = path.relative_to(source).as_posix() if path != source else path.name
+            yield from _file(path, name, max_bytes)
+
+
+def record_files(source: Path) -> list[Path]:
+    """The .sgf and .zip files of a folder at any depth, in order, or the one file that `source` is.
+
+    Raises DataError if there is none.
+    """
+    if source.is_file():
+        return [source]
+    if not source.is_dir():
         raise DataError(f"There is no file or folder {source.absolute()}.")
+    files = sorted(path for path in source.rglob("*") if path.suffix.lower() in (".sgf", ".zip") and path.is_file())
+    if not files:
+        raise DataError(f"{source.absolute()} has no .sgf or .zip file.")
+    return files
 
 
 def as_ascii_superset(text: bytes) -> tuple[bytes, str]:

@@ -3,7 +3,7 @@
 import dataclasses
 import functools
 import inspect
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -13,19 +13,19 @@ import torch
 from lightning.pytorch.strategies import DDPStrategy
 from torch import nn
 
-from cnnlab.config import build, build_entries, locate
-from cnnlab.data.datamodule import ImageDataModule, build_data
-from cnnlab.data.images import Splits
+from cnnlab.config import build, build_entries, is_go, locate
+from cnnlab.data.datamodule import DataModule, ImageDataModule, build_data
 from cnnlab.data.records import keep_records
 from cnnlab.data.splitting import content_hash
 from cnnlab.data.store import Store
-from cnnlab.data.transforms import batch_transforms
+from cnnlab.data.transforms import BATCH_TRANSFORMS, batch_transforms
 from cnnlab.errors import InputError
 from cnnlab.loading import hyperparameters
 from cnnlab.models.building import InputSpec, build_network, input_spec
 from cnnlab.models.preprocessing import fit_once
 from cnnlab.models.surgery import Surgery
 from cnnlab.models.weights import Weights, find_weights
+from cnnlab.playing import keep_machine_code
 from cnnlab.runs.folder import RunFolder
 from cnnlab.seeds import derive
 from cnnlab.training.callbacks.best_metric import BestMetric
@@ -72,34 +72,59 @@ def augmentations_from(cfg: Config, trusted: tuple[str, ...]) -> Config:
     return build_entries(entries, trusted)
 
 
-def data_from(cfg: Config, spec: InputSpec, trusted: tuple[str, ...]) -> ImageDataModule:
+def data_from(cfg: Config, spec: InputSpec, trusted: tuple[str, ...]) -> DataModule:
     """The config group `data`, with the augmentations, at the size that the network takes.
 
     With trainer.overfit_batches so many random batches are all there is, to train and to validate on.
     """
-    options = {key: value for key, value in cfg["data"].items() if key not in NOT_OF_DATA}
-    data = build_data(
-        build(cfg["data"]["dataset"], trusted),
-        augmentations=list(augmentations_from(cfg, trusted).values()),
-        cache_dir=Path(cfg["paths"]["cache_dir"]),
-        seed=cfg["seed"],
-        channels=spec.channels,
-        image_size=spec.image_size,
-        resize_size=spec.resize_size,
-        **options,
-    )
+    sizes = {"channels": spec.channels, "image_size": spec.image_size, "resize_size": spec.resize_size}
+    data = data_module(cfg, sizes, list(augmentations_from(cfg, trusted).values()), trusted)
     if amount := cfg["trainer"]["overfit_batches"]:
         train = data.parts.train
         count = amount * data.batch_size if isinstance(amount, int) else round(amount * len(train))
         order = np.random.default_rng(derive(cfg["seed"], "overfit")).permutation(len(train))
         few = train.subset(np.sort(order[: max(1, count)]))
-        data.parts = Splits(few, few)
+        data.parts = dataclasses.replace(data.parts, train=few, val=few, test=None)
         data.split_hash = content_hash(data.parts)
     return data
 
 
+def data_module(
+    cfg: Config, spec: dict[str, int], augmentations: Sequence[nn.Module], trusted: tuple[str, ...]
+) -> DataModule:
+    """The config group `data` for a network that takes the channels, image_size and resize_size of `spec`."""
+    cache_dir = Path(cfg["paths"]["cache_dir"])
+    if is_go(cfg["data"]):
+        keep_machine_code(cache_dir)
+        from cnnlab.data.positions import build_positions
+
+        if turning := [type(step).__name__ for step in augmentations if not isinstance(step, BATCH_TRANSFORMS)]:
+            raise InputError(
+                f"augmentation: {', '.join(turning)} would change the board and not the move to learn. Use "
+                "augmentation=none; data=go turns and mirrors boards together with their moves (data.symmetric)."
+            )
+        return build_positions(
+            cache_dir=cache_dir,
+            seed=cfg["seed"],
+            channels=spec["channels"],
+            image_size=spec["image_size"],
+            **{key: value for key, value in cfg["data"].items() if key not in ("name", "channels")},
+        )
+    options = {key: value for key, value in cfg["data"].items() if key not in NOT_OF_DATA}
+    return build_data(
+        build(cfg["data"]["dataset"], trusted),
+        augmentations=augmentations,
+        cache_dir=cache_dir,
+        seed=cfg["seed"],
+        channels=spec["channels"],
+        image_size=spec["image_size"],
+        resize_size=spec["resize_size"],
+        **options,
+    )
+
+
 def classifier_from(
-    cfg: Config, spec: InputSpec, data: ImageDataModule, regularizers: Config, trusted: tuple[str, ...]
+    cfg: Config, spec: InputSpec, data: DataModule, regularizers: Config, trusted: tuple[str, ...]
 ) -> Classifier:
     """Preprocessing, network and recipe."""
     weights = cfg["model"]["weights"]
@@ -114,7 +139,7 @@ def classifier_from(
 
 
 def preprocessing_from(
-    cfg: Config, spec: InputSpec, weights: Weights | None, data: ImageDataModule, trusted: tuple[str, ...]
+    cfg: Config, spec: InputSpec, weights: Weights | None, data: DataModule, trusted: tuple[str, ...]
 ) -> nn.Module:
     """The config group `preprocessing`, fitted on the training images; `weights` brings statistics of its own."""
     layer = build(cfg["preprocessing"], trusted)
@@ -138,7 +163,7 @@ def weights_statistics(weights: Weights | None, spec: InputSpec) -> dict[str, li
 def network_from(
     cfg: Config,
     weights: Weights | None,
-    data: ImageDataModule,
+    data: DataModule,
     preprocessing: nn.Module,
     regularizers: Config,
     trusted: tuple[str, ...],
@@ -224,9 +249,11 @@ def trainer_from(
 
 
 def feature_cache_from(
-    cfg: Config, spec: InputSpec, classifier: Classifier, data: ImageDataModule, trainer: L.Trainer
+    cfg: Config, spec: InputSpec, classifier: Classifier, data: DataModule, trainer: L.Trainer
 ) -> FeatureCache | None:
     """What of the config group `freeze` says that frozen stages see each image once."""
+    if not isinstance(data, ImageDataModule):
+        return None
     sizes = {key: value for key, value in dataclasses.asdict(spec).items() if key not in ("mean", "std")}
     return build_feature_cache(
         cfg["freeze"]["cache"],
@@ -239,8 +266,10 @@ def feature_cache_from(
     )
 
 
-def keep_records_from(cfg: Config, classifier: Classifier, data: ImageDataModule, trainer: L.Trainer) -> None:
+def keep_records_from(cfg: Config, classifier: Classifier, data: DataModule, trainer: L.Trainer) -> None:
     """What of the config group `data` says that images are decoded once; where features are kept, they are not read."""
+    if not isinstance(data, ImageDataModule):
+        return
     plan = classifier.recipe.plan
     last = trainer.max_epochs if trainer.max_epochs and trainer.max_epochs > 0 else plan.phases[-1].epoch + 2
     reading = [e for e in range(last) if not data.cached or plan.first_trained(classifier.network, e) is None]

@@ -7,7 +7,7 @@ from torch import nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
 from cnnlab.config import build, build_entries
-from cnnlab.data.datamodule import ImageDataModule
+from cnnlab.data.datamodule import DataModule, ImageDataModule
 from cnnlab.data.transforms import MIXING
 from cnnlab.errors import InputError, Problems
 from cnnlab.models.building import InputSpec, build_network
@@ -22,7 +22,7 @@ from cnnlab.training.regularization import LabelSmoothing, OnWeights, check_toge
 from cnnlab.verbs.assembly import Config, augmentations_from, data_from, lr_rule
 
 
-def checked_data(cfg: Config, spec: InputSpec, trusted: tuple[str, ...]) -> ImageDataModule:
+def checked_data(cfg: Config, spec: InputSpec, trusted: tuple[str, ...]) -> DataModule:
     """The data of a run whose settings go together; raises one InputError that names all that do not."""
     problems = Problems()
     regularizers: Config = {}
@@ -41,13 +41,13 @@ def checked_data(cfg: Config, spec: InputSpec, trusted: tuple[str, ...]) -> Imag
 
 
 def _check_with_data(
-    cfg: Config, data: ImageDataModule, regularizers: Config, trusted: tuple[str, ...], problems: Problems
+    cfg: Config, data: DataModule, regularizers: Config, trusted: tuple[str, ...], problems: Problems
 ) -> None:
     with problems:
         _check_validation(cfg, regularizers, data)
     with problems:
         options = {key: value for key, value in cfg["preprocessing"].items() if key not in ("_target_", "_partial_")}
-        size = data.eval_transform.image_size
+        size = data.image_size
         check_fit(options.pop("name"), options, (data.channels, size, size), len(data.parts.train))
     with problems:
         _check_augmentation(data)
@@ -80,15 +80,17 @@ def outline(cfg: Config, num_classes: int, trusted: tuple[str, ...]) -> nn.Modul
         return build_network(network, num_classes=num_classes, weights=None, seed=0)
 
 
-def _check_validation(cfg: Config, regularizers: Config, data: ImageDataModule) -> None:
+def _check_validation(cfg: Config, regularizers: Config, data: DataModule) -> None:
     waiting = [f"regularization.{name}" for name, entry in regularizers.items() if isinstance(entry, EarlyStopping)]
     waiting += ["scheduler"] if cfg["scheduler"]["_target_"].endswith(".ReduceLROnPlateau") else []
     if waiting and (data.parts.val is None or not cfg["trainer"]["limit_val_batches"]):
         raise InputError(f"{', '.join(waiting)} follows val/acc, but nothing is validated: raise data.val_fraction.")
 
 
-def _check_augmentation(data: ImageDataModule) -> None:
+def _check_augmentation(data: DataModule) -> None:
     """Try the augmentations on the smallest image that can reach them."""
+    if not isinstance(data, ImageDataModule):
+        return
     side = data.eval_transform.resize.size[0]
     with derived_rng("trial"):
         try:

@@ -11,8 +11,8 @@ from torch import nn
 from torch.utils.data import DataLoader
 from tqdm import tqdm
 
-from cnnlab.config import build
-from cnnlab.data.datamodule import ImageDataModule, check_loading
+from cnnlab.config import build, is_go
+from cnnlab.data.datamodule import DataModule, ImageDataModule, check_loading
 from cnnlab.data.datasets.imagenet_subset import imagenet_classes
 from cnnlab.data.images import LabelledImages, Splits, joined
 from cnnlab.data.scanning import scan
@@ -26,6 +26,7 @@ from cnnlab.runs.naming import claim, run_name
 from cnnlab.runs.report import Scored, write_report
 from cnnlab.training.classifier import Classifier
 from cnnlab.verbs.assembly import spec_from, weights_statistics
+from cnnlab.verbs.evaluate_go import evaluate_go
 from cnnlab.verbs.subjects import (
     apply_changes,
     checked_config,
@@ -36,6 +37,8 @@ from cnnlab.verbs.subjects import (
 )
 
 PARTS = ("train", "val", "test")
+GO_KEYS: dict[str, int | None] = {"symmetries": 8, "positions": None}
+"""Keys for runs of data=go, with their defaults."""
 
 
 def main(arguments: Sequence[str]) -> None:
@@ -55,12 +58,15 @@ def evaluate_run(run: Path, changes: dict[str, str]) -> dict:
     """Score a run's best network on its validation images (its test images, if it has some; or split=train|val|test).
 
     changes: values of the run's config to replace, such as data.root, and trusted_packages, which the run's files
-    cannot choose themselves; writes `run/report/`. Returns the metrics.
+    cannot choose themselves; of a run of data=go also symmetries=1|8 and positions=N. Writes `run/report/`, returns the
+    metrics.
     """
     cfg = read_config(run)
+    own = ("split", "trusted_packages", *(GO_KEYS if is_go(cfg["data"]) else ()))
     part = changes.pop("split", None)
     packages = value_of("trusted_packages", changes.pop("trusted_packages", "[]"), [])
-    apply_changes(cfg, changes, own=("split", "trusted_packages"))
+    go = {key: value_of(key, changes.pop(key), old) for key, old in GO_KEYS.items() if key in own and key in changes}
+    apply_changes(cfg, changes, own=own)
     loaded = load_run(run, packages)
     data = data_of_run(cfg, loaded.spec, packages)
     part = part or ("test" if data.parts.test is not None else "val")
@@ -73,6 +79,9 @@ def evaluate_run(run: Path, changes: dict[str, str]) -> dict:
             f"The data have the classes {', '.join(data.classes[:9])}; "
             f"the network knows {', '.join(loaded.classes[:9])}."
         )
+    if is_go(cfg["data"]):
+        title = f"{run.name}: {part} positions of {cfg['data']['name']}"
+        return evaluate_go(loaded.network, data, images, run / "report", title, **{**GO_KEYS, **go})
     scored = score(loaded.network, data, images, images.labels, loaded.classes)
     return report(run / "report", f"{run.name}: {part} images of {cfg['data']['name']}", scored, loaded.channels)
 
@@ -81,6 +90,8 @@ def evaluate_model(arguments: Sequence[str]) -> dict:
     """Score pretrained weights on *all* images of a data set; writes a report into a folder of its own."""
     cfg = checked_config(arguments)
     model, options = cfg["model"], cfg["data"]
+    if is_go(options):
+        raise InputError("cnnlab evaluate model=... scores pictures; a policy network of Go is scored by run=FOLDER.")
     if not model["weights"]:
         raise InputError("cnnlab evaluate model=... needs model.weights: a network without weights knows nothing.")
     check_loading(options["batch_size"], options["num_workers"])
@@ -142,7 +153,7 @@ def match_classes(images: LabelledImages, outputs: int) -> tuple[np.ndarray, lis
 @torch.inference_mode()
 def score(
     classifier: nn.Module,
-    data: ImageDataModule,
+    data: DataModule,
     images: LabelledImages,
     truth: np.ndarray,
     classes: list[str],

@@ -66,6 +66,8 @@ def predict(cfg: PredictConfig) -> Path:
         if getattr(cfg, name) < 1:
             raise InputError(f"{name}={getattr(cfg, name)}: at least 1 is needed.")
     run = load_run(cfg.run, cfg.trusted_packages)
+    if run.channels not in (1, 3):
+        raise InputError(f"{cfg.run} takes {run.channels} planes, no images: cnnlab play run=... plays Go with it.")
     source, paths = find_pictures(Path(cfg.images))
     folder = output_folder(cfg)
     rows: list[tuple[Path, Ranking]] = []

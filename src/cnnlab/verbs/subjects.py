@@ -10,7 +10,7 @@ from omegaconf import OmegaConf
 from torch import nn
 
 from cnnlab.config import build, build_entries, check, compose, nearest, quote_path, trusted_prefixes
-from cnnlab.data.datamodule import ImageDataModule, build_data
+from cnnlab.data.datamodule import DataModule
 from cnnlab.data.datasets.imagenet_subset import imagenet_classes
 from cnnlab.errors import InputError
 from cnnlab.explain.subject import Subject
@@ -22,9 +22,10 @@ from cnnlab.models.weighted import HEADS
 from cnnlab.models.weights import Weights, find_weights
 from cnnlab.runs.folder import read_config
 from cnnlab.verbs.assembly import (
-    NOT_OF_DATA,
     Config,
+    augmentations_from,
     data_from,
+    data_module,
     network_from,
     preprocessing_from,
     spec_from,
@@ -74,7 +75,7 @@ class RunSubject(Subject):
         return self._loaded.classes
 
     @cached_property
-    def data(self) -> ImageDataModule:
+    def data(self) -> DataModule:
         return data_of_run(self.cfg, self._loaded.spec, self.packages, augmented=True)
 
 
@@ -129,7 +130,7 @@ class ModelSubject(Subject):
         return names if outputs == len(names) else [f"class {number}" for number in range(outputs)]
 
     @cached_property
-    def data(self) -> ImageDataModule:
+    def data(self) -> DataModule:
         return data_from(self.cfg, self.spec, trusted_prefixes(self.cfg))
 
 
@@ -170,22 +171,14 @@ def outputs_of(weights: Weights) -> int:
     return heads[-1].shape[0]
 
 
-def data_of_run(cfg: Config, spec: dict[str, int], packages: Sequence[str], augmented: bool = False) -> ImageDataModule:
+def data_of_run(cfg: Config, spec: dict[str, int], packages: Sequence[str], augmented: bool = False) -> DataModule:
     """The data of a run's config at the size of its network.
 
     packages: trusted_packages, which the run's files cannot choose themselves.
     """
     trusted = trusted_prefixes({"trusted_packages": list(packages)})
-    return build_data(
-        build(cfg["data"]["dataset"], trusted),
-        augmentations=list(build_entries(cfg["augmentation"], trusted).values()) if augmented else (),
-        cache_dir=Path(cfg["paths"]["cache_dir"]),
-        seed=cfg["seed"],
-        channels=spec["channels"],
-        image_size=spec["image_size"],
-        resize_size=spec["resize_size"],
-        **{key: value for key, value in cfg["data"].items() if key not in NOT_OF_DATA},
-    )
+    augmentations = list(augmentations_from(cfg, trusted).values()) if augmented else []
+    return data_module(cfg, spec, augmentations, trusted)
 
 
 def apply_changes(cfg: Config, changes: dict[str, str], own: Sequence[str] = ()) -> None:
@@ -204,7 +197,7 @@ def apply_changes(cfg: Config, changes: dict[str, str], own: Sequence[str] = ())
             raise InputError(f"{key} of a run cannot be changed. {nearest([key], known)}")
         is_path = node == "paths" or rest == ["root"]
         cfg[node][rest[0]] = text if is_path else value_of(key, text, cfg[node][rest[0]])
-    dataset = cfg["data"]["dataset"]
+    dataset = cfg["data"].get("dataset", cfg["data"])
     if "data.root" in changes and "root" not in dataset:
         raise InputError(f"data.root cannot be changed: {cfg['data']['name']} has no folder.")
     if "data.root" in changes:

@@ -10,7 +10,7 @@ import torch
 from lightning.pytorch.utilities.exceptions import MisconfigurationException, SIGTERMException
 
 from cnnlab.config import build_entries, trusted_prefixes
-from cnnlab.data.datamodule import ImageDataModule
+from cnnlab.data.datamodule import DataModule
 from cnnlab.errors import InputError
 from cnnlab.files import write_atomically
 from cnnlab.models.weighted import weights_of
@@ -60,7 +60,7 @@ def require_device(accelerator: str) -> None:
         )
 
 
-def describe(run: RunFolder, data: ImageDataModule, trainer: L.Trainer) -> None:
+def describe(run: RunFolder, data: DataModule, trainer: L.Trainer) -> None:
     """Write what is known before the first step: device, split, classes, skipped files."""
     parts = {name: part for name in ("train", "val", "test") if (part := getattr(data.parts, name)) is not None}
     counts = {name: len(part) for name, part in parts.items()}
@@ -74,17 +74,18 @@ def describe(run: RunFolder, data: ImageDataModule, trainer: L.Trainer) -> None:
     )
     run.write_json("class_indices.json", dict(enumerate(data.classes)))
     for name, part in parts.items():
-        run.write_text(f"splits/{name}.txt", "".join(f"{part.name(index)}\n" for index in range(len(part))))
+        run.write_text(f"splits/{name}.txt", "".join(f"{entry}\n" for entry in data.listing(part)))
     if data.skipped:
-        run.write_text("skipped_images.txt", "".join(f"{reason}\n" for reason in data.skipped.values()))
+        run.write_text(f"skipped_{data.unit}.txt", "".join(f"{reason}\n" for reason in data.skipped.values()))
     log.info(
-        "Images: %s in %d classes",
+        "%s: %s in %d classes",
+        data.examples,
         ", ".join(f"{count} {name}" for name, count in counts.items()),
         len(data.classes),
     )
 
 
-def fit(trainer: L.Trainer, classifier: Classifier, data: ImageDataModule, resume_from: Path | None) -> None:
+def fit(trainer: L.Trainer, classifier: Classifier, data: DataModule, resume_from: Path | None) -> None:
     """Lightning turns Ctrl-C and SIGTERM into exits, wrong settings into its own error; give back what they are."""
     threads = torch.get_num_threads()
     try:
@@ -99,7 +100,7 @@ def fit(trainer: L.Trainer, classifier: Classifier, data: ImageDataModule, resum
         torch.set_num_threads(threads)  # training on cached features takes fewer
 
 
-def keep_best(run: RunFolder, trainer: L.Trainer, classifier: Classifier, data: ImageDataModule) -> None:
+def keep_best(run: RunFolder, trainer: L.Trainer, classifier: Classifier, data: DataModule) -> None:
     """Record the metrics, score the best network on the test images if there are any, and export its weights."""
     callbacks: list[L.Callback] = trainer.callbacks  # type: ignore[attr-defined]
     best = next(callback for callback in callbacks if isinstance(callback, BestMetric))

@@ -25,6 +25,7 @@ PICTURES = {
     "augmentation": "one image as training sees it, draw by draw, and every augmentation alone",
     "schedule": "learning rate and freezing over the epochs, without training",
     "explore": "one page in which a small network can be drawn for and looked into",
+    "policy": "the moves that a policy network of Go finds probable, on the board: sgf=game.sgf move=42",
 }
 """What can be drawn: for each name a module of cnnlab.explain, which has
 

@@ -5,7 +5,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from cnnlab.data.datamodule import ImageDataModule
+from cnnlab.data.datamodule import DataModule
 from cnnlab.explain.feature_maps import feature_maps, resolve_layers
 from cnnlab.explain.features import describe_maps, layer_title, maps_sheet
 from cnnlab.explain.receptive_fields import receptive_fields
@@ -58,7 +58,7 @@ class FeatureMaps(L.Callback):
                 writer.add_image(tag, np.asarray(sheet), trainer.global_step, dataformats="HWC")
 
     def _fixed_images(self, trainer: L.Trainer) -> Tensor | None:
-        data: ImageDataModule = trainer.datamodule  # type: ignore[attr-defined]
+        data: DataModule = trainer.datamodule  # type: ignore[attr-defined]
         part = data.parts.val
         if self._fixed is None and part is not None:
             count = min(self.images, len(part))

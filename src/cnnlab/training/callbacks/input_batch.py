@@ -11,7 +11,10 @@ from cnnlab.training.classifier import Classifier, FeatureBatch
 
 
 class InputBatch(L.Callback):
-    """Logs `input/train`: the first `images` images of the epoch's first batch, every `every_n_epochs`."""
+    """Logs `input/train`: the first `images` images of the epoch's first batch, every `every_n_epochs`.
+
+    Inputs that are no pictures, of other than one or three channels, are not shown.
+    """
 
     def __init__(self, images: int = 16, every_n_epochs: int = 1) -> None:
         self.images = images
@@ -29,4 +32,5 @@ class InputBatch(L.Callback):
                 with torch.random.fork_rng(devices):
                     torch.manual_seed(pl_module.step_seed())
                     images, _ = pl_module.augment(*batch)
-            writer.add_image("input/train", tile(to_uint8(images[: self.images].cpu())), trainer.global_step)
+            if images.shape[1] in (1, 3):
+                writer.add_image("input/train", tile(to_uint8(images[: self.images].cpu())), trainer.global_step)

@@ -1,0 +1,51 @@
+"""What a policy network of Go thinks of fixed validation positions, in TensorBoard: the step slider shows it learn."""
+
+import lightning as L
+import numpy as np
+import torch
+
+from cnnlab.explain.boards import board_picture
+from cnnlab.models.modes import evaluating
+from cnnlab.training.callbacks.tensorboard import tensorboard_writer
+from cnnlab.training.classifier import Classifier
+
+
+class PolicyBoards(L.Callback):
+    """Logs `policy/<number>`: a board with the probability of every move, before training and every `every_n_epochs`.
+
+    positions: how many, at equal distances among those of the validation games. For data=go only.
+    """
+
+    def __init__(self, positions: int = 4, every_n_epochs: int = 1) -> None:
+        self.positions = positions
+        self.every_n_epochs = every_n_epochs
+
+    def on_train_start(self, trainer: L.Trainer, pl_module: Classifier) -> None:
+        self._log(trainer, pl_module)
+
+    def on_train_epoch_end(self, trainer: L.Trainer, pl_module: Classifier) -> None:
+        if (trainer.current_epoch + 1) % self.every_n_epochs == 0:
+            self._log(trainer, pl_module)
+
+    @torch.no_grad()
+    def _log(self, trainer: L.Trainer, classifier: Classifier) -> None:
+        data = trainer.datamodule  # type: ignore[attr-defined]
+        part = data.parts.val
+        writer = tensorboard_writer(trainer)
+        if writer is None or part is None or not hasattr(part, "board"):
+            return
+        chosen = part.subset([(2 * n + 1) * len(part) // (2 * self.positions) for n in range(self.positions)])
+        dataset = data.eval_dataset(chosen)
+        examples = [dataset[(0, index)] for index in range(len(chosen))]
+        with evaluating(classifier):
+            planes = torch.stack([pixels for pixels, _ in examples]).to(classifier.device)
+            shares = classifier(planes).softmax(dim=1).cpu().numpy()
+        for number, (_, label) in enumerate(examples):
+            board = chosen.board(number)
+            title = f"step {trainer.global_step}: {chosen.name(number)}"
+            last = board.moves[-1][1] if board.moves else None
+            size = board.size
+            picture = board_picture(
+                board.rows(), shares[number].reshape(size, size), title, last, divmod(label, size), cell=24
+            )
+            writer.add_image(f"policy/{number}", np.asarray(picture), trainer.global_step, dataformats="HWC")
