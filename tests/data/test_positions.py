@@ -88,7 +88,7 @@ def test_epochs_are_the_same_for_every_number_of_workers(records):
         loader = built(folder, num_workers=workers, positions_per_epoch=60, batch_size=20).train_dataloader()
         batches = []
         for epoch in range(2):
-            loader.sampler.set_epoch(epoch)
+            loader.batch_sampler.sampler.set_epoch(epoch)
             batches += list(loader)
         return batches
 
