@@ -11,7 +11,7 @@ import pytest
 import torch
 from gnugo import Opponent, needs_gnugo
 from go_records import random_moves, sgf, write_games
-from in_process import train_in_process
+from in_process import KeptSignals, interrupt_at_epoch, train_in_process
 from PIL import Image
 from sklearn.metrics import log_loss, top_k_accuracy_score
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
@@ -62,6 +62,23 @@ def test_run_says_which_games_were_on_which_side_and_which_were_left_out(trained
     assert record["classes"] == 81
     moves = [move for seed in range(10) for move in random_moves(seed)]
     assert sum(record["images"].values()) == sum(point is not None for _, point in moves)
+
+
+def test_interrupted_run_goes_on_where_it_was(games, tmp_path):
+    """Short epochs share passes over the positions: the third epoch depends on where the second one ended."""
+    settings = (*TINY, f"data.root={games[0]}", "data.positions_per_epoch=150", "trainer.max_epochs=3")
+    quiet = ("callbacks=none", "logger=none", "optimizer.lr=0.01")
+    train_in_process(tmp_path / "whole", *settings, *quiet)
+    with pytest.MonkeyPatch.context() as patched, KeptSignals():
+        interrupt_at_epoch(patched, 2)
+        with pytest.raises(KeyboardInterrupt):
+            train_in_process(tmp_path / "twin", *settings, *quiet)
+    train_in_process(tmp_path / "twin", *settings, *quiet, resume=True)
+    whole, twin = (
+        torch.load(tmp_path / name / "checkpoints" / "last.ckpt", weights_only=True)["state_dict"]
+        for name in ("whole", "twin")
+    )
+    assert all(torch.equal(value, twin[name]) for name, value in whole.items())
 
 
 def test_fixed_positions_are_in_tensorboard_as_boards(trained):
