@@ -8,8 +8,6 @@ resignation; GNU Go scores it. Prints the network's wins with their 95 % Wilson 
 
 import argparse
 import json
-import os
-import platform
 import shutil
 import subprocess
 import sys
@@ -18,6 +16,7 @@ from pathlib import Path
 from statistics import median
 
 import torch
+from common import hardware
 from scipy.stats import binomtest
 
 from cnnlab.loading import load_run
@@ -128,7 +127,7 @@ def summary(games: list[dict], options: argparse.Namespace, size: int) -> dict:
         "milliseconds_a_move": median(game["milliseconds_a_move"] for game in games),
         "forward_milliseconds_k192": forward_milliseconds(),
         "forward_milliseconds_k192_paper": PAPER_MS,
-        "hardware": f"{platform.processor() or platform.machine()}, {os.cpu_count()} cores, one used",
+        "hardware": f"{hardware()}, one used",
         "results": games,
     }
 

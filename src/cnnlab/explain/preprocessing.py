@@ -74,7 +74,7 @@ def source(subject: Subject, options: Options) -> Tensor:
     if options.images is not None or not subject.has_data:
         found = torch.cat([picture.batch for picture in subject.pictures(options.images, options.limit, spread=True)])
     else:
-        found = subject.data.sample(options.limit).float() / 255
+        found = subject.image_data.sample(options.limit).float() / 255
     if len(found) < 2:
         raise InputError("At least two images are needed to have a covariance.")
     return found

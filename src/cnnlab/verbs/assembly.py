@@ -253,6 +253,8 @@ def feature_cache_from(
 ) -> FeatureCache | None:
     """What of the config group `freeze` says that frozen stages see each image once."""
     if not isinstance(data, ImageDataModule):
+        if cfg["freeze"]["cache"] == "on":
+            raise InputError("freeze.cache=on cannot be: features are kept of images. Use freeze.cache=auto.")
         return None
     sizes = {key: value for key, value in dataclasses.asdict(spec).items() if key not in ("mean", "std")}
     return build_feature_cache(
