@@ -1,7 +1,9 @@
 """Every command in the README is one that the program accepts."""
 
+import importlib
 import re
 import shlex
+from dataclasses import fields
 from urllib.parse import unquote
 
 import pytest
@@ -10,6 +12,7 @@ from conftest import REPOSITORY
 from cnnlab.cli import VERBS
 from cnnlab.config import check, compose, quote_path
 from cnnlab.errors import CnnlabError
+from cnnlab.verbs import visualize
 
 README = (REPOSITORY / "README.md").read_text(encoding="utf-8")
 
@@ -58,12 +61,23 @@ def test_training_command_composes_and_checks(command):
             check(compose([quote_path(override) for override in job]))
 
 
+def of_the_config(arguments: list[str]) -> list[str]:
+    """The arguments of `cnnlab visualize` that are overrides; the others are keys of the verb and of the picture."""
+    given = dict(argument.split("=", 1) for argument in arguments)
+    assert given["what"] in visualize.PICTURES
+    picture = importlib.import_module(f"cnnlab.explain.{given['what']}")
+    own = {*visualize.OWN, *(field.name for field in fields(picture.Options))}
+    return [f"{key}={value}" for key, value in given.items() if key not in own]
+
+
 @pytest.mark.parametrize("command", commands("cnnlab "))
 def test_verb_exists_and_takes_keys(command):
     verb, *arguments = shlex.split(command, comments=True)[1:]
     assert verb in VERBS
     assert arguments
-    assert all("=" in argument for argument in arguments) or verb == "compare"
+    assert all("=" in argument for argument in arguments) or verb in ("compare", "cache")
+    if verb == "visualize":
+        arguments = of_the_config(arguments)
     if any(argument.startswith("model=") for argument in arguments):
         check(compose([quote_path(argument) for argument in arguments]))
 
