@@ -2,6 +2,7 @@
 
 import hashlib
 import logging
+from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -34,7 +35,7 @@ class Cached(Protocol):
     def val(self, loader: DataLoader) -> Any: ...
 
 
-class DataModule(L.LightningDataModule):
+class DataModule(L.LightningDataModule, ABC):
     """Train, validation and test examples of any kind as batches of (uint8 N x C x H x W, int64 N).
 
     parts: has `train`, `val` and `test`; the last two may be None. skipped: name -> reason of what was left out.
@@ -71,26 +72,26 @@ class DataModule(L.LightningDataModule):
         self.cached: Cached | None = None
 
     @property
+    @abstractmethod
     def classes(self) -> list[str]:
         """Their names, in the order of the labels."""
-        raise NotImplementedError
 
     @property
+    @abstractmethod
     def train_fingerprint(self) -> str:
         """Identifies the training examples as evaluation sees them."""
-        raise NotImplementedError
 
+    @abstractmethod
     def train_dataset(self) -> Dataset:
         """The training examples, augmented, by `Draw`."""
-        raise NotImplementedError
 
+    @abstractmethod
     def eval_dataset(self, part: Any) -> Dataset:
         """The examples of `part` as evaluation sees them, by `Draw`."""
-        raise NotImplementedError
 
+    @abstractmethod
     def listing(self, part: Any) -> Iterator[str]:
         """The names of what a part consists of."""
-        raise NotImplementedError
 
     def train_dataloader(self) -> Any:
         world_size, rank = (self.trainer.world_size, self.trainer.global_rank) if self.trainer else (1, 0)

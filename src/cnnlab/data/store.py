@@ -230,7 +230,7 @@ class Entry:
 
 
 class Claim:
-    """Images that this process alone may add to an entry, for now."""
+    """Images that this process alone may add to an entry while it holds their lock."""
 
     def __init__(self, entry: Entry, name: str, lock: FileLock, images: list[str]) -> None:
         self.images = images
