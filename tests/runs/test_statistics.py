@@ -171,3 +171,15 @@ def test_null_factor_beside_a_real_one_is_called_null_at_the_promised_rate():
         wrong += any(it.tells for it in tested[1:])
     assert wrong <= scipy.stats.binom.ppf(0.999, 200, 0.05)
     assert found > 150
+
+
+def test_accuracies_that_every_seed_repeats_differ_as_far_as_their_step_lets_one_tell():
+    """Rounding to steps of 1 / 176 has the variance step^2 / 12, and a difference of two roundings twice that."""
+    step = 1 / 176
+    error = math.sqrt(2 * step**2 / 12) / math.sqrt(3)
+    clear, single = difference([0.8977] * 3, step), difference([step] * 3, step)
+    assert clear.p == pytest.approx(2 * scipy.stats.t.sf(0.8977 / error, 2))
+    assert single.p == pytest.approx(2 * scipy.stats.t.sf(step / error, 2))
+    assert single.high - single.low == pytest.approx(2 * scipy.stats.t.ppf(0.975, 2) * error)
+    assert difference([0.0] * 3, step).p == 1.0
+    assert math.isnan(difference([0.3] * 3).p)

@@ -53,6 +53,13 @@ class Study:
         }
         return {values: seeds for values, seeds in cells.items() if seeds}
 
+    @property
+    def resolution(self) -> float:
+        """The step of an accuracy: one image more that is right. 0 for other metrics."""
+        part = "test" if self.metric.startswith("test/") else "val"
+        images = [run.record.get("images", {}).get(part) or 0 for run in self.runs]
+        return 1 / max(images) if self.metric.endswith("/acc") and any(images) else 0.0
+
     def name(self, values: Sequence[Value]) -> str:
         """init=orthogonal regularization=[l2]; of a study without factors "the one setting"."""
         return " ".join(f"{key}={value}" for key, value in zip(self.factors, values, strict=True)) or "the one setting"

@@ -39,7 +39,7 @@ class Section:
 
 def sections(given: Study) -> list[Section]:
     """The report: answer, table, factors, interaction, what was left out."""
-    best = setting_comparisons(given.cells)
+    best = setting_comparisons(given.cells, given.resolution)
     parts = [_answer(given, best), _table(given), *_factors(given)]
     if len(given.factors) == 2:
         parts.append(_interaction(given))
@@ -99,7 +99,9 @@ def _table(given: Study) -> Section:
 def _factors(given: Study) -> list[Section]:
     """Each factor's marginal means (its effect with the others averaged out) and its levels against each other."""
     cells, parts = given.cells, []
-    families = {factor: level_comparisons(cells, position) for position, factor in enumerate(given.factors)}
+    families = {
+        factor: level_comparisons(cells, position, given.resolution) for position, factor in enumerate(given.factors)
+    }
     tested = iter(corrected([it for family in families.values() for it in family]))
     for position, (factor, family) in enumerate(families.items()):
         comparisons = [next(tested) for _ in family]
@@ -123,7 +125,7 @@ def _interaction(given: Study) -> Section:
     title = f"Interaction of {first} and {second}"
     if not rest:
         return Section(title, ["Not every combination was run: cannot tell."])
-    contrasts = [it for it in interaction_contrasts(cells) if not math.isnan(it.p)]
+    contrasts = [it for it in interaction_contrasts(cells, given.resolution) if not math.isnan(it.p)]
     lines = ["The cells show what a combination gains beyond the sum of its two effects."]
     if contrasts:
         it = min(contrasts, key=lambda it: (it.p, -abs(it.difference.mean)))

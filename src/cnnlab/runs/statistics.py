@@ -75,15 +75,24 @@ def summary(values: Sequence[float]) -> Summary:
     return Summary(n, mean, std, mean - half, mean + half)
 
 
-def difference(values: Sequence[float]) -> Difference:
-    """Paired differences, one for each seed, tested against 0."""
+def difference(values: Sequence[float], resolution: float = 0.0) -> Difference:
+    """Paired differences, one for each seed, tested against 0.
+
+    resolution: the step of the metric, 1 / images for an accuracy. The standard deviation counts at least as that which
+    rounding two values to this step makes, resolution / sqrt(6): equal accuracies of every seed are no certainty.
+    """
     it = summary(values)
     if it.n < 2:
         return Difference(it.n, it.mean, math.nan, math.nan, math.nan)
-    if it.std <= ROUNDING + 1e-9 * abs(it.mean):
-        return Difference(it.n, it.mean, it.low, it.high, 1.0 if abs(it.mean) <= ROUNDING else math.nan)
-    t = it.mean / (it.std / math.sqrt(it.n))
-    return Difference(it.n, it.mean, it.low, it.high, float(2 * scipy.stats.t.sf(abs(t), it.n - 1)))
+    if abs(it.mean) <= ROUNDING and it.std <= ROUNDING:
+        return Difference(it.n, it.mean, it.low, it.high, 1.0)
+    std = max(it.std, resolution / math.sqrt(6))
+    if std <= ROUNDING + 1e-9 * abs(it.mean):
+        return Difference(it.n, it.mean, it.low, it.high, math.nan)
+    error = std / math.sqrt(it.n)
+    half = float(scipy.stats.t.ppf((1 + CONFIDENCE) / 2, it.n - 1)) * error
+    p = float(2 * scipy.stats.t.sf(abs(it.mean) / error, it.n - 1))
+    return Difference(it.n, it.mean, it.mean - half, it.mean + half, p)
 
 
 def holm(p_values: Sequence[float]) -> list[float]:
@@ -119,7 +128,9 @@ def marginal_means(cells: Cells, factor: int) -> dict[Hashable, Summary]:
     return means if all(it.n for it in means.values()) else {}
 
 
-def level_comparisons(cells: Cells, factor: int) -> list[tuple[Hashable, Hashable, Difference]]:
+def level_comparisons(
+    cells: Cells, factor: int, resolution: float = 0.0
+) -> list[tuple[Hashable, Hashable, Difference]]:
     """Every two levels of a factor: paired where seed and other factors are equal, averaged within each seed."""
     found = []
     for first, second in itertools.combinations(levels(cells, factor), 2):
@@ -128,7 +139,8 @@ def level_comparisons(cells: Cells, factor: int) -> list[tuple[Hashable, Hashabl
         for rest in (rest for rest in ones if rest in others):
             for seed in ones[rest].keys() & others[rest].keys():
                 by_seed.setdefault(seed, []).append(ones[rest][seed] - others[rest][seed])
-        found.append((first, second, difference([float(np.mean(by_seed[seed])) for seed in sorted(by_seed)])))
+        means = [float(np.mean(by_seed[seed])) for seed in sorted(by_seed)]
+        found.append((first, second, difference(means, resolution)))
     return found
 
 
@@ -138,9 +150,9 @@ def corrected(family: Sequence[tuple[Hashable, Hashable, Difference]]) -> list[C
     return [Comparison(first, second, it, p) for (first, second, it), p in zip(family, p_values, strict=True)]
 
 
-def setting_comparisons(cells: Cells) -> list[Comparison]:
+def setting_comparisons(cells: Cells, resolution: float = 0.0) -> list[Comparison]:
     """Every two cells, paired over the seeds they share; corrected over all pairs, so the best may be picked by eye."""
-    return corrected(level_comparisons({(cell,): seeds for cell, seeds in cells.items()}, 0))
+    return corrected(level_comparisons({(cell,): seeds for cell, seeds in cells.items()}, 0, resolution))
 
 
 def interactions(cells: Cells) -> dict[tuple[Hashable, Hashable], float]:
@@ -153,7 +165,7 @@ def interactions(cells: Cells) -> dict[tuple[Hashable, Hashable], float]:
     return {(row, column): float(rest[i, j]) for i, row in enumerate(rows) for j, column in enumerate(columns)}
 
 
-def interaction_contrasts(cells: Cells) -> list[Comparison]:
+def interaction_contrasts(cells: Cells, resolution: float = 0.0) -> list[Comparison]:
     """Of two factors: how much more the step between two levels of the first is worth under one level of the second.
 
     `first` and `second` of each comparison are (level, level) of the first factor and of the second; the difference is
@@ -165,7 +177,8 @@ def interaction_contrasts(cells: Cells) -> list[Comparison]:
             square = [(a1, b1), (a2, b1), (a1, b2), (a2, b2)]
             if all(cell in cells for cell in square):
                 values = _by_seed([cells[cell] for cell in square]).values()
-                family.append(((a1, a2), (b1, b2), difference([v[0] - v[1] - v[2] + v[3] for v in values])))
+                contrasts = [v[0] - v[1] - v[2] + v[3] for v in values]
+                family.append(((a1, a2), (b1, b2), difference(contrasts, resolution)))
     return corrected(family)
 
 
