@@ -6,10 +6,11 @@ import os
 import platform
 from collections.abc import Callable, Mapping, Sequence
 from datetime import date
-from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from statistics import median
 from typing import Any
+
+from cnnlab.runs.folder import versions
 
 PACKAGES = ("cnnlab", "torch", "torchvision", "lightning", "timm", "pillow", "simplejpeg", "numpy")
 RESULTS = Path(__file__).parent / "results"
@@ -68,18 +69,8 @@ def environment() -> dict[str, Any]:
         "threads": torch.get_num_threads(),
         "load": os.getloadavg()[0],
         "python": platform.python_version(),
-        "packages": versions(),
+        "packages": versions(PACKAGES),
     }
-
-
-def versions() -> dict[str, str]:
-    found = {}
-    for package in PACKAGES:
-        try:
-            found[package] = version(package)
-        except PackageNotFoundError:
-            continue
-    return found
 
 
 def hardware() -> str:

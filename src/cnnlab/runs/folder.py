@@ -7,7 +7,7 @@ import platform
 import subprocess
 import sys
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
@@ -73,7 +73,7 @@ class RunFolder:
             "command": " ".join(sys.argv),
             "git_revision": _git_revision(),
             "python": platform.python_version(),
-            "versions": _versions(),
+            "versions": versions(PACKAGES),
         }
         run = cls(path, record, writes)
         if writes:
@@ -143,9 +143,10 @@ def _read_yaml(folder: Path, name: str) -> Any:
         raise InputError(f"{folder} is no run folder: {name} cannot be read ({error}).") from error
 
 
-def _versions() -> dict[str, str]:
+def versions(packages: Sequence[str]) -> dict[str, str]:
+    """Package -> version of those that are installed."""
     found = {}
-    for package in PACKAGES:
+    for package in packages:
         try:
             found[package] = version(package)
         except PackageNotFoundError:
