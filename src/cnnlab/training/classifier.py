@@ -18,7 +18,7 @@ from torchvision.transforms import v2
 from cnnlab.errors import DivergedError
 from cnnlab.models.cutting import Cut
 from cnnlab.models.weighted import weights_of
-from cnnlab.seeds import derive
+from cnnlab.seeds import derive, seed_generators
 from cnnlab.training.freezing import FreezePlan
 from cnnlab.training.optimizers import parameter_groups
 from cnnlab.training.regularization import AdversarialTraining, AfterStep, LabelSmoothing, Penalty, WeightDecay
@@ -130,7 +130,7 @@ class Classifier(L.LightningModule):
         self.recipe.plan.apply(self.network, self.current_epoch)
 
     def on_train_batch_start(self, batch: Any, batch_idx: int) -> None:
-        torch.manual_seed(self.step_seed())
+        seed_generators(self.step_seed(), self.device)
 
     def step_seed(self) -> int:
         """What all randomness of the current training step is derived from."""
@@ -158,17 +158,19 @@ class Classifier(L.LightningModule):
                 f"(epoch {self.current_epoch}, learning rate {rates}). "
                 "Lower optimizer.lr, warm up (scheduler.warmup_epochs=1), or choose another init."
             )
-        self.train_accuracy(logits.detach(), labels)
-        self.log("train/loss", loss.detach(), on_step=True, on_epoch=False)
-        self.log("train/acc", self.train_accuracy, on_step=True, on_epoch=False)
+        predicted = logits.detach().argmax(1)
+        self.train_accuracy.update(predicted, labels)
         self.train_loss_epoch.update(loss.detach(), len(labels))
-        self.log("train/loss_epoch", self.train_loss_epoch, on_step=False, on_epoch=True)
-        self.log("train/acc_epoch", self.train_accuracy, on_step=False, on_epoch=True)
+        values = {"train/loss": loss.detach(), "train/acc": (predicted == labels).float().mean()}
         for penalty in self.recipe.penalties:
             term = penalty.loss(self.network)
-            self.log(f"train/{penalty.name}", term.detach(), on_step=True, on_epoch=False)
+            values[f"train/{penalty.name}"] = term.detach()
             loss = loss + term
+        self.log_dict(values, on_step=True, on_epoch=False)
         return loss
+
+    def on_train_epoch_end(self) -> None:
+        self.log_dict({"train/loss_epoch": self.train_loss_epoch, "train/acc_epoch": self.train_accuracy})
 
     def on_train_batch_end(self, outputs: Any, batch: Any, batch_idx: int) -> None:
         self.step_ended = time.perf_counter()

@@ -6,6 +6,7 @@ import lightning as L
 import torch
 
 from cnnlab.explain.grids import tile, to_uint8
+from cnnlab.seeds import seed_generators
 from cnnlab.training.callbacks.tensorboard import tensorboard_writer
 from cnnlab.training.classifier import Classifier, FeatureBatch
 
@@ -30,7 +31,7 @@ class InputBatch(L.Callback):
             else:
                 devices = [pl_module.device] if pl_module.device.type == "cuda" else []
                 with torch.random.fork_rng(devices):
-                    torch.manual_seed(pl_module.step_seed())
+                    seed_generators(pl_module.step_seed(), pl_module.device)
                     images, _ = pl_module.augment(*batch)
             if images.shape[1] in (1, 3):
                 writer.add_image("input/train", tile(to_uint8(images[: self.images].cpu())), trainer.global_step)
