@@ -4,6 +4,9 @@ import argparse
 import json
 import os
 import platform
+import subprocess
+import sys
+import time
 from collections.abc import Callable, Mapping, Sequence
 from datetime import date
 from pathlib import Path
@@ -33,6 +36,17 @@ def interleaved(variants: Mapping[str, Callable[[], float]], rounds: int) -> dic
             found[name].append(measure())
             print(f"round {number + 1} of {rounds}: {name} {found[name][-1]:.4g}", flush=True)
     return found
+
+
+def program(given: argparse.Namespace, folder: Path, *overrides: str) -> float:
+    """Seconds of `train.py` from its start to its end; runs, cache and all that it prints (log.txt) go to `folder`."""
+    train = str(Path(__file__).parents[1] / "train.py")
+    command = [sys.executable, train, f"paths.data_dir={given.data.absolute()}", f"paths.root={folder}", *overrides]
+    folder.mkdir(parents=True, exist_ok=True)
+    began = time.perf_counter()
+    with (folder / "log.txt").open("w") as log:
+        subprocess.run(command, cwd=folder, stdout=log, stderr=log, check=True)
+    return time.perf_counter() - began
 
 
 def spread(values: Sequence[float]) -> dict[str, float]:

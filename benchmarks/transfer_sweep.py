@@ -9,10 +9,7 @@ features recomputed in every epoch); two of its epochs are timed and taken times
 """
 
 import json
-import os
 import re
-import subprocess
-import sys
 import tempfile
 import time
 from pathlib import Path
@@ -20,7 +17,7 @@ from statistics import mean
 
 import torch
 import torchvision
-from common import arguments, interleaved, ratio, report, spread
+from common import arguments, interleaved, program, ratio, report, spread
 from torch import nn
 from torch.utils.data import DataLoader, Subset
 from torchvision import datasets, transforms
@@ -49,17 +46,17 @@ def main() -> None:
     course = Course(given.data, QUICK if given.quick else None)
     runs = 0
 
-    def program(*overrides: str) -> float:
+    def ours(*overrides: str) -> float:
         nonlocal runs
         runs += 1
         return seconds_of(given, work / str(runs), *overrides)
 
     variants = {"course, an epoch": lambda: course.train(course_epochs) / course_epochs}
     for name, overrides in VIEWS.items():
-        variants[f"run, {name}"] = lambda overrides=overrides: program(*overrides)
+        variants[f"run, {name}"] = lambda overrides=overrides: ours(*overrides)
     if not given.quick:
         for name, overrides in VIEWS.items():
-            variants[f"sweep, {name}"] = lambda overrides=overrides: program("-m", *SETTINGS, *overrides)
+            variants[f"sweep, {name}"] = lambda overrides=overrides: ours("-m", *SETTINGS, *overrides)
     seconds = interleaved(variants, rounds=1 if given.quick else 2)
     epoch = seconds["course, an epoch"]
     times = {"run": EPOCHS, "sweep": 12 * EPOCHS}
@@ -79,18 +76,14 @@ def main() -> None:
 
 def seconds_of(given, folder: Path, *overrides: str) -> float:
     """The program, from its start to its end, with a cache of its own."""
-    command = [
-        *(sys.executable, str(Path(__file__).parents[1] / "train.py"), "model=mobilenet_v2", "data=flowers"),
-        *("freeze=features", "speed=fast", "trainer=cpu", f"trainer.max_epochs={EPOCHS}", "data.batch_size=64"),
-        *(f"paths.data_dir={given.data}", f"paths.cache_dir={folder / 'cache'}", f"paths.root={folder}"),
+    return program(
+        given,
+        folder,
+        *("model=mobilenet_v2", "data=flowers", "freeze=features", "speed=fast", "trainer=cpu"),
+        *(f"trainer.max_epochs={EPOCHS}", "data.batch_size=64", f"paths.cache_dir={folder / 'cache'}"),
         *([f"data.images_per_class={QUICK}"] if given.quick else []),
         *overrides,
-    ]
-    folder.mkdir(parents=True)
-    began = time.perf_counter()
-    with (folder / "log.txt").open("w") as log:
-        subprocess.run(command, cwd=folder, stdout=log, stderr=log, check=True, env=os.environ | {"COLUMNS": "80"})
-    return time.perf_counter() - began
+    )
 
 
 class Course:
