@@ -45,7 +45,8 @@ def program(given: argparse.Namespace, folder: Path, *overrides: str) -> float:
     folder.mkdir(parents=True, exist_ok=True)
     began = time.perf_counter()
     with (folder / "log.txt").open("w") as log:
-        subprocess.run(command, cwd=folder, stdout=log, stderr=log, check=True)
+        if subprocess.run(command, cwd=folder, stdout=log, stderr=log).returncode:
+            sys.exit(f"{' '.join(command)} failed: see {log.name}")
     return time.perf_counter() - began
 
 

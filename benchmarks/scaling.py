@@ -36,7 +36,7 @@ def main() -> None:
     def sweep(size: int) -> float:
         seeds = "seed=" + ",".join(map(str, range(size)))
         shutil.rmtree(work / "sweep", ignore_errors=True)
-        shared = [f"paths.cache_dir={work / 'kept'}", f"sweep.dir={work / 'sweep'}"]
+        shared = [f"paths.cache_dir={work / 'kept'}", f"sweep.dir={work / 'sweep' / 'jobs'}"]
         return program(given, work / "sweep", "-m", *FROZEN, f"trainer.max_epochs={epochs}", seeds, *few, *shared)
 
     def speed(trainer: str) -> float:

@@ -171,6 +171,11 @@ def test_run_gets_a_folder_of_its_own(started, tmp_path):
     assert started[0][:3] == [*DIGITS, "init=zero"]
 
 
+def test_flags_may_stand_between_overrides(started, tmp_path):
+    assert train("model=lenet5", "--config-dir", str(tmp_path), "data=digits") == 0
+    assert started[0][:4] == ["--config-dir", str(tmp_path), "model=lenet5", "data=digits"]
+
+
 def test_folder_that_was_named_is_taken_once(started, tmp_path, capsys):
     folder = tmp_path / "Größe, (1) it's"
     assert train(*DIGITS, f"paths.output_dir={folder}") == 0

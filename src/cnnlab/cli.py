@@ -75,7 +75,7 @@ def train(arguments: Sequence[str] | None = None) -> None:
     program = sys.argv[:1] if arguments is None else sys.argv[:2]
     given = list(sys.argv[1:] if arguments is None else arguments)
     try:
-        parsed = get_args_parser().parse_args(given)
+        parsed = get_args_parser().parse_intermixed_args(given)
         asks = parsed.help or parsed.hydra_help or parsed.cfg or parsed.info or parsed.shell_completion
         flags = [argument for argument in given if argument not in parsed.overrides]
         overrides = [quote_path(override, parsed.multirun) for override in parsed.overrides]
