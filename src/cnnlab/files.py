@@ -11,15 +11,19 @@ from typing import IO, Any
 from cnnlab.errors import DataError
 
 
-def write_atomically(path: Path, write: Callable[[IO[bytes]], object]) -> None:
-    """Let `write` fill a temporary file beside `path`, then move it there: readers see the old file or the new one."""
+def write_atomically(path: Path, write: Callable[[IO[bytes]], object], durable: bool = True) -> None:
+    """Let `write` fill a temporary file beside `path`, then move it there: readers see the old file or the new one.
+
+    durable: wait until the disk has it, so that this holds after a power cut too.
+    """
     path.parent.mkdir(parents=True, exist_ok=True)
     descriptor, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
     try:
         with os.fdopen(descriptor, "wb") as file:
             write(file)
             file.flush()
-            os.fsync(file.fileno())
+            if durable:
+                os.fsync(file.fileno())
         os.chmod(temporary, 0o644)
         os.replace(temporary, path)
     except BaseException:

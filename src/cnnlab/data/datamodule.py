@@ -16,6 +16,7 @@ from torch.utils.data import BatchSampler, DataLoader, Dataset, Sampler
 
 from cnnlab.data.images import LabelledImages, Splits
 from cnnlab.data.scanning import scan
+from cnnlab.data.shared import SharedLoader, Slots, channels_last_batch
 from cnnlab.data.splitting import content_hash, fewer, report_copies, select, split
 from cnnlab.data.store import Entry
 from cnnlab.data.transforms import EvalTransform, TrainTransform
@@ -133,14 +134,15 @@ class DataModule(L.LightningDataModule, ABC):
 
     def loader(self, dataset: Dataset, batches: Iterable) -> DataLoader:
         """The batches of `dataset` whose draws `batches` lists, prepared by the workers."""
-        return DataLoader(
-            dataset,
-            batch_sampler=batches,
-            num_workers=self.num_workers,
-            persistent_workers=self.num_workers > 0,
-            pin_memory=torch.cuda.is_available(),
-            worker_init_fn=_one_thread if self.num_workers else None,
-        )
+        return DataLoader(dataset, batch_sampler=batches, pin_memory=torch.cuda.is_available(), **self._workers())
+
+    def _workers(self) -> dict[str, Any]:
+        """What DataLoader is told about them."""
+        return {
+            "num_workers": self.num_workers,
+            "persistent_workers": self.num_workers > 0,
+            "worker_init_fn": _one_thread if self.num_workers else None,
+        }
 
 
 class ImageDataModule(DataModule):
@@ -198,6 +200,14 @@ class ImageDataModule(DataModule):
         records = self.records.get("val") if part is self.parts.val else None
         return ImageDataset(part, self.eval_transform, self.channels, self.seed, records)
 
+    def loader(self, dataset: Dataset, batches: Iterable) -> DataLoader:
+        if not isinstance(dataset, ImageDataset):
+            return super().loader(dataset, batches)
+        if not self.num_workers:
+            return DataLoader(dataset, batch_sampler=batches, collate_fn=channels_last_batch)
+        slots = Slots(self.num_workers, self.batch_size, self.image_size, self.channels)
+        return SharedLoader(dataset, batches, slots, **self._workers())
+
     def listing(self, part: LabelledImages) -> Iterator[str]:
         return (part.name(index) for index in range(len(part)))
 
@@ -233,7 +243,7 @@ class ImageDataset(Dataset):
 
     def _prepared(self, index: int) -> Tensor:
         if self.records is not None and (digest := self.images.digest(index)) in self.records:
-            return self.records[digest]
+            return self.records[digest].permute(2, 0, 1)
         return self.transform.prepare(self.images.tensor(index, self.channels))
 
 

@@ -1,8 +1,12 @@
-"""Images as training needs them, decoded and brought to size once (`data.record_cache`)."""
+"""Images as training needs them, decoded and brought to size once (`data.record_cache`).
+
+A record is uint8 H x W x C: a window of it is a few long stretches of the file, in the layout that torch resizes fastest.
+"""
 
 import logging
-from collections.abc import Iterable, Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from collections import deque
+from collections.abc import Iterator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
 
 import joblib
 from torch import Tensor
@@ -15,7 +19,7 @@ from cnnlab.data.transforms import EvalTransform, TrainTransform
 from cnnlab.errors import InputError
 
 log = logging.getLogger(__name__)
-FORMAT = 1
+FORMAT = 2
 """Counts up when the same key gives other records than before."""
 TRIED = 16
 """Images from whose sizes the room for all of them is estimated."""
@@ -53,7 +57,7 @@ def keep_records(setting: str, data: ImageDataModule, store: Store, epochs: int,
 def records_of(
     images: LabelledImages, transform: EvalTransform | TrainTransform, channels: int, store: Store, show: bool = True
 ) -> Entry:
-    """The entry that holds every image as `transform` prepares it, uint8 C x H x W.
+    """The entry that holds every image as `transform` prepares it, uint8 H x W x C.
 
     A picture whose short side has more than `transform.needed_side()` pixels is reduced to that; others keep every bit.
     Raises OSError if the disk is full or cannot be written.
@@ -70,11 +74,13 @@ def records_of(
 
     def produce(batches: Iterator[Sequence[str]]) -> Iterator[list[Tensor]]:
         with ThreadPoolExecutor(joblib.cpu_count()) as pool:
+            begun: deque[list[Future[Tensor]]] = deque()
             for batch in batches:
-                found: Iterable[Tensor] = pool.map(
-                    lambda digest: record(images, index_of[digest], transform, channels), batch
-                )
-                yield list(found)
+                begun.append([pool.submit(record, images, index_of[digest], transform, channels) for digest in batch])
+                if len(begun) > 1:  # the pool is at the next batch while this one is written
+                    yield [future.result() for future in begun.popleft()]
+            while begun:
+                yield [future.result() for future in begun.popleft()]
 
     if entry.missing(digests):
         entry.fill(digests, produce, BATCH, "Resizing images", show)
@@ -83,12 +89,12 @@ def records_of(
 
 
 def record(images: LabelledImages, index: int, transform: EvalTransform | TrainTransform, channels: int) -> Tensor:
-    """Image `index` as `transform` prepares it, contiguous; see `records_of`."""
+    """Image `index` as `transform` prepares it, contiguous H x W x C; see `records_of`."""
     side = transform.needed_side()
     pixels = transform.prepare(images.tensor(index, channels, side))
     if side is not None and min(pixels.shape[-2:]) > side:
         pixels = v2.functional.resize(pixels, [side], antialias=True)
-    return pixels.contiguous()
+    return pixels.permute(1, 2, 0).contiguous()
 
 
 def _check(data: ImageDataModule, store: Store) -> None:

@@ -225,7 +225,9 @@ class Entry:
 
         self.describe()  # the entry may have been removed meanwhile
         number = len(list(self.path.glob(f"{name}-*.safetensors")))
-        write_atomically(self.path / f"{name}-{number}.safetensors", lambda file: file.write(save(tensors)))
+        path = self.path / f"{name}-{number}.safetensors"
+        # Not waiting for the disk: what a power cut leaves of a shard is too short, hence found damaged and made again.
+        write_atomically(path, lambda file: file.write(save(tensors)), durable=False)
         self.refresh()
 
 

@@ -71,7 +71,7 @@ class TrainTransform:
     def augment(self, pixels: Tensor) -> Tensor:
         """What differs each time: a uint8 tensor of C x image_size x image_size."""
         for step in self.augmentations:
-            pixels = step(pixels)
+            pixels = resized_crop(step, pixels) if type(step) is v2.RandomResizedCrop else step(pixels)
         size = self.evaluation.image_size
         return pixels if pixels.shape[-2:] == (size, size) else self.evaluation(pixels)
 
@@ -95,6 +95,18 @@ class TrainTransform:
 
     def _first(self, kind: type) -> Any:
         return next((step for step in self.augmentations if isinstance(step, kind)), None)
+
+
+def resized_crop(step: v2.RandomResizedCrop, pixels: Tensor) -> Tensor:
+    """What `step` makes of uint8 C x H x W, drawn alike and equal to the bit, with the layout of `to_pixels`.
+
+    It takes half the time: torch's resize has a fast path for pixels that lie side by side without gaps between rows.
+    """
+    drawn = step.make_params([pixels])
+    rows = slice(drawn["top"], drawn["top"] + drawn["height"])
+    columns = slice(drawn["left"], drawn["left"] + drawn["width"])
+    window = pixels[None, :, rows, columns].contiguous(memory_format=torch.channels_last)
+    return v2.functional.resize(window, step.size, step.interpolation, antialias=step.antialias)[0]
 
 
 def batch_transforms(augmentations: Iterable[torch.nn.Module], num_classes: int) -> list[torch.nn.Module]:

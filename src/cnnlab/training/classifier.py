@@ -17,6 +17,7 @@ from torchvision.transforms import v2
 
 from cnnlab.errors import DivergedError
 from cnnlab.models.cutting import Cut
+from cnnlab.models.preprocessing import Normalize
 from cnnlab.models.weighted import weights_of
 from cnnlab.seeds import derive, seed_generators
 from cnnlab.training.freezing import FreezePlan
@@ -98,12 +99,12 @@ class Classifier(L.LightningModule):
 
     def forward(self, images: Tensor) -> Tensor:
         """uint8 or float-in-[0, 1] images N x C x H x W -> float32 logits N x classes."""
-        return self.network(self.preprocessing(self.to_float(images))).float()
+        return self.network(self.preprocessed(images)).float()
 
     def features(self, images: Tensor) -> Tensor:
         """uint8 or float-in-[0, 1] images N x C x H x W -> what the frozen stages below the cut make of them."""
         assert self.cut is not None
-        return self.cut.prefix(self.preprocessing(self.to_float(images)))
+        return self.cut.prefix(self.preprocessed(images))
 
     def from_features(self, features: Tensor) -> Tensor:
         """`features` of images -> float32 logits N x classes."""
@@ -114,9 +115,15 @@ class Classifier(L.LightningModule):
 
     def to_float(self, images: Tensor) -> Tensor:
         """Images in [0, 1], in the memory format that convolutions are fastest in."""
-        images = images.float() / 255 if images.dtype == torch.uint8 else images
         channels_last = self._recipe is None or self._recipe.channels_last
-        return images.to(memory_format=torch.channels_last) if channels_last else images
+        images = images.contiguous(memory_format=torch.channels_last if channels_last else torch.contiguous_format)
+        return images.float().div_(255) if images.dtype == torch.uint8 else images
+
+    def preprocessed(self, images: Tensor) -> Tensor:
+        """uint8 or float-in-[0, 1] images N x C x H x W -> what the network takes."""
+        if images.dtype == torch.uint8 and isinstance(self.preprocessing, Normalize):
+            return self.preprocessing.normalize_(self.to_float(images))
+        return self.preprocessing(self.to_float(images))
 
     def setup(self, stage: str) -> None:
         """Before DDP wraps the network and takes note of its strides."""
@@ -146,7 +153,9 @@ class Classifier(L.LightningModule):
         if isinstance(batch, FeatureBatch):
             logits = self.from_features(batch.features)
         else:
-            images, targets = self.augment(*batch)
+            images, targets = batch
+            if self.recipe.batch_transforms or self.recipe.adversary:
+                images, targets = self.augment(images, targets)
             if self.recipe.adversary:
                 images = self.recipe.adversary.attacked(self, images, targets)
             logits = self(images)

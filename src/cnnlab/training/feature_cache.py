@@ -226,7 +226,7 @@ class FeatureCache:
     def _sample(self) -> Tensor:
         """Two preprocessed training images."""
         pixels = self.data.sample(2).to(self.classifier.device)
-        return self.classifier.preprocessing(self.classifier.to_float(pixels))
+        return self.classifier.preprocessed(pixels)
 
     def _is_small(self, cut: Cut) -> bool:
         """Whether what follows the cut is a small classifier on the CPU."""

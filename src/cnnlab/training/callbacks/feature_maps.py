@@ -48,7 +48,7 @@ class FeatureMaps(L.Callback):
         layers = resolve_layers(classifier.network, self.layers)
         fields = receptive_fields(classifier.network)
         with evaluating(classifier):
-            inputs = classifier.preprocessing(classifier.to_float(images.to(classifier.device)))
+            inputs = classifier.preprocessed(images.to(classifier.device))
             found = feature_maps(classifier.network, inputs, layers)
         for layer, maps_NCHW in found.items():
             for number, maps_CHW in enumerate(maps_NCHW):
