@@ -3,6 +3,7 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 INSTALLED := $(VENV)/.installed
+PEERS := .venv-benchmark
 
 help:  ## Show the targets
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sort | awk -F':.*## ' '{printf "  make %-12s %s\n", $$1, $$2}'
@@ -37,13 +38,18 @@ lint: setup  ## Check style and types
 board: setup  ## Start TensorBoard on outputs/, for this machine only
 	$(BIN)/tensorboard --logdir outputs --host 127.0.0.1 --samples_per_plugin scalars=100000,images=500,histograms=200
 
-benchmark: setup  ## Measure speed against other loaders, loops and the course's script (an hour; data/ must be there)
-	$(BIN)/pip install --quiet --disable-pip-version-check --constraint constraints.txt --editable '.[dev,fast]'
-	$(BIN)/python benchmarks/input_pipeline.py
-	$(BIN)/python benchmarks/training_step.py
-	$(BIN)/python benchmarks/transfer_sweep.py
+benchmark: $(PEERS)/.installed  ## Measure speed against other loaders, loops and the course's script (an hour; data/ must be there)
+	$(PEERS)/bin/python benchmarks/input_pipeline.py
+	$(PEERS)/bin/python benchmarks/training_step.py
+	$(PEERS)/bin/python benchmarks/transfer_sweep.py
 
-clean:  ## Remove .venv and tool caches (outputs/ and data/ stay)
-	rm -rf $(VENV) .pytest_cache .mypy_cache .ruff_cache
+$(PEERS)/.installed: pyproject.toml constraints.txt
+	$(PYTHON) -m venv $(PEERS)
+	$(PEERS)/bin/pip install --quiet --disable-pip-version-check --constraint constraints.txt torch torchvision
+	$(PEERS)/bin/pip install --quiet --disable-pip-version-check --constraint constraints.txt --editable '.[fast,timm]'
+	@touch $@
+
+clean:  ## Remove .venv, .venv-benchmark and tool caches (outputs/ and data/ stay)
+	rm -rf $(VENV) $(PEERS) .pytest_cache .mypy_cache .ruff_cache
 
 .PHONY: help setup quickstart test test-all lint board benchmark clean

@@ -43,6 +43,18 @@ def test_setup_installs_the_exact_versions_into_an_environment_of_its_own():
     assert any("--editable '.[dev]'" in line for _, line in installs)
 
 
+def test_benchmarks_run_in_an_environment_of_their_own_that_has_the_peers():
+    commands = make("-n", "--always-make", "benchmark").splitlines()
+    assert not [line for line in commands if re.search(r"\.venv(/|$)", line)]
+    scripts = [number for number, line in enumerate(commands) if "benchmarks/" in line]
+    assert scripts
+    assert all(commands[number].startswith(".venv-benchmark/bin/python ") for number in scripts)
+    (peers,) = (number for number, line in enumerate(commands) if "timm" in line)
+    assert "-m venv .venv-benchmark" in commands[0]
+    assert ".venv-benchmark/bin/pip install" in commands[peers]
+    assert peers < min(scripts)
+
+
 @pytest.mark.parametrize(
     ("target", "command"),
     [

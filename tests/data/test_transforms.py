@@ -20,6 +20,7 @@ from cnnlab.data.transforms import (
     RandomAffine,
     TrainTransform,
     batch_transforms,
+    resized_crop,
 )
 from cnnlab.errors import InputError
 from cnnlab.seeds import derived_rng
@@ -167,6 +168,36 @@ def test_random_crop_is_a_window_of_the_padded_image():
         ((row, column),) = np.argwhere((windows == drawn[0].numpy()).all(axis=(2, 3)))
         places.add((row, column))
     assert len(places) > 20
+
+
+@pytest.mark.parametrize("interpolation", list(v2.InterpolationMode)[:4])
+@pytest.mark.parametrize("antialias", [True, False])
+@pytest.mark.parametrize(
+    ("mode", "height", "width", "size"), [("RGB", 90, 131, 64), ("L", 75, 50, 32), ("RGB", 9, 7, 16)]
+)
+def test_fast_crop_is_torchvisions_to_the_bit(mode, height, width, size, antialias, interpolation):
+    """Of images in both layouts, and of windows that are enlarged, reduced, or neither; the same numbers are drawn."""
+    step = v2.RandomResizedCrop(size, scale=(0.05, 1.0), interpolation=interpolation, antialias=antialias)
+    shape = (height, width, 3) if mode == "RGB" else (height, width)
+    by_pixel = to_pixels(Image.fromarray(np.random.default_rng(0).integers(0, 256, shape, dtype=np.uint8)))
+    for pixels in (by_pixel, by_pixel.contiguous()):
+        for seed in range(20):
+            with derived_rng(seed):
+                expected, after = step(pixels), torch.rand(1)
+            with derived_rng(seed):
+                assert torch.equal(resized_crop(step, pixels), expected)
+                assert torch.rand(1) == after
+
+
+def test_other_crops_than_torchvisions_own_are_left_alone():
+    class Inverted(v2.RandomResizedCrop):
+        def transform(self, inpt, params):
+            return 255 - super().transform(inpt, params)
+
+    image = picture("RGB")
+    (inverted,) = draws(TrainTransform([Inverted(32)], 32, 36), image, 1)
+    (plain,) = draws(TrainTransform([v2.RandomResizedCrop(32)], 32, 36), image, 1)
+    assert torch.equal(inverted, 255 - plain)
 
 
 def geometry(**changed) -> dict:

@@ -203,6 +203,30 @@ def test_layer_survives_a_checkpoint(tmp_path, images, name, options):
     assert torch.equal(again(images), layer(images))
 
 
+@pytest.mark.parametrize("channels", [1, 3])
+@pytest.mark.parametrize("memory_format", [torch.contiguous_format, torch.channels_last])
+def test_normalize_is_its_formula_in_every_layout_and_in_place(channels, memory_format):
+    mean, std = [0.485, 0.456, 0.406][:channels], [0.229, 0.224, 0.225][:channels]
+    images = torch.rand(4, channels, 5, 7, generator=torch.Generator().manual_seed(0))
+    columns = (np.array(values, np.float32).reshape(1, channels, 1, 1) for values in (mean, std))
+    expected = (images.numpy() - next(columns)) / next(columns)
+    layer, given = Normalize(mean, std), images.clone(memory_format=memory_format)
+    found = layer(given)
+    assert np.array_equal(found.numpy(), expected)
+    assert torch.equal(given, images)
+    assert found.is_contiguous(memory_format=memory_format)
+    in_place = layer.normalize_(given)
+    assert np.array_equal(in_place.numpy(), expected)
+    assert in_place.data_ptr() == given.data_ptr()
+
+
+def test_gradients_pass_through_normalize_in_every_layout():
+    for memory_format in (torch.contiguous_format, torch.channels_last):
+        images = torch.rand(2, 3, 4, 4).contiguous(memory_format=memory_format).requires_grad_()
+        Normalize([0.5, 0.4, 0.3], [0.5, 0.25, 0.125])(images).sum().backward()
+        assert torch.equal(images.grad, torch.tensor([2.0, 4.0, 8.0]).view(1, 3, 1, 1).expand(2, 3, 4, 4))
+
+
 def test_normalize_shows_its_numbers():
     assert "mean=[0.5], std=[0.25]" in repr(Normalize([0.5], [0.25]))
 

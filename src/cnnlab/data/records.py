@@ -23,7 +23,8 @@ FORMAT = 2
 """Counts up when the same key gives other records than before."""
 TRIED = 16
 """Images from whose sizes the room for all of them is estimated."""
-BATCH = 64
+BATCH = 16
+"""Images that a thread prepares at a time."""
 
 
 def keep_records(setting: str, data: ImageDataModule, store: Store, epochs: int, show: bool = True) -> None:
@@ -72,15 +73,19 @@ def records_of(
     digests = [images.digest(index) for index in range(len(images))]
     index_of = {digest: index for index, digest in enumerate(digests)}
 
+    def prepare(batch: Sequence[str]) -> list[Tensor]:
+        return [record(images, index_of[digest], transform, channels) for digest in batch]
+
     def produce(batches: Iterator[Sequence[str]]) -> Iterator[list[Tensor]]:
-        with ThreadPoolExecutor(joblib.cpu_count()) as pool:
-            begun: deque[list[Future[Tensor]]] = deque()
+        threads = joblib.cpu_count()
+        with ThreadPoolExecutor(threads) as pool:
+            begun: deque[Future[list[Tensor]]] = deque()
             for batch in batches:
-                begun.append([pool.submit(record, images, index_of[digest], transform, channels) for digest in batch])
-                if len(begun) > 1:  # the pool is at the next batch while this one is written
-                    yield [future.result() for future in begun.popleft()]
+                begun.append(pool.submit(prepare, batch))
+                if len(begun) == 2 * threads:  # they go on while what is done is written
+                    yield begun.popleft().result()
             while begun:
-                yield [future.result() for future in begun.popleft()]
+                yield begun.popleft().result()
 
     if entry.missing(digests):
         entry.fill(digests, produce, BATCH, "Resizing images", show)
