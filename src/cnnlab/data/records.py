@@ -1,6 +1,6 @@
 """Images as training needs them, decoded and brought to size once (`data.record_cache`).
 
-A record is uint8 H x W x C: a window of it is a few long stretches of the file, in the layout that torch resizes fastest.
+A record is uint8 H x W x C: the rows of a window are stretches of the file, in the layout that torch resizes fastest.
 """
 
 import logging
