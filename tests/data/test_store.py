@@ -2,6 +2,7 @@
 
 import multiprocessing
 import os
+import resource
 import signal
 import time
 from collections.abc import Iterator, Sequence
@@ -139,6 +140,21 @@ def test_failure_while_computing_gives_the_claims_back(tmp_path):
     entry = Store(tmp_path).entry("features", PARTS)
     with pytest.raises(ZeroDivisionError):
         entry.fill(IMAGES, fails, 16, "test", show=False)
+    assert sorted(fill(tmp_path)) == sorted(IMAGES)
+
+
+def test_shard_that_the_disk_has_no_room_for_is_an_oserror_and_leaves_nothing(tmp_path):
+    """The operating system's limit on the size of a file stands for the full disk."""
+    entry = Store(tmp_path).entry("features", PARTS)
+    large = {IMAGES[0]: torch.zeros(100_000, dtype=torch.uint8)}
+    before = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (50_000, before[1]))
+    try:
+        with pytest.raises(OSError, match="File too large"):
+            next(entry.claims(IMAGES)).write(large)
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, before)
+    assert [path.suffix for path in entry.path.iterdir() if path.suffix != ".lock"] == [".json"]
     assert sorted(fill(tmp_path)) == sorted(IMAGES)
 
 

@@ -308,7 +308,7 @@ def test_interrupted_run_continues_on_the_same_features(tmp_path, few_pictures, 
 
 
 def test_full_disk_does_not_end_the_run(tmp_path, few_pictures, monkeypatch, caplog):
-    def full(*_: object) -> None:
+    def full(*_: object, **options: object) -> None:
         raise OSError(28, "No space left on device")
 
     monkeypatch.setattr("cnnlab.data.store.write_atomically", full)

@@ -221,13 +221,17 @@ class Entry:
         return wrote
 
     def _write(self, name: str, tensors: dict[str, Tensor]) -> None:
+        from safetensors import SafetensorError
         from safetensors.torch import save_file
 
         self.describe()  # the entry may have been removed meanwhile
         number = len(list(self.path.glob(f"{name}-*.safetensors")))
         path = self.path / f"{name}-{number}.safetensors"
         # Not waiting for the disk: what a power cut leaves of a shard is too short, hence found damaged and made again.
-        write_atomically(path, lambda file: save_file(tensors, file.name), durable=False)
+        try:
+            write_atomically(path, lambda file: save_file(tensors, file.name), durable=False)
+        except SafetensorError as error:
+            raise OSError(str(error)) from error
         self.refresh()
 
 
