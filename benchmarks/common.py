@@ -2,6 +2,7 @@
 
 import argparse
 import json
+import multiprocessing
 import os
 import platform
 import subprocess
@@ -36,6 +37,25 @@ def interleaved(variants: Mapping[str, Callable[[], float]], rounds: int) -> dic
             found[name].append(measure())
             print(f"round {number + 1} of {rounds}: {name} {found[name][-1]:.4g}", flush=True)
     return found
+
+
+def apart(measure: Callable[[], float]) -> float:
+    """What `measure` returns in a process of its own, so that no variant inherits the memory or threads of another."""
+    context = multiprocessing.get_context("fork")
+    receiver, sender = context.Pipe(duplex=False)
+    process = context.Process(target=lambda: sender.send(measure()))
+    process.start()
+    sender.close()
+    try:
+        return receiver.recv()
+    except EOFError:
+        sys.exit("A measurement failed.")
+    finally:
+        process.join()
+
+
+def each_apart(variants: Mapping[str, Callable[[], float]]) -> dict[str, Callable[[], float]]:
+    return {name: lambda measure=measure: apart(measure) for name, measure in variants.items()}
 
 
 def program(given: argparse.Namespace, folder: Path, *overrides: str) -> float:

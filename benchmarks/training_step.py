@@ -21,10 +21,11 @@ from typing import Any
 import lightning as L
 import torch
 import torchvision
-from common import arguments, interleaved, ratio, report, spread
+from common import arguments, each_apart, interleaved, ratio, report, spread
 from torch import Tensor, nn
 from torch.utils.data import DataLoader
 
+from cnnlab.memory import keep_freed_memory
 from cnnlab.models.building import IMAGENET_MEAN, IMAGENET_STD
 from cnnlab.models.lenet5 import LeNet5
 from cnnlab.models.preprocessing import Normalize
@@ -35,7 +36,6 @@ from cnnlab.training.schedulers import constant
 
 CLASSES = 10
 TIMM = {"mobilenet_v2": "mobilenetv2_100", "resnet18": "resnet18", "vgg16": "vgg16"}
-Step = Callable[[], float]
 
 
 def main() -> None:
@@ -48,12 +48,12 @@ def main() -> None:
     values: dict[str, Any] = {"batch": batch}
     ratios: dict[str, dict] = {}
     for name in networks:
-        seconds = interleaved(variants(name, batch, steps), rounds)
+        seconds = interleaved(each_apart(variants(name, batch, steps)), rounds)
         values[name] = {variant: [batch / second for second in found] for variant, found in seconds.items()}
         ratios[f"{name}: ours / plain"] = ratio(seconds["plain"], seconds["ours"])
         ratios[f"{name}: ours / timm"] = ratio(seconds["timm"], seconds["ours"])
         ratios[f"{name}: overhead, ours / bare (time)"] = ratio(seconds["ours"], seconds["bare"])
-    lenet = interleaved(lenet5_variants(60 if given.quick else 300), rounds)
+    lenet = interleaved(each_apart(lenet5_variants(60 if given.quick else 300)), rounds)
     ratios["lenet5: overhead, ms a step"] = spread(
         [1000 * (a - b) for a, b in zip(lenet["ours"], lenet["bare"], strict=True)]
     )
@@ -61,29 +61,35 @@ def main() -> None:
     report("training_step", given, values, ratios)
 
 
-def variants(name: str, batch: int, steps: int) -> dict[str, Step]:
-    pixels = torch.randint(0, 256, (batch, 3, 224, 224), dtype=torch.uint8)
-    labels = torch.randint(0, CLASSES, (batch,))
+def variants(name: str, batch: int, steps: int) -> dict[str, Callable[[], float]]:
+    normalize = Normalize(IMAGENET_MEAN, IMAGENET_STD)
 
     def network() -> nn.Module:
         return with_features_and_classifier(torchvision.models.get_model(name, num_classes=CLASSES))
 
-    normalize = Normalize(IMAGENET_MEAN, IMAGENET_STD)
+    def pixels_and_labels() -> tuple[Tensor, Tensor]:
+        return torch.randint(0, 256, (batch, 3, 224, 224), dtype=torch.uint8), torch.randint(0, CLASSES, (batch,))
+
+    def floats_and_labels() -> tuple[Tensor, Tensor]:
+        pixels, labels = pixels_and_labels()
+        return normalize(pixels.float() / 255), labels
+
     return {
-        "plain": plain(network(), normalize(pixels.float() / 255), labels, steps),
-        "bare": our_step(classifier_of(network(), normalize), pixels, labels, steps, amp=True),
-        "ours": in_trainer(classifier_of(network(), normalize), pixels, labels, steps, "bf16-mixed"),
-        "timm": timm_step(TIMM[name], normalize(pixels.float() / 255), labels, steps),
+        "plain": lambda: plain(network(), *floats_and_labels(), steps),
+        "bare": lambda: our_step(classifier_of(network(), normalize), *pixels_and_labels(), steps, amp=True),
+        "ours": lambda: in_trainer(classifier_of(network(), normalize), *pixels_and_labels(), steps, "bf16-mixed"),
+        "timm": lambda: timm_step(TIMM[name], *floats_and_labels(), steps),
     }
 
 
-def lenet5_variants(steps: int) -> dict[str, Step]:
-    torch.set_num_threads(1)
-    pixels = torch.randint(0, 256, (32, 1, 32, 32), dtype=torch.uint8)
-    labels = torch.randint(0, CLASSES, (32,))
+def lenet5_variants(steps: int) -> dict[str, Callable[[], float]]:
+    def pixels_and_labels() -> tuple[Tensor, Tensor]:
+        torch.set_num_threads(1)
+        return torch.randint(0, 256, (32, 1, 32, 32), dtype=torch.uint8), torch.randint(0, 10, (32,))
+
     return {
-        "bare": our_step(classifier_of(LeNet5(), nn.Identity()), pixels, labels, steps, amp=False),
-        "ours": in_trainer(classifier_of(LeNet5(), nn.Identity()), pixels, labels, steps, "32-true"),
+        "bare": lambda: our_step(classifier_of(LeNet5(), nn.Identity()), *pixels_and_labels(), steps, amp=False),
+        "ours": lambda: in_trainer(classifier_of(LeNet5(), nn.Identity()), *pixels_and_labels(), steps, "32-true"),
     }
 
 
@@ -109,7 +115,7 @@ def timed(step: Callable[[], None], steps: int) -> float:
     return (time.perf_counter() - began) / steps
 
 
-def plain(network: nn.Module, images: Tensor, labels: Tensor, steps: int) -> Step:
+def plain(network: nn.Module, images: Tensor, labels: Tensor, steps: int) -> float:
     """The loop of most scripts."""
     optimizer = torch.optim.AdamW(network.parameters(), lr=1e-4)
     loss_function = nn.CrossEntropyLoss()
@@ -120,11 +126,12 @@ def plain(network: nn.Module, images: Tensor, labels: Tensor, steps: int) -> Ste
         loss.backward()
         optimizer.step()
 
-    return lambda: timed(step, steps)
+    return timed(step, steps)
 
 
-def our_step(classifier: Classifier, pixels: Tensor, labels: Tensor, steps: int, amp: bool) -> Step:
+def our_step(classifier: Classifier, pixels: Tensor, labels: Tensor, steps: int, amp: bool) -> float:
     """What a step of ours computes, and nothing around it."""
+    keep_freed_memory()
     classifier.network.to(memory_format=torch.channels_last)
     optimizer = torch.optim.AdamW(classifier.parameters(), lr=1e-4, fused=True)
 
@@ -135,10 +142,10 @@ def our_step(classifier: Classifier, pixels: Tensor, labels: Tensor, steps: int,
         loss.backward()
         optimizer.step()
 
-    return lambda: timed(step, steps)
+    return timed(step, steps)
 
 
-def timm_step(name: str, images: Tensor, labels: Tensor, steps: int) -> Step:
+def timm_step(name: str, images: Tensor, labels: Tensor, steps: int) -> float:
     import timm
     from timm.optim import create_optimizer_v2
 
@@ -154,7 +161,7 @@ def timm_step(name: str, images: Tensor, labels: Tensor, steps: int) -> Step:
         loss.backward()
         optimizer.step()
 
-    return lambda: timed(step, steps)
+    return timed(step, steps)
 
 
 class Clock(L.Callback):
@@ -167,28 +174,26 @@ class Clock(L.Callback):
         self.ends.append(time.perf_counter())
 
 
-def in_trainer(classifier: Classifier, pixels: Tensor, labels: Tensor, steps: int, precision: str) -> Step:
+def in_trainer(classifier: Classifier, pixels: Tensor, labels: Tensor, steps: int, precision: str) -> float:
     """Seconds of a step inside `Trainer.fit`, from the end of the first batch on."""
 
-    def measure() -> float:
-        clock = Clock()
-        trainer = L.Trainer(
-            accelerator="cpu",
-            devices=1,
-            precision=precision,
-            max_epochs=1,
-            callbacks=[clock],
-            logger=False,
-            enable_checkpointing=False,
-            enable_progress_bar=False,
-            enable_model_summary=False,
-            log_every_n_steps=10,
-            default_root_dir=Path("/tmp"),
-        )
-        trainer.fit(classifier, DataLoader([(pixels, labels)] * (steps + 1), batch_size=None))
-        return (clock.ends[-1] - clock.ends[0]) / steps
-
-    return measure
+    keep_freed_memory()
+    clock = Clock()
+    trainer = L.Trainer(
+        accelerator="cpu",
+        devices=1,
+        precision=precision,
+        max_epochs=1,
+        callbacks=[clock],
+        logger=False,
+        enable_checkpointing=False,
+        enable_progress_bar=False,
+        enable_model_summary=False,
+        log_every_n_steps=10,
+        default_root_dir=Path("/tmp"),
+    )
+    trainer.fit(classifier, DataLoader([(pixels, labels)] * (steps + 1), batch_size=None))
+    return (clock.ends[-1] - clock.ends[0]) / steps
 
 
 if __name__ == "__main__":

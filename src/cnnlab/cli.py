@@ -22,6 +22,7 @@ from omegaconf import DictConfig, OmegaConf
 
 from cnnlab.config import CONFIG_DIR, check, compose, quote_path, quoted
 from cnnlab.errors import CnnlabError, InputError
+from cnnlab.memory import keep_freed_memory
 from cnnlab.runs.naming import claim, claim_exactly, run_name
 from cnnlab.runs.processes import end_with_parent, require_one_config, starts_processes
 from cnnlab.runs.sweep import Sweep
@@ -52,6 +53,7 @@ RESUMABLE = (
 
 def main() -> None:
     """Entry point of `cnnlab`."""
+    keep_freed_memory()
     verb = sys.argv[1] if len(sys.argv) > 1 else "--help"
     if verb in ("-h", "--help"):
         print("usage: cnnlab VERB key=value ...\n")
@@ -72,6 +74,7 @@ def main() -> None:
 
 def train(arguments: Sequence[str] | None = None) -> None:
     """Entry point of `train.py`: one run, or with `-m` one run for each combination of values."""
+    keep_freed_memory()
     program = sys.argv[:1] if arguments is None else sys.argv[:2]
     given = list(sys.argv[1:] if arguments is None else arguments)
     try:
