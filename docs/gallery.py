@@ -4,9 +4,9 @@
     make gallery DATA=FOLDER        # where flower_photos, go and weights are; without it data/
     python docs/gallery.py dream    # only the pictures of these names
 
-trains three small networks into outputs/gallery, where they are kept for the next time, draws every picture of
-PICTURES, and writes docs/gallery: the pictures in small, and README.md, which shows them. A picture whose data, weights
-or browser are missing is left as it is, with a reason.
+trains four small networks into outputs/gallery, where they are kept for the next time, draws every picture of PICTURES,
+and writes docs/gallery: the pictures in small, and README.md, which shows them. A picture whose data, weights or
+browser are missing is left as it is, with a reason.
 """
 
 import argparse
@@ -37,7 +37,7 @@ CREDITS = {
     DAISY: "Daisy by A Guy Taking Pictures, https://www.flickr.com/photos/80901381@N04/7568630428/",
     DANDELION: "Dandelion by David Hepworth, https://www.flickr.com/photos/medhead/2521811279/",
 }
-"""From the LICENSE.txt of the flower photos; photographs without a credit here do not belong into the gallery."""
+"""From the LICENSE.txt of the flower photos; photographs without a credit here do not belong in the gallery."""
 BROWSER = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
 
 RUNS = {
@@ -52,7 +52,7 @@ RUNS = {
 
 @dataclass(frozen=True)
 class Picture:
-    """file: in docs/gallery, at most `width` pixels wide. made: the file in the command's output folder that it is of."""
+    """file: in docs/gallery, at most `width` pixels wide. made: the file in the command's output folder it is of."""
 
     file: str
     title: str
