@@ -114,7 +114,7 @@ PICTURES = [
     Picture(
         "maximize.jpg",
         "Activation maximization",
-        "Images grown from noise until SqueezeNet is sure of a class.",
+        "Images grown from noise, for each of six classes, to make SqueezeNet answer with it as strongly as can be.",
         "cnnlab visualize model=squeezenet1_1 what=maximize steps=120 "
         "target=daisy,goldfish,peacock,pineapple,volcano,jellyfish",
         "maximize.png",
