@@ -1,5 +1,6 @@
 .DEFAULT_GOAL := help
 PYTHON ?= python3
+DATA ?= data
 VENV := .venv
 BIN := $(VENV)/bin
 INSTALLED := $(VENV)/.installed
@@ -38,6 +39,9 @@ lint: setup  ## Check style and types
 board: setup  ## Start TensorBoard on outputs/, for this machine only
 	$(BIN)/tensorboard --logdir outputs --host 127.0.0.1 --samples_per_plugin scalars=100000,images=500,histograms=200
 
+gallery: setup  ## Draw docs/gallery anew from networks trained here (under ten minutes; DATA=FOLDER for data elsewhere)
+	$(BIN)/python docs/gallery.py --data $(DATA)
+
 benchmark: $(PEERS)/.installed  ## Measure speed against other loaders, loops and the course's script (an hour; data/ must be there)
 	$(PEERS)/bin/python benchmarks/input_pipeline.py
 	$(PEERS)/bin/python benchmarks/training_step.py
@@ -52,4 +56,4 @@ $(PEERS)/.installed: pyproject.toml constraints.txt
 clean:  ## Remove .venv, .venv-benchmark and tool caches (outputs/ and data/ stay)
 	rm -rf $(VENV) $(PEERS) .pytest_cache .mypy_cache .ruff_cache
 
-.PHONY: help setup quickstart test test-all lint board benchmark clean
+.PHONY: help setup quickstart test test-all lint board gallery benchmark clean

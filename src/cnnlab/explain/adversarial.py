@@ -19,6 +19,7 @@ from cnnlab.explain.sheets import figure_image, grid, resized, tensor_image, tit
 from cnnlab.explain.subject import Picture, Subject
 from cnnlab.seeds import derived_rng
 
+NORMS = {"linf": "L∞", "l2": "L2"}
 TILE = 200
 BATCH = 32
 
@@ -60,13 +61,13 @@ def draw(subject: Subject, options: Options, output: Path) -> list[Path]:
     aims = truth if target is None else torch.full_like(truth, target)
     with Album(output) as album:
         found = attacked(subject, attack, images, aims, target is not None, options.seed)
-        title = f"{subject.name} · {attack.kind.upper()}, {attack.norm} distance at most {attack.epsilon:g}"
+        title = f"{subject.name} · {attack.kind.upper()}, {NORMS[attack.norm]} norm at most {attack.epsilon:g}"
         if target is not None:
             title += f", to be taken for {subject.classes[target]}"
         sheet = triples(subject, pictures, images, found, options.shown)
         album.add("triples", titled(sheet, title, "the image, what is added to it (grey is nothing), the sum"))
         curves = accuracies(subject, attack, images, truth, distances, options.seed)
-        what = f"{len(images)} images, {attack.norm} distance, pixels in [0, 1]"
+        what = f"{len(images)} images, {NORMS[attack.norm]} norm, pixels in [0, 1]"
         album.add("curve", figure_image(curve_figure(distances, curves, f"{subject.name} · {what}")))
         for name, values in curves.items():
             for distance, value in zip(distances, values, strict=True):  # a step is a ten-thousandth
@@ -116,7 +117,7 @@ def triples(subject: Subject, pictures: Sequence[Picture], images: Tensor, found
         truth = f" (is {pictures[number].label})" if pictures[number].label else ""
         captions += [
             _taken_for(subject, of_clean) + truth,
-            f"at most {largest:.3g}, L2 norm {float(delta.norm()):.3g}, drawn x {0.5 / max(largest, 1e-12):.3g}",
+            f"max {largest:.2g}, L2 {float(delta.norm()):.3g}, drawn x {0.5 / max(largest, 1e-12):.2g}",
             _taken_for(subject, of_found),
         ]
     return grid(tiles, captions, columns=6 if shown > 3 else 3, gap=6, below=True)

@@ -6,7 +6,7 @@ from typing import Any
 import numpy as np
 from PIL import Image, ImageDraw
 
-from cnnlab.explain.sheets import MARGIN, TEXT, TITLE
+from cnnlab.explain.sheets import MARGIN, TEXT, TITLE, font
 
 LETTERS = "ABCDEFGHJKLMNOPQRSTUVWXYZ"
 WOOD, LINE, HEAT, PLAYED = (226, 187, 120), (70, 50, 20), (196, 30, 58), (20, 90, 200)
@@ -37,8 +37,8 @@ def board_picture(
         moves.append(f"played {_name(played, size)} {probabilities[played]:.1%}")
     page = Image.new("RGB", (board.width + 2 * MARGIN, board.height + 2 * MARGIN + TITLE + TEXT + 14), "white")
     draw = ImageDraw.Draw(page)
-    draw.text((MARGIN, MARGIN), title, fill="black", font_size=TITLE)
-    draw.text((MARGIN, MARGIN + TITLE + 4), "   ".join(moves), fill="black", font_size=TEXT)
+    draw.text((MARGIN, MARGIN), title, fill="black", font=font(TITLE))
+    draw.text((MARGIN, MARGIN + TITLE + 4), "   ".join(moves), fill="black", font=font(TEXT))
     page.paste(board, (MARGIN, MARGIN + TITLE + TEXT + 14))
     return page
 
@@ -104,7 +104,7 @@ def _text(
     draw: ImageDraw.ImageDraw, point: tuple[float, float], text: str, size: float, cell: int, **style: Any
 ) -> None:
     row, column = point
-    draw.text(((column + 1) * cell, (row + 1) * cell), text, font_size=size * cell, anchor="mm", **style)
+    draw.text(((column + 1) * cell, (row + 1) * cell), text, font=font(size * cell), anchor="mm", **style)
 
 
 def _box(point: tuple[float, float], half: float, cell: int) -> tuple[float, float, float, float]:

@@ -15,7 +15,7 @@ from cnnlab.errors import InputError
 from cnnlab.explain.album import Album
 from cnnlab.explain.feature_maps import first_conv, layer_patterns, resolve_layers
 from cnnlab.explain.grids import colour_filters, diverging, finite, magnitudes
-from cnnlab.explain.sheets import CAPTION, grid, side_by_side, titled
+from cnnlab.explain.sheets import CAPTION, font, grid, side_by_side, titled
 from cnnlab.explain.subject import Subject
 
 WIDTH = 1000
@@ -134,7 +134,7 @@ def colour_bar(end: str, height: int = 160) -> Image.Image:
     page.paste(Image.fromarray(diverging(values, 1.0).permute(1, 2, 0).contiguous().numpy()), (0, 2))
     pen = ImageDraw.Draw(page)
     for y, text in ((0, f"+{end}"), (height // 2 - 6, "0"), (height - 12, f"-{end}")):
-        pen.text((24, y), text, fill="black", font_size=CAPTION)
+        pen.text((24, y), text, fill="black", font=font(CAPTION))
     return page
 
 

@@ -3,7 +3,10 @@
 import io
 import math
 from collections.abc import Collection, Sequence
+from functools import cache
+from pathlib import Path
 
+import matplotlib
 from matplotlib.figure import Figure
 from PIL import Image, ImageDraw, ImageFont
 from torch import Tensor
@@ -11,6 +14,12 @@ from torch import Tensor
 TITLE, TEXT, CAPTION = 18, 13, 11
 """Font sizes in pixels."""
 MARGIN = 12
+
+
+@cache
+def font(size: float) -> ImageFont.FreeTypeFont:
+    """DejaVu Sans, which comes with matplotlib: small letters of Pillow's own font run into each other."""
+    return ImageFont.truetype(str(Path(matplotlib.get_data_path(), "fonts", "ttf", "DejaVuSans.ttf")), size)
 
 
 def png(image: Image.Image) -> bytes:
@@ -82,7 +91,7 @@ def grid(
         page.paste(crossed(tile) if number in dead else tile, (left, top if below else top + space))
         for row, line in enumerate(texts[number] if texts else ()):
             y = top + row * (CAPTION + 2) + (height + 2 if below else space - 2 - len(texts[number]) * (CAPTION + 2))
-            draw.text((left, y), line, fill="black", font_size=CAPTION)
+            draw.text((left, y), line, fill="black", font=font(CAPTION))
     return page
 
 
@@ -98,7 +107,7 @@ def titled(picture: Image.Image, title: str, *lines: str, least_width: int = 560
     draw = ImageDraw.Draw(page)
     y = MARGIN
     for (row, size), height in zip(rows, heights, strict=True):
-        draw.text((MARGIN, y), row, fill="black" if size == large else (70, 70, 70), font_size=size)
+        draw.text((MARGIN, y), row, fill="black" if size == large else (70, 70, 70), font=font(size))
         y += height
     page.paste(picture, (MARGIN, top))
     return page
@@ -128,11 +137,10 @@ def stacked(pictures: Sequence[Image.Image], gap: int = 12) -> Image.Image:
 
 def wrapped(text: str, size: int, width: int) -> list[str]:
     """Lines of `text`, broken between words, that are at most `width` pixels wide in a font of `size` pixels."""
-    font = ImageFont.load_default(size)
     lines = [""]
     for word in text.split(" "):
         longer = f"{lines[-1]} {word}".lstrip()
-        if lines[-1] and font.getlength(longer) > width:
+        if lines[-1] and font(size).getlength(longer) > width:
             lines.append(word)
         else:
             lines[-1] = longer

@@ -24,7 +24,7 @@ class Diagnostics(L.Callback):
 
     activation_mean, activation_std: of its output, before the nonlinearity, over batch, channels and positions.
     zero_share: the share of zeros behind its nonlinearity. dead_channels: the share of channels that are all zero there
-        for the whole batch.
+        for the whole batch. A layer that no nonlinearity follows, such as the last, has neither.
     gradient_norm, weight_norm: Euclidean, of its weight. sparsity: the weight's share of exact zeros.
     update_ratio: |change of the weight by this step| / |weight|; about 1e-3 is healthy.
 
@@ -99,12 +99,12 @@ def watch(network: nn.Module, found: dict[str, dict[str, float]]) -> list[Remova
         current = name
         values = output.detach().float()
         deviation, mean = torch.std_mean(values, correction=0)
-        found[name] = {"activation_mean": mean.item(), "activation_std": deviation.item(), **_zeros(values)}
+        found[name] = {"activation_mean": mean.item(), "activation_std": deviation.item()}
 
     @torch.no_grad()
     def output_of_nonlinearity(output: Tensor) -> None:
         if current:
-            found[current] |= _zeros(output.detach())
+            found[current] |= _zeros(output)
 
     handles = []
     for name, module in network.named_modules():
