@@ -8,7 +8,6 @@ import logging
 import os
 import sys
 import traceback
-import warnings
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -32,6 +31,7 @@ from cnnlab.sweeping.plan import prepare
 log = logging.getLogger(__name__)
 VERBS = {
     "train": "train a network: cnnlab train model=mobilenet_v2 freeze=features",
+    "check": "try a run for a few steps, and say what it would need: cnnlab check model=vgg16 freeze=features",
     "evaluate": "score a run, or pretrained weights, and write a report: cnnlab evaluate run=outputs/...",
     "predict": "name what is on pictures: cnnlab predict run=outputs/... images=photos/",
     "compare": "say which setting of a sweep is better, and how sure that is: cnnlab compare outputs/...",
@@ -209,10 +209,10 @@ def _task(cfg: DictConfig, rerun: list[str], failures: list[int]) -> None:
         folder, plain, stored, writes=rank_zero, resumes=resumes, chosen=HydraConfig.get().runtime.choices
     )
     try:
-        from cnnlab.verbs.train import train
+        from cnnlab.verbs.train import adopt_lightning_messages, train
 
         require_one_config(run.record["config_hash"], rank_zero)
-        _adopt_lightning_messages()
+        adopt_lightning_messages()
         log.info("Run folder: %s", folder)
         train(chosen, run, run.last_checkpoint if resumes else None)
         run.update(status="finished")
@@ -236,18 +236,6 @@ def _is_stop(error: BaseException) -> bool:
     """Whether somebody wants the process to end: Ctrl-C, or a cluster that takes its machine back."""
     taken_back = isinstance(error, SystemExit) and "SUBMITIT_EXECUTOR" in os.environ
     return taken_back or isinstance(error, KeyboardInterrupt)
-
-
-def _adopt_lightning_messages() -> None:
-    """Lightning's messages go through our log once, instead of beside it."""
-    for name in ("lightning", "lightning.pytorch", "lightning.fabric"):
-        logger = logging.getLogger(name)
-        logger.handlers.clear()
-        logger.propagate = True
-    for name in ("lightning.pytorch.utilities.rank_zero", "lightning.fabric.utilities.rank_zero"):
-        logging.getLogger(name).setLevel(logging.WARNING)
-    warnings.filterwarnings("ignore", message="Checkpoint directory .* exists and is not empty")  # a run is resumed
-    warnings.filterwarnings("ignore", message=".*isinstance.treespec, LeafSpec.*")  # Lightning 2.6 on torch 2.14
 
 
 def _complain(error: CnnlabError) -> int:
