@@ -522,6 +522,10 @@ def build(node: Any, trusted: Sequence[str] = TRUSTED_TARGETS, **arguments: Any)
         return target(**given)
     except CnnlabError:
         raise
+    except ModuleNotFoundError as error:  # the loggers of wandb and MLflow
+        raise InputError(
+            f"{node['_target_']} needs a package that is not installed: {error}. Install it, or choose another option."
+        ) from error
     except (TypeError, ValueError) as error:
         raise InputError(f"{node['_target_']} cannot be built from {given}: {error}") from error
 

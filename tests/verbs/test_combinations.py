@@ -205,3 +205,17 @@ def test_entries_that_cannot_be_built_are_named_one_by_one_beside_the_rest(tmp_p
 )
 def test_what_goes_together_begins(tmp_path, monkeypatch, overrides):
     assert outcome(tmp_path, monkeypatch, *overrides) == []
+
+
+@pytest.mark.parametrize(
+    ("overrides", "message"),
+    [
+        (["optimizer=sgd", "optimizer.momentum=0"], "optimizer: Nesterov momentum requires.*momentum=0"),
+        (["optimizer.lr=-1"], "optimizer: Invalid learning rate.*lr=-1"),
+        (["scheduler=onecycle", "scheduler.pct_start=2"], "scheduler: Expected float between 0 and 1.*pct_start=2"),
+    ],
+)
+def test_numbers_that_torch_refuses_are_named_before_any_work(tmp_path, overrides, message):
+    keys = {override.split("=")[0] for override in overrides}
+    with pytest.raises(InputError, match=message):
+        train_in_process(tmp_path / "run", *[entry for entry in DIGITS if entry.split("=")[0] not in keys], *overrides)

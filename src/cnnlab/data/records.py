@@ -34,9 +34,7 @@ def keep_records(setting: str, data: ImageDataModule, store: Store, epochs: int,
     epochs: how often training reads the images. show: a progress bar, where it takes a while.
     Raises InputError for a setting that there is not, and for "on" where records cannot be.
     """
-    if setting not in ("auto", "on", "off"):
-        raise InputError(f"data.record_cache={setting}: use auto, on or off.")
-    if setting == "off":
+    if not wanted(setting):
         return
     try:
         require_use(setting, data, store, epochs)
@@ -52,6 +50,13 @@ def keep_records(setting: str, data: ImageDataModule, store: Store, epochs: int,
         if setting == "on":
             raise InputError(f"data.record_cache=on cannot be: {error}") from error
         log.info("Record cache off: %s", error)
+
+
+def wanted(setting: str) -> bool:
+    """Whether `data.record_cache` asks for records; raises InputError for a setting that there is not."""
+    if setting not in ("auto", "on", "off"):
+        raise InputError(f"data.record_cache={setting}: use auto, on or off.")
+    return setting != "off"
 
 
 def records_of(

@@ -276,7 +276,7 @@ def keep_records_from(cfg: Config, classifier: Classifier, data: DataModule, tra
 
 
 def reading_epochs(classifier: Classifier, data: DataModule, trainer: L.Trainer) -> int:
-    """In how many epochs training reads images, not features; of a run without an end at least two of the last phase."""
+    """In how many epochs training reads images, not features; a run without an end counts as two of its last phase."""
     plan = classifier.recipe.plan
     last = trainer.max_epochs if trainer.max_epochs and trainer.max_epochs > 0 else plan.phases[-1].epoch + 2
     return sum(not data.cached or plan.first_trained(classifier.network, epoch) is None for epoch in range(last))

@@ -15,11 +15,13 @@ LARGE_BATCH = 256
 class Setup:
     """What of a run's config and machine decides what can be changed.
 
-    kept: whether training reads features that are kept. recomputes: whether frozen stages compute them in every epoch;
-    obstacle: why, where freeze.cache is not the reason. freezes: whether any stage is ever frozen.
-    decodes: whether images are decoded in every epoch from the second on. records_off: whether data.record_cache=off.
+    unit: what a batch consists of, in the plural. kept: whether training reads features that are kept. views: of each
+    image, as features. recomputes: whether frozen stages compute them in every epoch; obstacle: why, where freeze.cache
+    is not the reason. freezes: whether any stage is ever frozen. decodes: whether images are decoded in every epoch.
+    records_off: whether data.record_cache=off.
     """
 
+    unit: str
     batch_size: int
     workers: int
     cores: int
@@ -30,6 +32,7 @@ class Setup:
     deterministic: bool
     channels_last: bool
     kept: bool = False
+    views: int = 1
     recomputes: bool = False
     obstacle: str = ""
     pretrained: bool = False
@@ -47,9 +50,9 @@ def diagnose(loader: float, network: float, together: float, epoch: float, setup
     if setup.kept:
         return (
             "Training reads kept features, so the loader and the frozen stages rest once these are there: what trains "
-            f"limits, at {network:,.0f} images/s. {_advice(_for_network(network, setup))}"
+            f"limits, at {network:,.0f} {setup.unit}/s. {_advice(_for_network(network, setup))}"
         )
-    figures = f"the loader alone gives {loader:,.0f} images/s, the network alone takes {network:,.0f}"
+    figures = f"the loader alone gives {loader:,.0f} {setup.unit}/s, the network alone takes {network:,.0f}"
     figures += f", together they come to {together:,.0f}"
     if max(loader, network) <= CLOSE * min(loader, network):
         changes = [*_for_network(network, setup), *_for_loader(epoch, setup)]
@@ -59,6 +62,27 @@ def diagnose(loader: float, network: float, together: float, epoch: float, setup
     shares = not setup.gpu and setup.workers > 0 and together * CLOSE < network
     shared = " They share the cores of the CPU." if shares else ""
     return f"The network limits: {figures}.{shared} {_advice(_for_network(network, setup))}"
+
+
+def on_filling(seconds: str, missing: int, loader: float, computing: float, setup: Setup) -> str:
+    """What limits the computing of `missing` features, which takes `seconds` in all, and what to change.
+
+    loader, computing: seconds of a batch, without the frozen stages and with them.
+    """
+    by_loader = loader * CLOSE > computing
+    changes = _for_loader(float("inf"), setup) if by_loader else _faster_arithmetic(setup)
+    if setup.views > 1:
+        changes.append(f"freeze.cache_views=1 (instead of {setup.views} views of each training image)")
+    return (
+        f"{missing:,} features are still to be computed, {seconds} in all, once for all runs that share them; "
+        f"{'the loader' if by_loader else 'the network in its frozen stages'} limits that. {_advice(changes)}"
+    )
+
+
+def _faster_arithmetic(setup: Setup) -> list[str]:
+    if setup.deterministic:
+        return ["speed=default (if the same bits each time are not needed)"]
+    return ["speed=fast (bfloat16)"] if setup.precision == "32-true" and setup.bf16 else []
 
 
 def _advice(changes: list[str]) -> str:
@@ -79,10 +103,8 @@ def _for_loader(epoch: float, setup: Setup) -> list[str]:
 def _for_network(network: float, setup: Setup) -> list[str]:
     step = setup.batch_size / network
     changes = _keeping_features(setup)
-    if setup.deterministic:
-        changes.append("speed=default (if the same bits each time are not needed)")
-    elif setup.precision == "32-true" and setup.bf16 and step > SMALL_STEP:
-        changes.append("speed=fast (bfloat16)")
+    if setup.deterministic or step > SMALL_STEP:
+        changes += _faster_arithmetic(setup)
     if not setup.channels_last and step > SMALL_STEP:
         changes.append("speed.channels_last=true")
     if setup.pretrained and not setup.freezes:

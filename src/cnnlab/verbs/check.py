@@ -1,6 +1,7 @@
 """`cnnlab check`: a dry run. Composes, checks, builds, takes a few steps in memory, and says what a run would cost."""
 
 import importlib.util
+import textwrap
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -16,10 +17,13 @@ from cnnlab.errors import InputError
 from cnnlab.training.callbacks.progress import peak_memory
 from cnnlab.training.trial import size_of
 from cnnlab.verbs.assembly import Config
-from cnnlab.verbs.bottleneck import Setup, diagnose
+from cnnlab.verbs.bottleneck import Setup, diagnose, on_filling
 from cnnlab.verbs.cache import size
 from cnnlab.verbs.dry_run import DryRun, Phase
 from cnnlab.verbs.train import adopt_lightning_messages
+
+UNITS = (("days", 86400.0), ("h", 3600.0), ("min", 60.0))
+WIDTH = 100
 
 
 def main(arguments: Sequence[str]) -> None:
@@ -44,7 +48,11 @@ def config_of(arguments: Sequence[str]) -> Config:
 
 def report(run: DryRun) -> str:
     """What was built, what it needs, how long it takes, and what limits it."""
-    parts = ["This run works: a few of its steps were taken, and nothing was written.", _parts(run), _memory(run)]
+    parts = [
+        "This run works: a few of its steps were taken in memory, and no run folder was made.",
+        _parts(run),
+        _memory(run),
+    ]
     return "\n\n".join([*parts, _speeds(run), _times(run), _diagnosis(run)])
 
 
@@ -92,19 +100,18 @@ def _speeds(run: DryRun) -> str:
 
     workers = run.data.num_workers
     rows = [
-        ("", "images/s", "ms a batch"),
+        ("", f"{run.data.examples.lower()}/s", "ms a batch"),
         row(f"loader alone, {workers} worker{'s' if workers != 1 else ''}", run.loader),
     ]
     for phase in run.phases:
         when = f", {_epochs(phase)}" if len(run.phases) > 1 else ""
         trains = "what trains alone, on features" if phase.kept else "network alone"
         rows.append(row(f"{trains}{when}", phase.alone.step))
-        rows.append(row(f"{'computing features' if phase.kept else 'both together'}{when}", _together(run, phase)))
+        if phase.kept:
+            rows.append(row(f"computing features{when}", run.computing(phase)))
+        else:
+            rows.append(row(f"both together{when}", run.batch(phase)))
     return f"Speed\n{_aligned(rows, right=True)}"
-
-
-def _together(run: DryRun, phase: Phase) -> float:
-    return max(phase.together.wait, run.loader) if phase.kept else run.batch(phase)
 
 
 def _times(run: DryRun) -> str:
@@ -130,31 +137,21 @@ def _epochs(phase: Phase) -> str:
 def _diagnosis(run: DryRun) -> str:
     """Of the phase that takes the most time."""
     phase = max(run.phases, key=run.whole)
-    size = run.data.batch_size
-    rates = [size / seconds for seconds in (run.loader, phase.alone.step, run.batch(phase))]
-    said = [diagnose(*rates, run.epoch(phase), setup_of(run, phase))]
+    count = run.data.batch_size
+    rates = [count / seconds for seconds in (run.loader, phase.alone.step, run.batch(phase))]
+    setup = setup_of(run, phase)
+    said = [diagnose(*rates, run.epoch(phase), setup)]
+    if phase.missing:
+        filling = run.filling(phase)
+        text = on_filling(duration(filling), phase.missing, run.loader, run.computing(phase), setup)
+        said.insert(0 if filling > run.whole(phase) / 2 else 1, text)
     if len(run.phases) > 1:
         said.insert(0, f"Most of the time goes into {_epochs(phase)}.")
-    if phase.missing:
-        said.append(_on_filling(run, phase))
     if run.records == "to be made":
-        said.append("Before the first epoch all images are resized and kept; these figures are without, hence high.")
-    return " ".join(said)
-
-
-def _on_filling(run: DryRun, phase: Phase) -> str:
-    """What filling the feature cache costs, and what makes it cheaper."""
-    limit = "the loader" if run.loader * 1.15 > phase.together.wait else "the frozen stages"
-    text = (
-        f"Until then {phase.missing:,} features are to be computed, {duration(run.filling(phase))} in all, "
-        f"limited by {limit}; later runs find them."
-    )
-    views = run.features.views if run.features else 1
-    return text + (f" freeze.cache_views=1 would ask for a {_share(views)} of them." if views > 1 else "")
-
-
-def _share(views: int) -> str:
-    return {2: "half", 3: "third", 4: "quarter"}.get(views, f"{views}th")
+        said.append(
+            "Before the first epoch all images are resized and kept, after which the loader is faster than here."
+        )
+    return textwrap.fill(" ".join(said), WIDTH)
 
 
 def setup_of(run: DryRun, phase: Phase) -> Setup:
@@ -162,6 +159,7 @@ def setup_of(run: DryRun, phase: Phase) -> Setup:
     cfg, data = run.cfg, run.data
     files = isinstance(data, ImageDataModule) and isinstance(data.parts.train, ImageFiles)
     return Setup(
+        unit=data.examples.lower(),
         batch_size=data.batch_size,
         workers=data.num_workers,
         cores=joblib.cpu_count(),
@@ -172,6 +170,7 @@ def setup_of(run: DryRun, phase: Phase) -> Setup:
         deterministic=cfg["speed"]["deterministic"],
         channels_last=cfg["speed"]["channels_last"],
         kept=phase.kept,
+        views=run.features.views if run.features else 1,
         recomputes=run.recomputes(phase.first),
         obstacle=run.obstacle,
         pretrained=cfg["model"]["weights"] is not None,
@@ -192,10 +191,9 @@ def has_bfloat16(device: torch.device) -> bool:
 
 def duration(seconds: float) -> str:
     """In the largest unit of which there are at least two."""
-    for unit, length in (("h", 3600.0), ("min", 60.0)):
-        if seconds >= 2 * length:
-            return f"{seconds / length:.1f} {unit}"
-    return f"{seconds:.2g} s" if seconds < 10 else f"{seconds:.0f} s"
+    unit, length = next(((unit, length) for unit, length in UNITS if seconds >= 2 * length), ("s", 1.0))
+    count = seconds / length
+    return f"{count:.2g} {unit}" if count < 10 else f"{count:,.0f} {unit}"
 
 
 def _aligned(rows: Sequence[tuple[str, ...]], right: bool = False) -> str:

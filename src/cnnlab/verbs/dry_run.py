@@ -1,7 +1,9 @@
 """A run that leaves no trace: its parts as `train` builds them, and what a few of its steps take."""
 
+import dataclasses
 import gc
 import math
+import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -12,7 +14,7 @@ from torch.utils.data import DataLoader
 
 from cnnlab.config import build_entries, trusted_prefixes
 from cnnlab.data.datamodule import ImageDataModule
-from cnnlab.data.records import record_parts, require_use
+from cnnlab.data.records import record_parts, require_use, wanted
 from cnnlab.errors import InputError, Problems
 from cnnlab.runs.folder import RunFolder
 from cnnlab.training.feature_cache import FeatureCache
@@ -31,14 +33,16 @@ from cnnlab.verbs.train import fit, require_device, use_threads
 
 SECONDS = 2.0
 """How long each measurement takes; of slow networks one step."""
+PATIENCE = 10
+"""How many times as long phases are tried between the first and the last one."""
 
 
 @dataclass(frozen=True)
 class Phase:
     """`epochs` from `first` on that train the same stages; None: without an end.
 
-    together: steps with images loaded for them. alone: steps on a batch that is there, of features where those are kept.
-    kept: whether features are; missing: how many are still to be computed.
+    together: steps with images loaded for them. alone: steps on a batch that is there, of features where those are
+    kept. kept: whether they are. missing: how many of them are still to be computed.
     """
 
     first: int
@@ -82,10 +86,7 @@ class DryRun:
         """Of an epoch."""
         self.epochs = self._epochs(trainer)
         """None for a run without an end."""
-        starts = [phase.epoch for phase in self.classifier.recipe.plan.phases]
-        starts = [start for start in starts if self.epochs is None or start < self.epochs]
-        ends = [*starts[1:], self.epochs]
-        self.phases = [self._phase(start, end) for start, end in zip(starts, ends, strict=True)]
+        self.phases = self._phases()
 
     # --- Building ---
 
@@ -123,7 +124,7 @@ class DryRun:
     def _find_records(self, epochs: int) -> str:
         """What comes of data.record_cache: "kept", "to be made", or why there are no records."""
         data, setting = self.data, self.cfg["data"].get("record_cache", "off")
-        if not isinstance(data, ImageDataModule) or setting == "off":
+        if not isinstance(data, ImageDataModule) or not wanted(setting):
             return "off"
         store = store_from(self.cfg)
         try:
@@ -161,6 +162,24 @@ class DryRun:
         draws = [[(view, index) for _, index in batch] for batch in loader.batch_sampler or ()]
         return self.data.loader(self.features.dataset, draws)
 
+    def _phases(self) -> list[Phase]:
+        """All that the run comes to; if networks are so slow that it takes too long, some between as the last one."""
+        starts = [phase.epoch for phase in self.classifier.recipe.plan.phases]
+        starts = [start for start in starts if self.epochs is None or start < self.epochs]
+        ends = [*starts[1:], self.epochs]
+        began = time.perf_counter()
+        first = self._phase(starts[0], ends[0])
+        if len(starts) == 1:
+            return [first]
+        last = self._phase(starts[-1], ends[-1])
+        between = []
+        for start, end in zip(starts[1:-1], ends[1:-1], strict=True):
+            if time.perf_counter() - began < PATIENCE * self.seconds:
+                between.append(self._phase(start, end))
+            else:
+                between.append(dataclasses.replace(last, first=start, epochs=end and end - start))
+        return [first, *between, last]
+
     def _phase(self, start: int, end: int | None) -> Phase:
         self.data.cached = self.features
         missing: list[int] = []
@@ -186,8 +205,9 @@ class DryRun:
         trial = Trial(self.seconds, at_end)
         trainer.callbacks.append(trial)  # type: ignore[attr-defined]
         trainer.fit_loop.epoch_progress.current.processed = epoch
+        self.classifier.train()  # freezing has left batch norm in eval mode
         fit(trainer, self.classifier, self.data, None)
-        self.batches = int(trainer.num_training_batches)
+        self.batches = int(trainer.num_training_batches)  # limits of the trainer counted
         self.data.trainer = None
         del trainer
         gc.collect()  # ends the loader's workers
@@ -205,9 +225,13 @@ class DryRun:
         trial = phase.together
         return max(trial.step + (trial.wait if trial.steady else 0.0), self.loader)
 
+    def computing(self, phase: Phase) -> float:
+        """Of a batch whose images are loaded and put through the frozen stages."""
+        return max(phase.together.wait, self.loader)
+
     def filling(self, phase: Phase) -> float:
         """Of the features that are missing."""
-        return phase.missing * max(phase.together.wait, self.loader) / self.data.batch_size
+        return phase.missing * self.computing(phase) / self.data.batch_size
 
     def epoch(self, phase: Phase) -> float:
         """Of an epoch with its validation, once the features are there that it reads."""
