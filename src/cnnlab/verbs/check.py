@@ -138,9 +138,9 @@ def _diagnosis(run: DryRun) -> str:
     """Of the phase that takes the most time."""
     phase = max(run.phases, key=run.whole)
     count = run.data.batch_size
-    rates = [count / seconds for seconds in (run.loader, phase.alone.step, run.batch(phase))]
     setup = setup_of(run, phase)
-    said = [diagnose(*rates, run.epoch(phase), setup)]
+    loader, network, together = (count / seconds for seconds in (run.loader, phase.alone.step, run.batch(phase)))
+    said = [diagnose(loader, network, together, run.epoch(phase), setup)]
     if phase.missing:
         filling = run.filling(phase)
         text = on_filling(duration(filling), phase.missing, run.loader, run.computing(phase), setup)

@@ -82,6 +82,8 @@ def _check_optimizer(cfg: Config, trusted: tuple[str, ...]) -> None:
         group, scheduler = "scheduler", build(cfg["scheduler"], trusted)
         if getattr(scheduler, "func", scheduler) is ReduceLROnPlateau:
             scheduler(optimizer, mode="max")
+        elif cfg["trainer"]["max_epochs"] == -1 and cfg["trainer"]["max_steps"] == -1:
+            raise ValueError("it needs to know when the run ends: set trainer.max_epochs or trainer.max_steps")
         else:
             scheduler(optimizer, total_steps=100, steps_per_epoch=10)
     except (ValueError, TypeError) as error:

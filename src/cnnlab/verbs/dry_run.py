@@ -15,6 +15,7 @@ from torch.utils.data import DataLoader
 from cnnlab.config import build_entries, trusted_prefixes
 from cnnlab.data.datamodule import ImageDataModule
 from cnnlab.data.records import record_parts, require_use, wanted
+from cnnlab.data.transforms import EvalTransform, TrainTransform
 from cnnlab.errors import InputError, Problems
 from cnnlab.runs.folder import RunFolder
 from cnnlab.training.feature_cache import FeatureCache
@@ -82,7 +83,7 @@ class DryRun:
         self.records = self._find_records(reading_epochs(self.classifier, self.data, trainer))
         self.loader = loader_seconds(self._image_loader(), seconds)
         """Seconds of a batch of training images, without the network."""
-        self.batches = len(self.data.train_dataloader())
+        self.batches = limited(len(self.data.train_dataloader()), cfg["trainer"]["limit_train_batches"])
         """Of an epoch."""
         self.epochs = self._epochs(trainer)
         """None for a run without an end."""
@@ -133,12 +134,16 @@ class DryRun:
             if setting == "on":
                 raise InputError(f"data.record_cache=on cannot be: {error}") from error
             return str(error)
-        parts = [("train", data.parts.train, data.train_transform), ("val", data.parts.val, data.eval_transform)]
+        transforms: dict[str, EvalTransform | TrainTransform] = {
+            "train": data.train_transform,
+            "val": data.eval_transform,
+        }
         found = {}
-        for name, images, transform in parts:
+        for part, transform in transforms.items():
+            images = getattr(data.parts, part)
             if images is not None:
-                found[name] = store.look("records", record_parts(transform, data.channels))
-                if found[name].missing(images.digest(index) for index in range(len(images))):
+                found[part] = store.look("records", record_parts(transform, data.channels))
+                if found[part].missing(images.digest(index) for index in range(len(images))):
                     return "to be made"
         data.records = found
         return "kept"
@@ -204,10 +209,9 @@ class DryRun:
         trainer = self._trainer()
         trial = Trial(self.seconds, at_end)
         trainer.callbacks.append(trial)  # type: ignore[attr-defined]
-        trainer.fit_loop.epoch_progress.current.processed = epoch
+        trainer.fit_loop.epoch_progress.current.processed = epoch  # type: ignore[attr-defined]
         self.classifier.train()  # freezing has left batch norm in eval mode
         fit(trainer, self.classifier, self.data, None)
-        self.batches = int(trainer.num_training_batches)  # limits of the trainer counted
         self.data.trainer = None
         del trainer
         gc.collect()  # ends the loader's workers
@@ -243,10 +247,15 @@ class DryRun:
         return self.batches * step + self.validation_batches() / every * validation
 
     def validation_batches(self) -> int:
-        part, limit = self.data.parts.val, self.cfg["trainer"]["limit_val_batches"]
+        part = self.data.parts.val
         count = math.ceil(len(part) / self.data.batch_size) if part is not None else 0
-        return min(count, limit) if isinstance(limit, int) else int(count * limit)
+        return limited(count, self.cfg["trainer"]["limit_val_batches"])
 
     def whole(self, phase: Phase) -> float:
         """Of the phase; of one without an end what it takes to the end of its first epoch."""
         return self.filling(phase) + (phase.epochs or 1) * self.epoch(phase)
+
+
+def limited(batches: int, limit: int | float) -> int:
+    """What trainer.limit_train_batches, and its like for validation, leave of so many batches."""
+    return min(batches, limit) if isinstance(limit, int) else int(batches * limit)
