@@ -151,7 +151,7 @@ def test_unknown_verb_is_named(monkeypatch, capsys):
     with pytest.raises(SystemExit) as exit_:
         cli.main()
     assert exit_.value.code == 2
-    assert "no verb 'trian'; there are: train, evaluate" in complaint(capsys)
+    assert "no verb 'trian'; there are: train, check, evaluate" in complaint(capsys)
 
 
 @pytest.mark.parametrize("arguments", [[], ["--help"], ["-h"]])

@@ -34,7 +34,7 @@ def main(arguments: Sequence[str]) -> None:
 
 def config_of(arguments: Sequence[str]) -> Config:
     """The composed, checked and resolved config of the run that `cnnlab train` would start with these arguments."""
-    parsed = get_args_parser().parse_args(list(arguments))
+    parsed = get_args_parser().parse_intermixed_args(list(arguments))
     if parsed.multirun:
         raise InputError("cnnlab check looks at one run: leave out -m, and give each key one value.")
     for override in parsed.overrides:
