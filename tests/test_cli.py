@@ -41,6 +41,7 @@ names = st.lists(st.sampled_from([*"ab/.,()=ü'\"\\ :~+-{}[]#%&$;!?*|<>", "2024"
 @example("2024")
 @example("1e5")
 @example("True")
+@example("NULL")
 @example("~/a+b:c-d")
 def test_path_arrives_as_it_was_typed(key, path):
     assert parsed(quote_path(f"{key}={path}")) == path
