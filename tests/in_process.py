@@ -28,6 +28,12 @@ DIGITS = (
 """LeNet-5 on scikit-learn's digits, on the CPU, without pictures: an epoch takes a second."""
 
 
+def digits_with(*overrides: str) -> list[str]:
+    """The overrides of a run on digits, with these in place of those of the same key."""
+    keys = {override.split("=")[0] for override in overrides}
+    return [override for override in DIGITS if override.split("=")[0] not in keys] + list(overrides)
+
+
 def config(folder: Path, *overrides: str) -> dict[str, Any]:
     """The composed, checked and resolved config of a run in `folder`."""
     own = [f"paths.output_dir='{folder}'", f"paths.cache_dir='{folder.parent / 'cache'}'"]

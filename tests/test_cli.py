@@ -41,6 +41,7 @@ names = st.lists(st.sampled_from([*"ab/.,()=ü'\"\\ :~+-{}[]#%&$;!?*|<>", "2024"
 @example("2024")
 @example("1e5")
 @example("True")
+@example("NULL")
 @example("~/a+b:c-d")
 def test_path_arrives_as_it_was_typed(key, path):
     assert parsed(quote_path(f"{key}={path}")) == path
@@ -151,7 +152,7 @@ def test_unknown_verb_is_named(monkeypatch, capsys):
     with pytest.raises(SystemExit) as exit_:
         cli.main()
     assert exit_.value.code == 2
-    assert "no verb 'trian'; there are: train, evaluate" in complaint(capsys)
+    assert "no verb 'trian'; there are: train, check, evaluate" in complaint(capsys)
 
 
 @pytest.mark.parametrize("arguments", [[], ["--help"], ["-h"]])
@@ -159,7 +160,39 @@ def test_verbs_are_listed(monkeypatch, capsys, arguments):
     monkeypatch.setattr(sys, "argv", ["cnnlab", *arguments])
     cli.main()
     shown = capsys.readouterr().out
-    assert all(f"  {verb} " in shown for verb in ("train", "evaluate", "predict"))
+    assert all(f"  {verb} " in shown for verb in ("train", "check", "evaluate", "predict"))
+    assert "2 wrong input or config, 3 data or file trouble, 4 diverged, 130 interrupted" in shown
+
+
+def test_importing_cnnlab_imports_only_the_standard_library():
+    """torch comes with the first attribute: completion, help and every message before that are there at once."""
+    program = "import sys; before = set(sys.modules); import cnnlab; print(*set(sys.modules) - before)"
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, timeout=60, check=True)
+    roots = {name.split(".")[0] for name in done.stdout.split()}
+    assert roots - set(sys.stdlib_module_names) == {"cnnlab"}
+
+
+@pytest.mark.parametrize("debug", [False, True])
+def test_traceback_is_shown_only_where_it_is_asked_for(monkeypatch, capsys, debug):
+    monkeypatch.setattr(sys, "argv", ["cnnlab", "cache", "sl"])
+    monkeypatch.delenv(cli.DEBUG, raising=False)
+    if debug:
+        monkeypatch.setenv(cli.DEBUG, "1")
+    with pytest.raises(SystemExit) as exit_:
+        cli.main()
+    shown = capsys.readouterr().err
+    assert exit_.value.code == 2
+    assert ("Traceback" in shown) is debug
+    assert shown.splitlines()[-1].startswith("Error: cnnlab cache sl: use cnnlab cache ls")
+
+
+def test_what_the_system_refuses_is_file_trouble(monkeypatch, capsys, tmp_path):
+    (tmp_path / "file").touch()
+    monkeypatch.setattr(sys, "argv", ["train.py", *DIGITS, f"paths.output_dir={tmp_path / 'file' / 'run'}"])
+    with pytest.raises(SystemExit) as exit_:
+        cli.train()
+    assert exit_.value.code == 3
+    assert f"{tmp_path / 'file'}" in complaint(capsys)
 
 
 def test_run_gets_a_folder_of_its_own(started, tmp_path):

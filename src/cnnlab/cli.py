@@ -8,7 +8,6 @@ import logging
 import os
 import sys
 import traceback
-import warnings
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -21,7 +20,7 @@ from hydra.types import RunMode
 from omegaconf import DictConfig, OmegaConf
 
 from cnnlab.config import CONFIG_DIR, check, compose, quote_path, quoted
-from cnnlab.errors import CnnlabError, InputError
+from cnnlab.errors import CnnlabError, InputError, file_trouble
 from cnnlab.memory import keep_freed_memory
 from cnnlab.runs.naming import claim, claim_exactly, run_name
 from cnnlab.runs.processes import end_with_parent, require_one_config, starts_processes
@@ -33,6 +32,7 @@ from cnnlab.sweeping.plan import prepare
 log = logging.getLogger(__name__)
 VERBS = {
     "train": "train a network: cnnlab train model=mobilenet_v2 freeze=features",
+    "check": "try a run for a few steps, and say what it would need: cnnlab check model=vgg16 freeze=features",
     "evaluate": "score a run, or pretrained weights, and write a report: cnnlab evaluate run=outputs/...",
     "predict": "name what is on pictures: cnnlab predict run=outputs/... images=photos/",
     "compare": "say which setting of a sweep is better, and how sure that is: cnnlab compare outputs/...",
@@ -40,6 +40,9 @@ VERBS = {
     "cache": "show or remove what is kept of images: cnnlab cache ls, cnnlab cache rm unused_days=30",
     "play": "play Go over GTP, the protocol of Sabaki and GoGui: cnnlab play run=outputs/...",
 }
+EXIT_CODES = "0 finished, 1 a bug, 2 wrong input or config, 3 data or file trouble, 4 diverged, 130 interrupted"
+DEBUG = "CNNLAB_DEBUG"
+"""The environment variable that shows where in the code an error comes from."""
 RESUMABLE = (
     "trainer.max_epochs=",
     "trainer.devices=",
@@ -58,6 +61,8 @@ def main() -> None:
     if verb in ("-h", "--help"):
         print("usage: cnnlab VERB key=value ...\n")
         print("\n".join(f"  {name:<10} {what}" for name, what in VERBS.items()))
+        print(f"\nexit codes: {EXIT_CODES}")
+        print(f"{DEBUG}=1 in the environment adds the traceback to an error's message.")
         return
     if verb not in VERBS:
         sys.exit(_complain(InputError(f"cnnlab has no verb {verb!r}; there are: {', '.join(VERBS)}.")))
@@ -66,7 +71,7 @@ def main() -> None:
         return
     try:
         importlib.import_module(f"cnnlab.verbs.{verb}").main(sys.argv[2:])
-    except CnnlabError as error:
+    except (CnnlabError, OSError) as error:
         sys.exit(_complain(error))
     except KeyboardInterrupt:
         sys.exit(130)
@@ -87,7 +92,7 @@ def train(arguments: Sequence[str] | None = None) -> None:
         if not asks:
             overrides = _prepared(overrides, parsed.config_dir)
         sys.exit(_single(program, [*flags, *overrides]))
-    except CnnlabError as error:
+    except (CnnlabError, OSError) as error:
         sys.exit(_complain(error))
     except KeyboardInterrupt:
         sys.exit(130)
@@ -212,16 +217,16 @@ def _task(cfg: DictConfig, rerun: list[str], failures: list[int]) -> None:
         folder, plain, stored, writes=rank_zero, resumes=resumes, chosen=HydraConfig.get().runtime.choices
     )
     try:
-        from cnnlab.verbs.train import train
+        from cnnlab.verbs.train import adopt_lightning_messages, train
 
         require_one_config(run.record["config_hash"], rank_zero)
-        _adopt_lightning_messages()
+        adopt_lightning_messages()
         log.info("Run folder: %s", folder)
         train(chosen, run, run.last_checkpoint if resumes else None)
         run.update(status="finished")
     except CnnlabError as error:
         run.update(status="failed", error=str(error), exit_code=error.exit_code)
-        log.error("%s", error)
+        log.error("%s", error, exc_info=DEBUG in os.environ)
         run.append_text("train.log", traceback.format_exc())  # for whoever wants to know more than the console says
         failures.append(error.exit_code)
     except BaseException as error:
@@ -241,18 +246,13 @@ def _is_stop(error: BaseException) -> bool:
     return taken_back or isinstance(error, KeyboardInterrupt)
 
 
-def _adopt_lightning_messages() -> None:
-    """Lightning's messages go through our log once, instead of beside it."""
-    for name in ("lightning", "lightning.pytorch", "lightning.fabric"):
-        logger = logging.getLogger(name)
-        logger.handlers.clear()
-        logger.propagate = True
-    for name in ("lightning.pytorch.utilities.rank_zero", "lightning.fabric.utilities.rank_zero"):
-        logging.getLogger(name).setLevel(logging.WARNING)
-    warnings.filterwarnings("ignore", message="Checkpoint directory .* exists and is not empty")  # a run is resumed
-    warnings.filterwarnings("ignore", message=".*isinstance.treespec, LeafSpec.*")  # Lightning 2.6 on torch 2.14
-
-
-def _complain(error: CnnlabError) -> int:
-    print(f"Error: {error}", file=sys.stderr)
-    return error.exit_code
+def _complain(error: CnnlabError | OSError) -> int:
+    """Say what is wrong on stderr; returns the exit code."""
+    if isinstance(error, BrokenPipeError):  # whoever read the output has read enough: cnnlab cache ls | head
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 0
+    if DEBUG in os.environ:
+        traceback.print_exception(error)
+    shown = error if isinstance(error, CnnlabError) else file_trouble(error)
+    print(f"Error: {shown}", file=sys.stderr)
+    return shown.exit_code

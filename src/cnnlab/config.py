@@ -221,7 +221,7 @@ OPEN_TARGETS: dict[str, dict[str, Any] | None] = {
 PATH_KEYS = {"run", "images", "sgf", "resume", "output", "data.root", "model.weights", "sweep.dir"}
 """Keys whose values are paths: they may hold spaces, commas and any letter without being quoted twice."""
 PLAIN = re.compile(r"[A-Za-z0-9_./-]*")
-NO_STRING = re.compile(r"[+-]?[0-9_]*\.?[0-9_]*(e[+-]?[0-9_]+)?|[+-]?(inf|nan)|true|false", re.IGNORECASE)
+NO_STRING = re.compile(r"[+-]?[0-9_]*\.?[0-9_]*(e[+-]?[0-9_]+)?|[+-]?(inf|nan)|true|false|null", re.IGNORECASE)
 """Folders such as 2024, which Hydra would take for numbers."""
 _FAILURES = (HydraException, OmegaConfBaseException, yaml.YAMLError, ValueError)
 """What Hydra raises for overrides and files that do not compose (ValueError: model=null)."""
@@ -522,6 +522,10 @@ def build(node: Any, trusted: Sequence[str] = TRUSTED_TARGETS, **arguments: Any)
         return target(**given)
     except CnnlabError:
         raise
+    except ModuleNotFoundError as error:  # the loggers of wandb and MLflow
+        raise InputError(
+            f"{node['_target_']} needs a package that is not installed: {error}. Install it, or choose another option."
+        ) from error
     except (TypeError, ValueError) as error:
         raise InputError(f"{node['_target_']} cannot be built from {given}: {error}") from error
 

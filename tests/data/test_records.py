@@ -100,7 +100,7 @@ def test_files_are_not_read_again(tmp_path, drawn, monkeypatch):
     data.records = {}
     with pytest.raises(AssertionError, match="a file is decoded"):
         epoch_of(data)
-    monkeypatch.setattr("cnnlab.data.records._check", lambda data, store: None)
+    monkeypatch.setattr("cnnlab.data.records.require_use", lambda *_: None)
     keep_records("on", data, Store(tmp_path / "cache"), epochs=2)
     assert len(epoch_of(data)) == 8
     list(data.val_dataloader())

@@ -3,7 +3,7 @@
 import re
 
 import pytest
-from in_process import DIGITS, config
+from in_process import DIGITS, config, digits_with, train_in_process
 
 from cnnlab.errors import InputError
 from cnnlab.runs.folder import RunFolder
@@ -205,3 +205,17 @@ def test_entries_that_cannot_be_built_are_named_one_by_one_beside_the_rest(tmp_p
 )
 def test_what_goes_together_begins(tmp_path, monkeypatch, overrides):
     assert outcome(tmp_path, monkeypatch, *overrides) == []
+
+
+@pytest.mark.parametrize(
+    ("overrides", "message"),
+    [
+        (["optimizer=sgd", "optimizer.momentum=0"], "optimizer: Nesterov momentum requires.*momentum=0"),
+        (["optimizer.lr=-1"], "optimizer: Invalid learning rate.*lr=-1"),
+        (["trainer.max_epochs=-1"], "scheduler: it needs to know when the run ends: set trainer.max_epochs"),
+        (["scheduler=onecycle", "scheduler.pct_start=2"], "scheduler: Expected float between 0 and 1.*pct_start=2"),
+    ],
+)
+def test_numbers_that_torch_refuses_are_named_before_any_work(tmp_path, overrides, message):
+    with pytest.raises(InputError, match=message):
+        train_in_process(tmp_path / "run", *digits_with(*overrides))

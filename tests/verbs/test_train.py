@@ -5,7 +5,7 @@ import json
 import numpy as np
 import pytest
 import torch
-from in_process import DIGITS, parts_of_a_run, train_in_process
+from in_process import digits_with, parts_of_a_run, train_in_process
 from sklearn.datasets import load_digits
 
 from cnnlab.errors import InputError
@@ -13,12 +13,6 @@ from cnnlab.training.classifier import Classifier
 from cnnlab.verbs.evaluate import evaluate_run
 
 SHORT = ("trainer.max_epochs=1", "trainer.limit_train_batches=2")
-
-
-def digits_with(*overrides: str) -> list[str]:
-    """The overrides of a run on digits, with these in place of those of the same key."""
-    keys = {override.split("=")[0] for override in overrides}
-    return [override for override in DIGITS if override.split("=")[0] not in keys] + list(overrides)
 
 
 def test_overfitting_learns_a_few_batches_by_heart(tmp_path):

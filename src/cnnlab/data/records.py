@@ -7,6 +7,7 @@ import logging
 from collections import deque
 from collections.abc import Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
+from typing import Any
 
 import joblib
 from torch import Tensor
@@ -33,14 +34,10 @@ def keep_records(setting: str, data: ImageDataModule, store: Store, epochs: int,
     epochs: how often training reads the images. show: a progress bar, where it takes a while.
     Raises InputError for a setting that there is not, and for "on" where records cannot be.
     """
-    if setting not in ("auto", "on", "off"):
-        raise InputError(f"data.record_cache={setting}: use auto, on or off.")
-    if setting == "off":
+    if not wanted(setting):
         return
     try:
-        if setting == "auto" and epochs < 2:
-            raise InputError(f"training reads each image {'once' if epochs else 'never'}.")
-        _check(data, store)
+        require_use(setting, data, store, epochs)
         data.records = {
             part: records_of(images, transform, data.channels, store, show)
             for part, images, transform in (
@@ -55,6 +52,13 @@ def keep_records(setting: str, data: ImageDataModule, store: Store, epochs: int,
         log.info("Record cache off: %s", error)
 
 
+def wanted(setting: str) -> bool:
+    """Whether `data.record_cache` asks for records; raises InputError for a setting that there is not."""
+    if setting not in ("auto", "on", "off"):
+        raise InputError(f"data.record_cache={setting}: use auto, on or off.")
+    return setting != "off"
+
+
 def records_of(
     images: LabelledImages, transform: EvalTransform | TrainTransform, channels: int, store: Store, show: bool = True
 ) -> Entry:
@@ -63,13 +67,7 @@ def records_of(
     A picture whose short side has more than `transform.needed_side()` pixels is reduced to that; others keep every bit.
     Raises OSError if the disk is full or cannot be written.
     """
-    parts = {
-        "channels": channels,
-        "short_side": transform.needed_side(),
-        **transform.prepared_as(),
-        "format": FORMAT,
-    }
-    entry = store.entry("records", parts)
+    entry = store.entry("records", record_parts(transform, channels))
     digests = [images.digest(index) for index in range(len(images))]
     index_of = {digest: index for index, digest in enumerate(digests)}
 
@@ -93,6 +91,16 @@ def records_of(
     return entry
 
 
+def record_parts(transform: EvalTransform | TrainTransform, channels: int) -> dict[str, Any]:
+    """What records depend on, beside the image."""
+    return {
+        "channels": channels,
+        "short_side": transform.needed_side(),
+        **transform.prepared_as(),
+        "format": FORMAT,
+    }
+
+
 def record(images: LabelledImages, index: int, transform: EvalTransform | TrainTransform, channels: int) -> Tensor:
     """Image `index` as `transform` prepares it, contiguous H x W x C; see `records_of`."""
     side = transform.needed_side()
@@ -102,7 +110,10 @@ def record(images: LabelledImages, index: int, transform: EvalTransform | TrainT
     return pixels.permute(1, 2, 0).contiguous()
 
 
-def _check(data: ImageDataModule, store: Store) -> None:
+def require_use(setting: str, data: ImageDataModule, store: Store, epochs: int) -> None:
+    """Raises InputError, saying why, if records would be of no use or cannot be; see `keep_records`."""
+    if setting == "auto" and epochs < 2:
+        raise InputError(f"training reads each image {'once' if epochs else 'never'}.")
     train = data.parts.train
     if not isinstance(train, ImageFiles):
         raise InputError("the images are in memory.")

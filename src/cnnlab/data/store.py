@@ -57,13 +57,16 @@ class Store:
 
         The versions of the libraries that make tensors of images are added.
         """
-        parts = parts | {"versions": library_versions()}
-        path = self.folder / kind / key_of(parts)
-        entry = Entry(path, parts)
+        entry = self.look(kind, parts)
         entry.describe()
-        os.utime(path / ABOUT)
-        self._opened.add(path)
+        os.utime(entry.path / ABOUT)
+        self._opened.add(entry.path)
         return entry
+
+    def look(self, kind: str, parts: dict[str, Any]) -> Entry:
+        """That entry, only to see what it holds: nothing is created, and it does not count as used."""
+        parts = parts | {"versions": library_versions()}
+        return Entry(self.folder / kind / key_of(parts), parts)
 
     def require_room(self, size: float, what: str) -> None:
         """Raises InputError if `size` bytes are more than the limit, or than the disk has left."""

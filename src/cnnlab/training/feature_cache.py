@@ -5,7 +5,7 @@ again, in an order drawn by the seed. Validation images have the one that evalua
 """
 
 import logging
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Any
 
 import lightning as L
@@ -95,6 +95,19 @@ class FeatureCache:
         """The training images of a batch's draws: float32 N x C x H x W in [0, 1]."""
         return self.classifier.to_float(torch.stack([self.dataset[tuple(draw)][0] for draw in draws.tolist()]))
 
+    def threads(self, cut: Cut) -> int:
+        """Of the CPU, for what trains on features that are kept: one for a small classifier."""
+        size = sum(parameter.numel() for parameter in stages(cut.network)["classifier"].parameters())
+        small = self.classifier.device.type == "cpu" and cut.stage == "classifier" and size <= SMALL_TAIL
+        return 1 if small else self._threads
+
+    def missing(self, cut: Cut, epochs: Iterable[int]) -> int:
+        """Features in front of `cut` that training and validation in `epochs` ask for and that are not kept yet."""
+        parts = [(self.data.parts.train, view) for view in sorted({self.view(epoch) for epoch in epochs})]
+        parts += [(self.data.parts.val, EVALUATION)] if self.data.parts.val is not None else []
+        entries = {view: self.store.look("features", self._identity_of(cut, view)) for _, view in parts}
+        return sum(len(entries[view].missing(self._digests_of(images))) for images, view in parts)
+
     # --- Whether it can be ---
 
     def _check(self) -> None:
@@ -160,7 +173,7 @@ class FeatureCache:
         if entry is not None:
             digests = self._digests_of(images)
             found = (torch.stack([entry[digests[index]] for _, index in draws]) for draws in batches)
-            torch.set_num_threads(1 if self._is_small(cut) else self._threads)
+            torch.set_num_threads(self.threads(cut))
         else:
             torch.set_num_threads(self._threads)
             found = (self._compute(pixels) for pixels, _ in self.data.loader(dataset, batches))
@@ -228,11 +241,6 @@ class FeatureCache:
         pixels = self.data.sample(2).to(self.classifier.device)
         return self.classifier.preprocessed(pixels)
 
-    def _is_small(self, cut: Cut) -> bool:
-        """Whether what follows the cut is a small classifier on the CPU."""
-        size = sum(parameter.numel() for parameter in stages(cut.network)["classifier"].parameters())
-        return self.classifier.device.type == "cpu" and cut.stage == "classifier" and size <= SMALL_TAIL
-
     def _digests_of(self, images: LabelledImages) -> list[str]:
         part = "train" if images is self.data.parts.train else "val"
         if part not in self._digests:
@@ -242,22 +250,24 @@ class FeatureCache:
     def _entry(self, cut: Cut, view: int) -> Entry:
         key = (cut.stage, view)
         if key not in self._entries:
-            preprocessing = self.classifier.preprocessing
-            parts = {
-                "network": type(cut.network).__name__,
-                "cut": cut.stage,
-                "weights": cut.fingerprint(),
-                "preprocessing": fingerprint([repr(preprocessing)], preprocessing.state_dict()),
-                **self.identity,
-                "view": None if view == EVALUATION else view,
-                "precision": str(self.trainer.precision),
-                "device": self.classifier.device.type,
-                "format": FORMAT,
-            }
-            if view == EVALUATION:
-                parts["augmentation"] = None
-            self._entries[key] = self.store.entry("features", parts)
+            self._entries[key] = self.store.entry("features", self._identity_of(cut, view))
         return self._entries[key]
+
+    def _identity_of(self, cut: Cut, view: int) -> dict[str, Any]:
+        """What the features of a view depend on, beside the image."""
+        preprocessing = self.classifier.preprocessing
+        parts = {
+            "network": type(cut.network).__name__,
+            "cut": cut.stage,
+            "weights": cut.fingerprint(),
+            "preprocessing": fingerprint([repr(preprocessing)], preprocessing.state_dict()),
+            **self.identity,
+            "view": None if view == EVALUATION else view,
+            "precision": str(self.trainer.precision),
+            "device": self.classifier.device.type,
+            "format": FORMAT,
+        }
+        return parts | ({"augmentation": None} if view == EVALUATION else {})
 
 
 class Batches:

@@ -270,12 +270,16 @@ def feature_cache_from(
 
 def keep_records_from(cfg: Config, classifier: Classifier, data: DataModule, trainer: L.Trainer) -> None:
     """What of the config group `data` says that images are decoded once; where features are kept, they are not read."""
-    if not isinstance(data, ImageDataModule):
-        return
+    if isinstance(data, ImageDataModule):
+        epochs = reading_epochs(classifier, data, trainer)
+        keep_records(cfg["data"]["record_cache"], data, store_from(cfg), epochs, show=trainer.is_global_zero)
+
+
+def reading_epochs(classifier: Classifier, data: DataModule, trainer: L.Trainer) -> int:
+    """In how many epochs training reads images, not features; a run without an end counts as two of its last phase."""
     plan = classifier.recipe.plan
     last = trainer.max_epochs if trainer.max_epochs and trainer.max_epochs > 0 else plan.phases[-1].epoch + 2
-    reading = [e for e in range(last) if not data.cached or plan.first_trained(classifier.network, e) is None]
-    keep_records(cfg["data"]["record_cache"], data, store_from(cfg), len(reading), show=trainer.is_global_zero)
+    return sum(not data.cached or plan.first_trained(classifier.network, epoch) is None for epoch in range(last))
 
 
 def store_from(cfg: Config) -> Store:

@@ -5,6 +5,7 @@ from lightning.pytorch.callbacks import EarlyStopping
 from PIL import Image
 from torch import nn
 from torch.nn.modules.batchnorm import _BatchNorm
+from torch.optim.lr_scheduler import ReduceLROnPlateau
 
 from cnnlab.config import build, build_entries
 from cnnlab.data.datamodule import DataModule, ImageDataModule
@@ -19,7 +20,7 @@ from cnnlab.models.weighted import weights_of
 from cnnlab.seeds import derived_rng
 from cnnlab.training.freezing import FreezePlan
 from cnnlab.training.regularization import LabelSmoothing, OnWeights, check_together
-from cnnlab.verbs.assembly import Config, augmentations_from, data_from, lr_rule
+from cnnlab.verbs.assembly import Config, augmentations_from, data_from, lr_rule, optimizer_from
 
 
 def checked_data(cfg: Config, spec: InputSpec, trusted: tuple[str, ...]) -> DataModule:
@@ -33,6 +34,8 @@ def checked_data(cfg: Config, spec: InputSpec, trusted: tuple[str, ...]) -> Data
         lr_rule(cfg["trainer"]["scale_lr"])
     with problems:
         check_together(list(regularizers.values()))
+    with problems:
+        _check_optimizer(cfg, trusted)
     with problems:
         data = data_from(cfg, spec, trusted)
         _check_with_data(cfg, data, regularizers, trusted, problems)
@@ -68,6 +71,24 @@ def _check_with_data(
         plan = FreezePlan(network, cfg["freeze"]["phases"], cfg["freeze"]["batch_norm"])
     with problems:
         _check_batch_norm(network, plan, data.batch_size)
+
+
+def _check_optimizer(cfg: Config, trusted: tuple[str, ...]) -> None:
+    """Build optimizer and scheduler for a parameter of no meaning: torch checks their numbers, and how they combine."""
+    parameter = nn.Parameter(torch.zeros(1))
+    group, lr = "optimizer", cfg["optimizer"]["lr"]
+    try:
+        optimizer = optimizer_from(cfg, trusted)([parameter], lr=lr)
+        group, scheduler = "scheduler", build(cfg["scheduler"], trusted)
+        if getattr(scheduler, "func", scheduler) is ReduceLROnPlateau:
+            scheduler(optimizer, mode="max")
+        elif cfg["trainer"]["max_epochs"] == -1 and cfg["trainer"]["max_steps"] == -1:
+            raise ValueError("it needs to know when the run ends: set trainer.max_epochs or trainer.max_steps")
+        else:
+            scheduler(optimizer, total_steps=100, steps_per_epoch=10)
+    except (ValueError, TypeError) as error:
+        given = ", ".join(f"{key}={value}" for key, value in cfg[group].items() if not key.startswith("_"))
+        raise InputError(f"{group}: {error}. It is given {given}.") from error
 
 
 def outline(cfg: Config, num_classes: int, trusted: tuple[str, ...]) -> nn.Module:

@@ -1,6 +1,7 @@
 """`train.py`, `cnnlab train`: train one configured network and leave a complete run folder behind."""
 
 import logging
+import warnings
 from pathlib import Path
 from typing import Any
 
@@ -36,7 +37,7 @@ log = logging.getLogger(__name__)
 def train(cfg: Config, run: RunFolder, resume_from: Path | None = None) -> dict[str, Any]:
     """Train what `cfg` (plain, resolved, checked) describes; returns the run's record."""
     require_device(cfg["trainer"]["accelerator"])
-    torch.set_num_threads(cfg["speed"]["num_threads"] or min(torch.get_num_threads(), joblib.cpu_count()))
+    use_threads(cfg["speed"]["num_threads"])
     trusted = trusted_prefixes(cfg)
     spec = spec_from(cfg["model"])
     data = checked_data(cfg, spec, trusted)
@@ -50,6 +51,23 @@ def train(cfg: Config, run: RunFolder, resume_from: Path | None = None) -> dict[
         fit(trainer, classifier, data, resume_from)
         keep_best(run, trainer, classifier, data)
     return run.record
+
+
+def adopt_lightning_messages() -> None:
+    """Lightning's messages go through our log once, instead of beside it."""
+    for name in ("lightning", "lightning.pytorch", "lightning.fabric"):
+        logger = logging.getLogger(name)
+        logger.handlers.clear()
+        logger.propagate = True
+    for name in ("lightning.pytorch.utilities.rank_zero", "lightning.fabric.utilities.rank_zero"):
+        logging.getLogger(name).setLevel(logging.WARNING)
+    warnings.filterwarnings("ignore", message="Checkpoint directory .* exists and is not empty")  # a run is resumed
+    warnings.filterwarnings("ignore", message=".*isinstance.treespec, LeafSpec.*")  # Lightning 2.6 on torch 2.14
+
+
+def use_threads(count: int | None) -> None:
+    """Of the CPU for this process; None: all that it may use."""
+    torch.set_num_threads(count or min(torch.get_num_threads(), joblib.cpu_count()))
 
 
 def require_device(accelerator: str) -> None:

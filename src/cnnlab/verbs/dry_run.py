@@ -1,0 +1,261 @@
+"""A run that leaves no trace: its parts as `train` builds them, and what a few of its steps take."""
+
+import dataclasses
+import gc
+import math
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+import lightning as L
+import torch
+from torch.utils.data import DataLoader
+
+from cnnlab.config import build_entries, trusted_prefixes
+from cnnlab.data.datamodule import ImageDataModule
+from cnnlab.data.records import record_parts, require_use, wanted
+from cnnlab.data.transforms import EvalTransform, TrainTransform
+from cnnlab.errors import InputError, Problems
+from cnnlab.runs.folder import RunFolder
+from cnnlab.training.feature_cache import FeatureCache
+from cnnlab.training.trial import Repeated, Trial, loader_seconds
+from cnnlab.verbs.assembly import (
+    Config,
+    classifier_from,
+    feature_cache_from,
+    reading_epochs,
+    spec_from,
+    store_from,
+    trainer_from,
+)
+from cnnlab.verbs.combinations import checked_data
+from cnnlab.verbs.train import fit, require_device, use_threads
+
+SECONDS = 2.0
+"""How long each measurement takes; of slow networks one step."""
+PATIENCE = 10
+"""How many times as long phases are tried between the first and the last one."""
+
+
+@dataclass(frozen=True)
+class Phase:
+    """`epochs` from `first` on that train the same stages; None: without an end.
+
+    together: steps with images loaded for them. alone: steps on a batch that is there, of features where those are
+    kept. kept: whether they are. missing: how many of them are still to be computed.
+    """
+
+    first: int
+    epochs: int | None
+    together: Trial
+    alone: Trial
+    kept: bool = False
+    missing: int = 0
+
+
+class DryRun:
+    """Builds what `cfg` (plain, resolved, checked) describes, and takes a few steps of every phase in memory.
+
+    seconds: how long each measurement takes. Raises the errors with which the run itself would begin.
+    """
+
+    def __init__(self, cfg: Config, seconds: float = SECONDS) -> None:
+        require_device(cfg["trainer"]["accelerator"])
+        use_threads(cfg["speed"]["num_threads"])
+        self.cfg = cfg
+        self.seconds = seconds
+        self.trusted = trusted_prefixes(cfg)
+        spec = spec_from(cfg["model"])
+        self.data = checked_data(cfg, spec, self.trusted)
+        self._try_entries("callbacks", "checkpoint", "logger")
+        self.regularizers = build_entries(cfg["regularization"], self.trusted)
+        self.classifier = classifier_from(cfg, spec, self.data, self.regularizers, self.trusted)
+        trainer = self._trainer()
+        self.device = trainer.strategy.root_device
+        self.features, self.obstacle = self._feature_cache(
+            lambda cfg: feature_cache_from(cfg, spec, self.classifier, self.data, trainer)
+        )
+        self.keeps = self.features is not None and self.features.keep
+        if self.features:
+            self.features.keep = False  # filling is timed on a few batches, not done
+        self.data.cached = self.features
+        self.records = self._find_records(reading_epochs(self.classifier, self.data, trainer))
+        self.loader = loader_seconds(self._image_loader(), seconds)
+        """Seconds of a batch of training images, without the network."""
+        self.batches = limited(len(self.data.train_dataloader()), cfg["trainer"]["limit_train_batches"])
+        """Of an epoch."""
+        self.epochs = self._epochs(trainer)
+        """None for a run without an end."""
+        self.phases = self._phases()
+
+    # --- Building ---
+
+    def _try_entries(self, *groups: str) -> None:
+        """Build what a trial does without, to see that it can be."""
+        problems = Problems()
+        for group in groups:
+            with problems:
+                build_entries(self.cfg[group], self.trusted)
+        problems.raise_all("These settings do not work:")
+
+    def _trainer(self) -> L.Trainer:
+        """The run's own, but in one process, without logs and checkpoints, and with one batch to validate on."""
+        trainer = self.cfg["trainer"] | {
+            "devices": 1,
+            "num_nodes": 1,
+            "strategy": "auto",
+            "limit_val_batches": min(1, math.ceil(self.cfg["trainer"]["limit_val_batches"])),
+            "enable_checkpointing": False,
+        }
+        cfg = self.cfg | {"trainer": trainer, "callbacks": {}, "checkpoint": {}, "logger": {}}
+        run = RunFolder(Path(self.cfg["paths"]["output_dir"]), {}, writes=False)
+        return trainer_from(cfg, run, self.classifier, self.regularizers, self.trusted)
+
+    def _feature_cache(self, build: Callable[[Config], FeatureCache | None]) -> tuple[FeatureCache | None, str]:
+        """The run's feature cache, or why there is none although stages are frozen and freeze.cache=auto."""
+        found, freeze = build(self.cfg), self.cfg["freeze"]
+        if found is None and freeze["cache"] == "auto" and self.recomputes(0):
+            try:
+                build(self.cfg | {"freeze": freeze | {"cache": "on"}})
+            except InputError as error:
+                return None, str(error).removeprefix("freeze.cache=on cannot be: ").removesuffix(".")
+        return found, ""
+
+    def _find_records(self, epochs: int) -> str:
+        """What comes of data.record_cache: "kept", "to be made", or why there are no records."""
+        data, setting = self.data, self.cfg["data"].get("record_cache", "off")
+        if not isinstance(data, ImageDataModule) or not wanted(setting):
+            return "off"
+        store = store_from(self.cfg)
+        try:
+            require_use(setting, data, store, epochs)
+        except (InputError, OSError) as error:
+            if setting == "on":
+                raise InputError(f"data.record_cache=on cannot be: {error}") from error
+            return str(error)
+        transforms: dict[str, EvalTransform | TrainTransform] = {
+            "train": data.train_transform,
+            "val": data.eval_transform,
+        }
+        found = {}
+        for part, transform in transforms.items():
+            images = getattr(data.parts, part)
+            if images is not None:
+                found[part] = store.look("records", record_parts(transform, data.channels))
+                if found[part].missing(images.digest(index) for index in range(len(images))):
+                    return "to be made"
+        data.records = found
+        return "kept"
+
+    def _epochs(self, trainer: L.Trainer) -> int | None:
+        limits = [trainer.max_epochs] if trainer.max_epochs and trainer.max_epochs > 0 else []
+        if trainer.max_steps > 0:
+            limits.append(math.ceil(trainer.max_steps * trainer.accumulate_grad_batches / self.batches))
+        return min(limits, default=None)
+
+    # --- Measuring ---
+
+    def _image_loader(self) -> DataLoader:
+        """Batches of training images, also where the run reads features of them."""
+        self.data.cached = None
+        loader: DataLoader = self.data.train_dataloader()
+        self.data.cached = self.features
+        if self.features is None:
+            return loader
+        view = self.features.view(0)
+        draws = [[(view, index) for _, index in batch] for batch in loader.batch_sampler or ()]
+        return self.data.loader(self.features.dataset, draws)
+
+    def _phases(self) -> list[Phase]:
+        """All that the run comes to; if networks are so slow that it takes too long, some between as the last one."""
+        starts = [phase.epoch for phase in self.classifier.recipe.plan.phases]
+        starts = [start for start in starts if self.epochs is None or start < self.epochs]
+        ends = [*starts[1:], self.epochs]
+        began = time.perf_counter()
+        first = self._phase(starts[0], ends[0])
+        if len(starts) == 1:
+            return [first]
+        last = self._phase(starts[-1], ends[-1])
+        between = []
+        for start, end in zip(starts[1:-1], ends[1:-1], strict=True):
+            if time.perf_counter() - began < PATIENCE * self.seconds:
+                between.append(self._phase(start, end))
+            else:
+                between.append(dataclasses.replace(last, first=start, epochs=end and end - start))
+        return [first, *between, last]
+
+    def _phase(self, start: int, end: int | None) -> Phase:
+        self.data.cached = self.features
+        missing: list[int] = []
+
+        def look() -> None:
+            if self.features and self.keeps and self.classifier.cut is not None:
+                last = start + self.features.views if end is None else end
+                missing.append(self.features.missing(self.classifier.cut, range(start, last)))
+
+        together = alone = self._trial(start, look)
+        if together.steady:  # else a step takes so long that nothing else counts
+            self.data.cached = Repeated(together.batch)
+            threads = torch.get_num_threads()
+            if self.features and self.classifier.cut is not None and missing:
+                torch.set_num_threads(self.features.threads(self.classifier.cut))
+            alone = self._trial(start)
+            torch.set_num_threads(threads)
+        return Phase(start, end and end - start, together, alone, bool(missing), sum(missing))
+
+    def _trial(self, epoch: int, at_end: Callable[[], None] = lambda: None) -> Trial:
+        """Train `epoch` for a moment."""
+        trainer = self._trainer()
+        trial = Trial(self.seconds, at_end)
+        trainer.callbacks.append(trial)  # type: ignore[attr-defined]
+        trainer.fit_loop.epoch_progress.current.processed = epoch  # type: ignore[attr-defined]
+        self.classifier.train()  # freezing has left batch norm in eval mode
+        fit(trainer, self.classifier, self.data, None)
+        self.data.trainer = None
+        del trainer
+        gc.collect()  # ends the loader's workers
+        return trial
+
+    # --- Reckoning, in seconds ---
+
+    def recomputes(self, epoch: int) -> bool:
+        """Whether frozen stages come first whose outputs could be kept, in so far as they are of images."""
+        plan = self.classifier.recipe.plan
+        return isinstance(self.data, ImageDataModule) and plan.first_trained(self.classifier.network, epoch) is not None
+
+    def batch(self, phase: Phase) -> float:
+        """Of a batch whose images are loaded and put through the whole network."""
+        trial = phase.together
+        return max(trial.step + (trial.wait if trial.steady else 0.0), self.loader)
+
+    def computing(self, phase: Phase) -> float:
+        """Of a batch whose images are loaded and put through the frozen stages."""
+        return max(phase.together.wait, self.loader)
+
+    def filling(self, phase: Phase) -> float:
+        """Of the features that are missing."""
+        return phase.missing * self.computing(phase) / self.data.batch_size
+
+    def epoch(self, phase: Phase) -> float:
+        """Of an epoch with its validation, once the features are there that it reads."""
+        step = phase.alone.step if phase.kept else self.batch(phase)
+        validation = phase.alone.validation or 0.0
+        every = self.cfg["trainer"]["check_val_every_n_epoch"] or 1
+        if not phase.kept:
+            validation = max(validation, self.loader)
+        return self.batches * step + self.validation_batches() / every * validation
+
+    def validation_batches(self) -> int:
+        part = self.data.parts.val
+        count = math.ceil(len(part) / self.data.batch_size) if part is not None else 0
+        return limited(count, self.cfg["trainer"]["limit_val_batches"])
+
+    def whole(self, phase: Phase) -> float:
+        """Of the phase; of one without an end what it takes to the end of its first epoch."""
+        return self.filling(phase) + (phase.epochs or 1) * self.epoch(phase)
+
+
+def limited(batches: int, limit: int | float) -> int:
+    """What trainer.limit_train_batches, and its like for validation, leave of so many batches."""
+    return min(batches, limit) if isinstance(limit, int) else int(batches * limit)
