@@ -169,6 +169,7 @@ class TrainConfig:
     scheduler: Target
     speed: SpeedConfig
     trainer: Target
+    divergence: Target
     checkpoint: Entries
     callbacks: Entries
     logger: Entries

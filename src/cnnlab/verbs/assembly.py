@@ -220,7 +220,7 @@ def optimizer_from(cfg: Config, trusted: tuple[str, ...]) -> Callable[..., torch
 def trainer_from(
     cfg: Config, run: RunFolder, classifier: Classifier, regularizers: Config, trusted: tuple[str, ...]
 ) -> L.Trainer:
-    """The config groups trainer, callbacks, checkpoint and logger; DDP expects unused parameters if any are frozen."""
+    """The groups trainer, callbacks, divergence, checkpoint, logger; DDP expects unused parameters if any are frozen."""
     arguments = {key: value for key, value in cfg["trainer"].items() if key not in OWN_ARGUMENTS}
     if arguments["strategy"] == "ddp":
         arguments["strategy"] = DDPStrategy(
@@ -231,6 +231,7 @@ def trainer_from(
         checkpoint.dirpath = str(run.path / "checkpoints")
     callbacks = [
         Throughput(),
+        build(cfg["divergence"], trusted),
         BestMetric(),
         *build_entries(cfg["callbacks"], trusted).values(),
         *(entry for entry in regularizers.values() if isinstance(entry, L.Callback)),

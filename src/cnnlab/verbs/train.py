@@ -19,6 +19,7 @@ from cnnlab.runs.tensorboard import session
 from cnnlab.training.callbacks.best_metric import BestMetric
 from cnnlab.training.callbacks.progress import Throughput, peak_memory
 from cnnlab.training.classifier import Classifier
+from cnnlab.training.divergence import Divergence
 from cnnlab.training.regularization import is_proximal, sparsity
 from cnnlab.verbs.assembly import (
     Config,
@@ -121,6 +122,9 @@ def keep_best(run: RunFolder, trainer: L.Trainer, classifier: Classifier, data: 
             100 * (throughput.wait_share or 0.0),
             run.record["peak_memory_gib"],
         )
+    divergence = next(callback for callback in callbacks if isinstance(callback, Divergence))
+    if divergence.events:
+        run.update(divergence=divergence.events)
     if not run.best_checkpoint.is_file():
         return
     test: dict[str, float] = {}
