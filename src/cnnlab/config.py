@@ -58,6 +58,13 @@ class Entries:
 
 
 @dataclass
+class Checkpoints(Entries):
+    """Callbacks that write checkpoints."""
+
+    every_n_steps: int | None
+
+
+@dataclass
 class ModelConfig:
     name: str
     network: Target
@@ -170,7 +177,7 @@ class TrainConfig:
     speed: SpeedConfig
     trainer: Target
     divergence: Target
-    checkpoint: Entries
+    checkpoint: Checkpoints
     callbacks: Entries
     logger: Entries
     paths: PathsConfig
@@ -370,14 +377,15 @@ def trusted_prefixes(plain: dict[str, Any]) -> tuple[str, ...]:
 def _check_node(node: Any, schema: Any, path: str, trusted: tuple[str, ...]) -> list[str]:
     if schema is Target:
         return _check_target(node, path, trusted)
-    if schema is Entries:
+    if inspect.isclass(schema) and issubclass(schema, Entries):
         if not isinstance(node, dict):
             return [f"{path} is {node!r}; named entries are expected."]
+        own = typing.get_type_hints(schema)
         return [
             problem
             for name, entry in node.items()
             if entry is not None
-            for problem in _check_target(entry, f"{path}.{name}", trusted)
+            for problem in _check_node(entry, own.get(name, Target), f"{path}.{name}", trusted)
         ]
     if schema is DataConfig and isinstance(node, dict) and is_go(node):
         schema = GoConfig

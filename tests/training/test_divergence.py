@@ -7,8 +7,8 @@ import lightning as L
 import pytest
 import torch
 from conftest import REPOSITORY, draw_picture, run_program
+from harm import Poison
 from in_process import DIGITS, parts_of_a_run, train_in_process
-from poison import Poison
 
 from cnnlab.errors import DivergedError, InputError
 
@@ -149,8 +149,8 @@ def test_rollbacks_are_counted_over_the_whole_run(tmp_path):
 
 
 def test_record_lists_what_was_skipped(tmp_path):
-    options = ("divergence=skip", "trusted_packages=[poison]")
-    poison = "+callbacks.poison={_target_: poison.Poison, steps: [4]}"
+    options = ("divergence=skip", "trusted_packages=[harm]")
+    poison = "+callbacks.poison={_target_: harm.Poison, steps: [4]}"
     train_in_process(tmp_path / "run", *SHORT, *options, poison)
     (event,) = json.loads((tmp_path / "run" / "run.json").read_text())["divergence"]
     assert (event["step"], event["epoch"], event["loss"]) == (4, 0, None)
@@ -188,8 +188,8 @@ def test_two_processes_decide_alike(tmp_path):
             "logger=csv",
             "callbacks=none",
             f"+callbacks.states={{_target_: kept_states.KeptStates, folder: '{tmp_path / 'states'}'}}",
-            "+callbacks.poison={_target_: poison.Poison, steps: [1, 3, 4], rank: 1}",
-            "trusted_packages=[kept_states,poison]",
+            "+callbacks.poison={_target_: harm.Poison, steps: [1, 3, 4], rank: 1}",
+            "trusted_packages=[kept_states,harm]",
             f"paths.output_dir={tmp_path / 'run'}",
             cwd=tmp_path,
         )

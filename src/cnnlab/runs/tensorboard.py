@@ -6,6 +6,7 @@ believes the first record it finds, and a run that is resumed must be able to re
 
 import hashlib
 import json
+import os
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -92,6 +93,21 @@ def session(loggers: Sequence[Logger], settings: Mapping[str, Value]) -> Iterato
     finally:
         for logger in events:
             logger.end_session(succeeded)
+
+
+def event_sizes(folder: Path) -> dict[str, int]:
+    """Name -> bytes of the event files of metrics and pictures."""
+    files = folder.glob("events.out.tfevents.*")
+    return {path.name: path.stat().st_size for path in files if path.name not in (START, END)}
+
+
+def cut_events(folder: Path, sizes: Mapping[str, int]) -> None:
+    """Take what was logged since `event_sizes` gave `sizes` out of the event files of `folder`."""
+    for name, size in event_sizes(folder).items():
+        if name not in sizes:
+            (folder / name).unlink()
+        elif size > sizes[name]:
+            os.truncate(folder / name, sizes[name])
 
 
 def group_of(settings: Mapping[str, Value]) -> str:

@@ -175,7 +175,17 @@ class Classifier(L.LightningModule):
         return loss
 
     def on_train_epoch_end(self) -> None:
-        self.log_dict({"train/loss_epoch": self.train_loss_epoch, "train/acc_epoch": self.train_accuracy})
+        """Log the means of the epoch; Lightning itself would do so only after the epoch's checkpoint is written."""
+        metrics = {"train/loss_epoch": self.train_loss_epoch, "train/acc_epoch": self.train_accuracy}
+        means = {name: metric.compute() for name, metric in metrics.items()}
+        for metric in metrics.values():
+            metric.reset()
+        self.log_dict(means, logger=False)
+        for logger in self.loggers:
+            logger.log_metrics(
+                {name: value.item() for name, value in means.items()} | {"epoch": self.current_epoch},
+                step=self.global_step - 1,
+            )
 
     def on_train_batch_end(self, outputs: Any, batch: Any, batch_idx: int) -> None:
         self.step_ended = time.perf_counter()

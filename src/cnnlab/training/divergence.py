@@ -9,6 +9,7 @@ from typing import Any, NamedTuple
 
 import lightning as L
 import torch
+from lightning.pytorch.callbacks import WeightAveraging
 from lightning.pytorch.utilities import rank_zero_only
 from torch import Tensor, nn
 from torch.optim import Optimizer
@@ -183,8 +184,9 @@ class RollBack(Divergence):
         rates = [{key: group[key] for key in RATES if key in group} for group in trainer.optimizers[0].param_groups]
         trainer.strategy.load_model_state_dict(checkpoint)
         callbacks: list[L.Callback] = trainer.callbacks  # type: ignore[attr-defined]
-        for callback in callbacks:  # an average of the weights goes back too
-            callback.on_load_checkpoint(trainer, pl_module, checkpoint)
+        for callback in callbacks:
+            if isinstance(callback, WeightAveraging):  # the average goes back too
+                callback.on_load_checkpoint(trainer, pl_module, checkpoint)
         trainer.strategy.load_optimizer_state_dict(checkpoint)
         for group, now in zip(trainer.optimizers[0].param_groups, rates, strict=True):
             group |= {key: rate * self.lr_factor for key, rate in now.items()}

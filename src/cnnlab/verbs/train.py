@@ -12,10 +12,10 @@ from lightning.pytorch.utilities.exceptions import MisconfigurationException, SI
 from cnnlab.config import build_entries, trusted_prefixes
 from cnnlab.data.datamodule import DataModule
 from cnnlab.errors import InputError
-from cnnlab.files import write_atomically
+from cnnlab.files import load_tensors, write_atomically
 from cnnlab.models.weighted import weights_of
 from cnnlab.runs.folder import RunFolder
-from cnnlab.runs.tensorboard import session
+from cnnlab.runs.tensorboard import cut_events, event_sizes, session
 from cnnlab.training.callbacks.best_metric import BestMetric
 from cnnlab.training.callbacks.progress import Throughput, peak_memory
 from cnnlab.training.classifier import Classifier
@@ -47,6 +47,8 @@ def train(cfg: Config, run: RunFolder, resume_from: Path | None = None) -> dict[
     data.cached = feature_cache_from(cfg, spec, classifier, data, trainer)
     keep_records_from(cfg, classifier, data, trainer)
     describe(run, data, trainer)
+    if resume_from and run.writes:
+        cut_events(run.path, load_tensors(resume_from).get("event_sizes", event_sizes(run.path)))
     with session(trainer.loggers, run.record["settings"]):
         fit(trainer, classifier, data, resume_from)
         keep_best(run, trainer, classifier, data)

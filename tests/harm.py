@@ -1,0 +1,47 @@
+"""Callbacks of tests that do a run harm."""
+
+import os
+import signal
+from typing import Any
+
+import lightning as L
+
+
+class Poison(L.Callback):
+    """Multiplies the images of the training `steps` by NaN, on the process `rank` alone; batches come as float."""
+
+    def __init__(self, steps: list[int], rank: int = 0) -> None:
+        self.steps = steps
+        self.rank = rank
+
+    def setup(self, trainer: L.Trainer, pl_module: L.LightningModule, stage: str) -> None:
+        augment = pl_module.augment
+
+        def poisoned(images: Any, labels: Any) -> Any:
+            images, labels = augment(images, labels)
+            bad = trainer.global_step in self.steps and trainer.global_rank == self.rank
+            return (images * float("nan") if bad else images), labels
+
+        pl_module.augment = poisoned
+
+
+class Kill(L.Callback):
+    """Sends SIGKILL to its own process of rank 0 in the middle of the training step `step`."""
+
+    def __init__(self, step: int) -> None:
+        self.step = step
+
+    def on_before_optimizer_step(self, trainer: L.Trainer, pl_module: L.LightningModule, optimizer: Any) -> None:
+        if trainer.global_step == self.step and trainer.global_rank == 0:
+            os.kill(os.getpid(), signal.SIGKILL)
+
+
+class Fail(L.Callback):
+    """Raises a RuntimeError in the middle of the training step `step`."""
+
+    def __init__(self, step: int) -> None:
+        self.step = step
+
+    def on_before_optimizer_step(self, trainer: L.Trainer, pl_module: L.LightningModule, optimizer: Any) -> None:
+        if trainer.global_step == self.step:
+            raise RuntimeError("harm done")
