@@ -1,7 +1,10 @@
 """Callbacks of tests that do a run harm."""
 
+import contextlib
+import multiprocessing
 import os
 import signal
+from pathlib import Path
 from typing import Any
 
 import lightning as L
@@ -45,3 +48,48 @@ class Fail(L.Callback):
     def on_before_optimizer_step(self, trainer: L.Trainer, pl_module: L.LightningModule, optimizer: Any) -> None:
         if trainer.global_step == self.step:
             raise RuntimeError("harm done")
+
+
+class FillDisk(L.Callback):
+    """Writes `folder`/full in the training step `step`, until `left` bytes of its disk are free."""
+
+    def __init__(self, folder: str, step: int, left: int) -> None:
+        self.folder = Path(folder)
+        self.step = step
+        self.left = left
+
+    def on_before_optimizer_step(self, trainer: L.Trainer, pl_module: L.LightningModule, optimizer: Any) -> None:
+        if trainer.global_step == self.step:
+            fill_disk(self.folder, self.left)
+
+
+def fill_disk(folder: Path, left: int) -> None:
+    """Write `folder`/full until `left` bytes are free."""
+    with (folder / "full").open("wb", buffering=0) as file:
+        with contextlib.suppress(OSError):
+            while True:
+                file.write(bytes(4096))
+        file.truncate(file.tell() - left)
+
+
+class TakeAway(L.Callback):
+    """Renames `folder` in the training step `step`."""
+
+    def __init__(self, folder: str, step: int) -> None:
+        self.folder = Path(folder)
+        self.step = step
+
+    def on_before_optimizer_step(self, trainer: L.Trainer, pl_module: L.LightningModule, optimizer: Any) -> None:
+        if trainer.global_step == self.step:
+            self.folder.rename(self.folder.with_name("gone"))
+
+
+class KillWorker(L.Callback):
+    """Sends SIGKILL to a process that loads data, in the training step `step`."""
+
+    def __init__(self, step: int) -> None:
+        self.step = step
+
+    def on_before_optimizer_step(self, trainer: L.Trainer, pl_module: L.LightningModule, optimizer: Any) -> None:
+        if trainer.global_step == self.step:
+            multiprocessing.active_children()[0].kill()

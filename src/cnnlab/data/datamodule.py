@@ -98,7 +98,7 @@ class DataModule(L.LightningDataModule, ABC):
     def train_dataloader(self) -> Any:
         world_size, rank = (self.trainer.world_size, self.trainer.global_rank) if self.trainer else (1, 0)
         dataset = self.train_dataset()
-        sampler = EpochSampler(len(self.parts.train), self.seed, world_size, rank, self.epoch_size)
+        sampler: Any = EpochSampler(len(self.parts.train), self.seed, world_size, rank, self.epoch_size)
         # A last batch of one image has no batch statistics; a smaller one also recompiles a compiled network.
         batches = EpochBatches(sampler, self.batch_size, drop_last=len(sampler) >= self.batch_size)
         loader = self.loader(dataset, batches)

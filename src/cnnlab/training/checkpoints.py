@@ -56,7 +56,7 @@ class Resumable(Checkpoint):
         trainer.save_checkpoint(_folder(trainer) / "last.ckpt")
         self._within_epoch = False
 
-    def on_save_checkpoint(self, trainer: L.Trainer, pl_module: Classifier, checkpoint: dict[str, Any]) -> None:  # type: ignore[override]
+    def on_save_checkpoint(self, trainer: L.Trainer, pl_module: Classifier, checkpoint: dict[str, Any]) -> None:
         for logger in trainer.loggers:
             logger.save()
         checkpoint["event_sizes"] = event_sizes(Path(trainer.default_root_dir))
@@ -67,7 +67,7 @@ class Resumable(Checkpoint):
             progress["current"]["ready"] -= 1
             progress["is_last_batch"] = False
 
-    def on_load_checkpoint(self, trainer: L.Trainer, pl_module: Classifier, checkpoint: dict[str, Any]) -> None:  # type: ignore[override]
+    def on_load_checkpoint(self, trainer: L.Trainer, pl_module: Classifier, checkpoint: dict[str, Any]) -> None:
         if trainer.state.fn != "fit" or "epoch_sums" not in checkpoint:
             return
         self._saved_step = checkpoint["global_step"]

@@ -1,0 +1,47 @@
+"""What the machine does to a run, told as errors of ours: disks, permissions, processes that are killed."""
+
+import errno
+import re
+
+from cnnlab.errors import CnnlabError, DataError
+
+WRITING = {
+    errno.ENOSPC: "the disk is full",
+    errno.EDQUOT: "the disk quota is used up",
+    errno.EFBIG: "the file would be larger than the system allows",
+    errno.EROFS: "the file system is read-only",
+    errno.EACCES: "permission is denied",
+    errno.EPERM: "the operation is not permitted",
+}
+REMEDY = {
+    errno.ENOSPC: "Free some space, or name another place with paths.output_dir and paths.cache_dir.",
+    errno.EDQUOT: "Free some space, or name another place with paths.output_dir and paths.cache_dir.",
+}
+ELSEWHERE = "Change its permissions, or name another place with paths.output_dir and paths.cache_dir."
+FROM_WORKER = re.compile(r"Caught \w+ in DataLoader worker.*\n[\w.]*Error: (?P<message>.*)", re.DOTALL)
+"""How torch hands on what was raised in a worker: with all of its traceback as the message."""
+
+
+def explained(error: BaseException) -> CnnlabError | None:
+    """`error` as one of ours that says what happened and what to do; None if it is no fault of the machine."""
+    if isinstance(error, CnnlabError):
+        found = FROM_WORKER.match(str(error))
+        return type(error)(found["message"].strip()) if found else error
+    if isinstance(error, OSError):
+        return _of_system(error)
+    if isinstance(error, RuntimeError) and (
+        worker := re.search(r"DataLoader worker \(pid\(?s?\)? [\d, ]+\)", str(error))
+    ):
+        return DataError(
+            f"{worker[0]} was killed, most likely because memory ran out. "
+            "Fewer workers take less: data.num_workers=1, or 0 for none."
+        )
+    return None
+
+
+def _of_system(error: OSError) -> DataError:
+    place = f"{error.filename}: " if error.filename else ""
+    if error.errno in WRITING:
+        return DataError(f"{place}{WRITING[error.errno]}. {REMEDY.get(error.errno, ELSEWHERE)}")
+    found = FROM_WORKER.match(str(error))
+    return DataError(found["message"].strip() if found else f"{place}{error.strerror or error}.")
