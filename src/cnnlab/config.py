@@ -236,9 +236,15 @@ _FAILURES = (HydraException, OmegaConfBaseException, yaml.YAMLError, ValueError)
 
 
 def quote_path(override: str, sweeping: bool = False) -> str:
-    """`key=value` in Hydra's quotes if the key takes a path whose letters Hydra's grammar would stumble over."""
+    """`key=value` in Hydra's quotes if the key takes a path whose letters Hydra's grammar would stumble over.
+
+    A path that begins with ~ gets the home folder, which shells put in only where a word begins.
+    """
     key, equals, value = override.partition("=")
     takes_path = key.lstrip("+") in PATH_KEYS or key.startswith("paths.")
+    if takes_path and value.startswith("~"):
+        value = str(Path(value).expanduser())
+        override = f"{key}={value}"
     plain = value == "null" or (PLAIN.fullmatch(value) and not NO_STRING.fullmatch(value))
     if not equals or not takes_path or plain or value[:1] in ("'", '"', "[") or "${" in value:
         return override

@@ -2,6 +2,7 @@
 
 import errno
 import re
+import traceback
 
 from cnnlab.errors import CnnlabError, DataError
 
@@ -27,16 +28,20 @@ def explained(error: BaseException) -> CnnlabError | None:
     if isinstance(error, CnnlabError):
         found = FROM_WORKER.match(str(error))
         return type(error)(found["message"].strip()) if found else error
-    if isinstance(error, OSError):
-        return _of_system(error)
-    if isinstance(error, RuntimeError) and (
-        worker := re.search(r"DataLoader worker \(pid\(?s?\)? [\d, ]+\)", str(error))
-    ):
+    if _lost_a_worker(error):
         return DataError(
-            f"{worker[0]} was killed, most likely because memory ran out. "
-            "Fewer workers take less: data.num_workers=1, or 0 for none."
+            "A process that loads data was killed, most likely because memory ran out. "
+            "Fewer of them take less: data.num_workers=1, or 0 for none."
         )
-    return None
+    return _of_system(error) if isinstance(error, OSError) else None
+
+
+def _lost_a_worker(error: BaseException) -> bool:
+    """Whether torch says so, or the pipe from a worker has broken."""
+    if isinstance(error, RuntimeError):
+        return str(error).startswith("DataLoader worker (pid")
+    files = (frame.filename for frame in traceback.extract_tb(error.__traceback__))
+    return isinstance(error, ConnectionError | EOFError) and any("multiprocessing" in file for file in files)
 
 
 def _of_system(error: OSError) -> DataError:

@@ -44,6 +44,7 @@ def train(cfg: Config, run: RunFolder, resume_from: Path | None = None) -> dict[
     regularizers = build_entries(cfg["regularization"], trusted)
     classifier = classifier_from(cfg, spec, data, regularizers, trusted)
     trainer = trainer_from(cfg, run, classifier, regularizers, trusted)
+    require_work_for_all(data, trainer.world_size)
     data.cached = feature_cache_from(cfg, spec, classifier, data, trainer)
     keep_records_from(cfg, classifier, data, trainer)
     describe(run, data, trainer)
@@ -61,6 +62,17 @@ def require_device(accelerator: str) -> None:
         raise InputError(
             f"trainer.accelerator={accelerator}: this machine has no CUDA GPU. Use trainer=cpu or trainer=auto."
         )
+
+
+def require_work_for_all(data: DataModule, processes: int) -> None:
+    """Raises InputError if a process would get no example of a part: the others would wait for it forever."""
+    for name in ("train", "val", "test"):
+        part = getattr(data.parts, name)
+        if part is not None and len(part) < processes:
+            raise InputError(
+                f"{data.examples}: {len(part)} in {name} are too few for {processes} processes, which need one each. "
+                "Lower trainer.devices, or give more (data.val_fraction, data.test_fraction)."
+            )
 
 
 def describe(run: RunFolder, data: DataModule, trainer: L.Trainer) -> None:
