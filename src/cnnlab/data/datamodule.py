@@ -313,8 +313,8 @@ class ResumedEpochs:
         return len(self.loader)
 
     def __iter__(self) -> Iterator:
-        progress = self.trainer.fit_loop.epoch_loop.batch_progress
-        self.batch_sampler.first = progress.current.ready if self.trainer.training else 0
+        trains = self.trainer.training
+        self.batch_sampler.first = self.trainer.fit_loop.epoch_loop.batch_progress.current.ready if trains else 0
         yield from self.loader
 
 
