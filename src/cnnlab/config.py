@@ -8,6 +8,7 @@ from __future__ import annotations
 import difflib
 import functools
 import inspect
+import os
 import re
 import types
 import typing
@@ -242,8 +243,8 @@ def quote_path(override: str, sweeping: bool = False) -> str:
     """
     key, equals, value = override.partition("=")
     takes_path = key.lstrip("+") in PATH_KEYS or key.startswith("paths.")
-    if takes_path and value.startswith("~"):
-        value = str(Path(value).expanduser())
+    if takes_path and value.split("/", 1)[0] == "~":
+        value = os.path.expanduser(value)
         override = f"{key}={value}"
     plain = value == "null" or (PLAIN.fullmatch(value) and not NO_STRING.fullmatch(value))
     if not equals or not takes_path or plain or value[:1] in ("'", '"', "[") or "${" in value:
