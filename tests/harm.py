@@ -11,21 +11,20 @@ import lightning as L
 
 
 class Poison(L.Callback):
-    """Multiplies the images of the training `steps` by NaN, on the process `rank` alone; batches come as float."""
+    """Multiplies what the network gets in the training `steps` by NaN, on the process `rank` alone."""
 
     def __init__(self, steps: list[int], rank: int = 0) -> None:
         self.steps = steps
         self.rank = rank
 
     def setup(self, trainer: L.Trainer, pl_module: L.LightningModule, stage: str) -> None:
-        augment = pl_module.augment
+        preprocessed = pl_module.preprocessed
 
-        def poisoned(images: Any, labels: Any) -> Any:
-            images, labels = augment(images, labels)
-            bad = trainer.global_step in self.steps and trainer.global_rank == self.rank
-            return (images * float("nan") if bad else images), labels
+        def poisoned(images: Any) -> Any:
+            bad = pl_module.training and trainer.global_step in self.steps and trainer.global_rank == self.rank
+            return preprocessed(images) * (float("nan") if bad else 1)
 
-        pl_module.augment = poisoned
+        pl_module.preprocessed = poisoned
 
 
 class Kill(L.Callback):

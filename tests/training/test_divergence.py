@@ -73,7 +73,7 @@ def test_loss_alone_can_be_to_blame(tmp_path):
 def test_stopped_run_has_taken_no_step_that_is_not_finite(tmp_path, optimizer):
     trainer, classifier, data = parts_of_a_run(tmp_path / "run", *SHORT, f"optimizer={optimizer}")
     trainer.callbacks.insert(1, Poison([2]))
-    with pytest.raises(DivergedError, match=r"at step 2 .*that of preprocessing"):
+    with pytest.raises(DivergedError, match=r"at step 2 .*that of features.0"):
         trainer.fit(classifier, datamodule=data)
     assert all(weight.isfinite().all() for weight in classifier.network.parameters())
 
@@ -96,20 +96,19 @@ def test_step_of_several_batches_is_skipped_as_a_whole(tmp_path):
     trainer, classifier, data = parts_of_a_run(
         tmp_path / "run", *SHORT, "divergence=skip", "trainer.accumulate_grad_batches=3", "trainer.max_epochs=1"
     )
-    kept, calls, augment = History(), [], classifier.augment
+    kept, calls, preprocessed = History(), [], classifier.preprocessed
     trainer.callbacks.insert(2, kept)
 
-    def first_of_second_step(images, labels):
-        images, labels = augment(images, labels)
+    def first_of_second_step(images):
         calls.append(None)
-        return (images * float("nan") if len(calls) in (4, 7) else images), labels  # 7: looked at once more
+        return preprocessed(images) * (float("nan") if len(calls) in (4, 7) else 1)  # 7: looked at once more
 
-    classifier.augment = first_of_second_step
+    classifier.preprocessed = first_of_second_step
     trainer.fit(classifier, datamodule=data)
     assert differing(kept.states[2], kept.states[5]) == []
     (event,) = trainer.callbacks[1].events
     assert event["step"] == 1
-    assert event["layer"].startswith("the first activation that is not finite is that of preprocessing")
+    assert event["layer"].startswith("the first activation that is not finite is that of features.0")
 
 
 def test_too_many_skipped_steps_in_a_row_end_the_run(tmp_path):
