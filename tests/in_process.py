@@ -1,6 +1,7 @@
 """Runs inside the test's own process: what `train.py` does behind the command line, without a second interpreter."""
 
 import signal
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -9,6 +10,7 @@ import pytest
 import torch
 from omegaconf import OmegaConf
 
+from cnnlab import cli
 from cnnlab.config import build_entries, check, compose, trusted_prefixes
 from cnnlab.runs.folder import RunFolder
 from cnnlab.verbs import assembly
@@ -51,6 +53,14 @@ def train_in_process(folder: Path, *overrides: str, resume: bool = False) -> dic
     record = verb.train(cfg, run, run.last_checkpoint if resume else None)
     run.update(status="finished")
     return record
+
+
+def command_line(monkeypatch: pytest.MonkeyPatch, *arguments: str) -> int:
+    """`train.py ARGUMENTS` in this process; returns the exit code."""
+    monkeypatch.setattr(sys, "argv", ["train.py", *arguments])
+    with pytest.raises(SystemExit) as exit_:
+        cli.train()
+    return int(exit_.value.code or 0)
 
 
 def parts_of_a_run(folder: Path, *overrides: str) -> tuple[L.Trainer, Any, Any]:

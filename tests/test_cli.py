@@ -10,7 +10,7 @@ import pytest
 import yaml
 from conftest import REPOSITORY
 from hydra.core.override_parser.overrides_parser import OverridesParser
-from hypothesis import example, given
+from hypothesis import assume, example, given
 from hypothesis import strategies as st
 
 from cnnlab import cli
@@ -42,9 +42,17 @@ names = st.lists(st.sampled_from([*"ab/.,()=ü'\"\\ :~+-{}[]#%&$;!?*|<>", "2024"
 @example("1e5")
 @example("True")
 @example("NULL")
-@example("~/a+b:c-d")
+@example("~b/a")
 def test_path_arrives_as_it_was_typed(key, path):
+    assume(path != "~" and not path.startswith("~/"))
     assert parsed(quote_path(f"{key}={path}")) == path
+
+
+@pytest.mark.parametrize("key", ["images", "resume", "paths.root", "paths.output_dir"])
+def test_home_folder_is_put_in_for_a_tilde(key, monkeypatch):
+    monkeypatch.setenv("HOME", "/home/ü 1")
+    assert parsed(quote_path(f"{key}=~/a+b:c-d")) == "/home/ü 1/a+b:c-d"
+    assert parsed(quote_path(f"{key}=~")) == "/home/ü 1"
 
 
 @pytest.mark.parametrize(

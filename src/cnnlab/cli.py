@@ -20,7 +20,8 @@ from hydra.types import RunMode
 from omegaconf import DictConfig, OmegaConf
 
 from cnnlab.config import CONFIG_DIR, check, compose, quote_path, quoted
-from cnnlab.errors import CnnlabError, InputError, file_trouble
+from cnnlab.errors import CnnlabError, DataError, InputError
+from cnnlab.faults import explained
 from cnnlab.memory import keep_freed_memory
 from cnnlab.runs.naming import claim, claim_exactly, run_name
 from cnnlab.runs.processes import end_with_parent, require_one_config, starts_processes
@@ -209,13 +210,18 @@ def _task(cfg: DictConfig, rerun: list[str], failures: list[int]) -> None:
         if starts_processes(chosen["trainer"]):
             return run_apart([sys.executable, *rerun])
     end_with_parent()
+    logging.raiseExceptions = False  # a log that the disk refuses is no reason to fill the console
     sys.argv = rerun  # Lightning starts the other ranks with it
     rank_zero = os.environ.get("RANK", os.environ.get("LOCAL_RANK", os.environ.get("SLURM_PROCID", "0"))) == "0"
     if not rank_zero:
         logging.getLogger().setLevel(logging.ERROR)
-    run = RunFolder.create(
-        folder, plain, stored, writes=rank_zero, resumes=resumes, chosen=HydraConfig.get().runtime.choices
-    )
+    try:
+        run = RunFolder.create(
+            folder, plain, stored, writes=rank_zero, resumes=resumes, chosen=HydraConfig.get().runtime.choices
+        )
+    except OSError as error:
+        failures.append(_complain(error))
+        return
     try:
         from cnnlab.verbs.train import adopt_lightning_messages, train
 
@@ -224,18 +230,21 @@ def _task(cfg: DictConfig, rerun: list[str], failures: list[int]) -> None:
         log.info("Run folder: %s", folder)
         train(chosen, run, run.last_checkpoint if resumes else None)
         run.update(status="finished")
-    except CnnlabError as error:
-        run.update(status="failed", error=str(error), exit_code=error.exit_code)
-        log.error("%s", error, exc_info=DEBUG in os.environ)
-        run.append_text("train.log", traceback.format_exc())  # for whoever wants to know more than the console says
-        failures.append(error.exit_code)
     except BaseException as error:
+        if own := explained(error):
+            run.end(status="failed", error=str(own), exit_code=own.exit_code)
+            again = isinstance(own, DataError) and run.last_checkpoint.is_file() and hydra_cfg.mode == RunMode.RUN
+            hint = f" Then continue with: python train.py resume={folder}" if again else ""
+            log.error("%s%s", own, hint, exc_info=DEBUG in os.environ)
+            run.append_text("train.log", traceback.format_exc())  # for whoever wants to know more than that
+            failures.append(own.exit_code)
+            return
         if _is_stop(error):
-            run.update(status="interrupted")
+            run.end(status="interrupted")
             if hydra_cfg.mode == RunMode.RUN:  # a sweep is resumed as a whole
                 log.warning("Interrupted. Continue with: python train.py resume=%s", folder)
             raise
-        run.update(status="failed", error=f"{type(error).__name__}: {error}", exit_code=1)
+        run.end(status="failed", error=f"{type(error).__name__}: {error}", exit_code=1)
         log.exception("The run in %s failed.", folder)
         failures.append(1)
 
@@ -253,6 +262,7 @@ def _complain(error: CnnlabError | OSError) -> int:
         return 0
     if DEBUG in os.environ:
         traceback.print_exception(error)
-    shown = error if isinstance(error, CnnlabError) else file_trouble(error)
-    print(f"Error: {shown}", file=sys.stderr)
-    return shown.exit_code
+    own = explained(error)
+    assert own is not None
+    print(f"Error: {own}", file=sys.stderr)
+    return own.exit_code

@@ -8,6 +8,7 @@ from __future__ import annotations
 import difflib
 import functools
 import inspect
+import os
 import re
 import types
 import typing
@@ -55,6 +56,13 @@ class Target:
 @dataclass
 class Entries:
     """Named entries with a `_target_` each; null switches one off."""
+
+
+@dataclass
+class Checkpoints(Entries):
+    """Callbacks that write checkpoints."""
+
+    every_n_steps: int | None
 
 
 @dataclass
@@ -169,7 +177,8 @@ class TrainConfig:
     scheduler: Target
     speed: SpeedConfig
     trainer: Target
-    checkpoint: Entries
+    divergence: Target
+    checkpoint: Checkpoints
     callbacks: Entries
     logger: Entries
     paths: PathsConfig
@@ -228,9 +237,15 @@ _FAILURES = (HydraException, OmegaConfBaseException, yaml.YAMLError, ValueError)
 
 
 def quote_path(override: str, sweeping: bool = False) -> str:
-    """`key=value` in Hydra's quotes if the key takes a path whose letters Hydra's grammar would stumble over."""
+    """`key=value` in Hydra's quotes if the key takes a path whose letters Hydra's grammar would stumble over.
+
+    A path that begins with ~ gets the home folder, which shells put in only where a word begins.
+    """
     key, equals, value = override.partition("=")
     takes_path = key.lstrip("+") in PATH_KEYS or key.startswith("paths.")
+    if takes_path and value.split("/", 1)[0] == "~":
+        value = os.path.expanduser(value)
+        override = f"{key}={value}"
     plain = value == "null" or (PLAIN.fullmatch(value) and not NO_STRING.fullmatch(value))
     if not equals or not takes_path or plain or value[:1] in ("'", '"', "[") or "${" in value:
         return override
@@ -369,14 +384,15 @@ def trusted_prefixes(plain: dict[str, Any]) -> tuple[str, ...]:
 def _check_node(node: Any, schema: Any, path: str, trusted: tuple[str, ...]) -> list[str]:
     if schema is Target:
         return _check_target(node, path, trusted)
-    if schema is Entries:
+    if inspect.isclass(schema) and issubclass(schema, Entries):
         if not isinstance(node, dict):
             return [f"{path} is {node!r}; named entries are expected."]
+        own = typing.get_type_hints(schema)
         return [
             problem
             for name, entry in node.items()
             if entry is not None
-            for problem in _check_target(entry, f"{path}.{name}", trusted)
+            for problem in _check_node(entry, own.get(name, Target), f"{path}.{name}", trusted)
         ]
     if schema is DataConfig and isinstance(node, dict) and is_go(node):
         schema = GoConfig

@@ -3,8 +3,6 @@
 0 finished · 1 a bug · 2 wrong input or config · 3 data or file trouble · 4 diverged · 130 interrupted
 """
 
-import errno
-
 
 class CnnlabError(Exception):
     """Says what went wrong, where, and what to do; shown without a traceback."""
@@ -26,23 +24,6 @@ class DataError(CnnlabError):
     """Data, weights or another file that is missing, broken or not to be trusted."""
 
     exit_code = 3
-
-
-def file_trouble(error: OSError) -> DataError:
-    """What the operating system refuses, as an error that names the file and a way on."""
-    reason = (error.strerror or str(error) or type(error).__name__).rstrip(".")
-    where = f"{error.filename}: " if error.filename is not None else ""
-    advice = {
-        errno.ENOSPC: "Free some space, or set paths.root and paths.cache_dir to another disk.",
-        errno.EDQUOT: "Free some space, or set paths.root and paths.cache_dir to another disk.",
-        errno.EACCES: "Change its permissions, or name another place.",
-        errno.EPERM: "Change its permissions, or name another place.",
-        errno.EROFS: "It cannot be written to: set paths.root and paths.cache_dir to folders that can.",
-        errno.EMFILE: "Raise the limit of open files (ulimit -n), or lower data.num_workers.",
-    }
-    return DataError(
-        f"{where}{reason}. {advice.get(error.errno or 0, 'Check that it is there and of the right kind.')}"
-    )
 
 
 class DivergedError(CnnlabError):

@@ -15,19 +15,26 @@ def write_atomically(path: Path, write: Callable[[IO[bytes]], object], durable: 
     """Let `write` fill a temporary file beside `path`, then move it there: readers see the old file or the new one.
 
     durable: wait until the disk has it, so that this holds after a power cut too.
+    Raises OSError with the path as its filename, and leaves nothing behind, if that cannot be done.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
-    with tempfile.NamedTemporaryFile(dir=path.parent, prefix=f".{path.name}.", delete=False) as file:
-        try:
-            write(file)
-            file.flush()
-            if durable:
-                os.fsync(file.fileno())
-            os.chmod(file.name, 0o644)
-            os.replace(file.name, path)
-        except BaseException:
-            Path(file.name).unlink(missing_ok=True)
-            raise
+    try:
+        with tempfile.NamedTemporaryFile(dir=path.parent, prefix=f".{path.name}.", delete=False) as file:
+            try:
+                write(file)
+                file.flush()
+                if durable:
+                    os.fsync(file.fileno())
+                os.chmod(file.name, 0o644)
+                os.replace(file.name, path)
+            except BaseException:
+                Path(file.name).unlink(missing_ok=True)
+                raise
+    except (OSError, RuntimeError) as error:
+        cause = error.__context__ if isinstance(error, RuntimeError) else error  # torch.save hides an OSError
+        if isinstance(cause, OSError):
+            raise OSError(cause.errno, cause.strerror, str(path)) from error
+        raise
 
 
 def write_bytes(path: Path, contents: bytes) -> None:

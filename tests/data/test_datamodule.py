@@ -39,7 +39,7 @@ def data_of(seed: int = 0, workers: int = 0, batch_size: int = 4, augmentations=
 
 
 def on_rank(data: ImageDataModule, rank: int, world_size: int) -> ImageDataModule:
-    data.trainer = SimpleNamespace(world_size=world_size, global_rank=rank)
+    data.trainer = SimpleNamespace(world_size=world_size, global_rank=rank, training=False)
     return data
 
 

@@ -1,28 +1,18 @@
 """What a run leaves behind, and how it says that it ended."""
 
 import json
-import sys
 
 import pytest
 import torch
 import torchvision
 import yaml
 from conftest import draw_picture
-from in_process import DIGITS, KeptSignals, interrupt_at_epoch, train_in_process
+from in_process import DIGITS, KeptSignals, command_line, interrupt_at_epoch, train_in_process
 from sklearn.datasets import load_digits
 
-from cnnlab import cli
 from cnnlab.errors import InputError
 from cnnlab.models.lenet5 import LeNet5
 from cnnlab.runs.folder import RunFolder, read_config, read_overrides
-
-
-def command_line(monkeypatch, *arguments: str) -> int:
-    """`train.py ARGUMENTS` in this process; returns the exit code."""
-    monkeypatch.setattr(sys, "argv", ["train.py", *arguments])
-    with pytest.raises(SystemExit) as exit_:
-        cli.train()
-    return int(exit_.value.code or 0)
 
 
 def record_of(folder) -> dict:

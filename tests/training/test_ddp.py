@@ -119,3 +119,14 @@ def test_score_counts_every_image_once(run, run_folder):
 
 def test_messages_are_printed_once(run):
     assert run[1].stderr.count("Run folder:") == 1
+
+
+def test_fewer_validation_images_than_processes_are_refused(tmp_path):
+    """One process would have none, and the other wait for it forever."""
+    for label, shape in enumerate(("circle", "square")):
+        for number in range(4):
+            draw_picture(tmp_path / "pictures" / shape / f"{number}.png", shape, 100 * label + number)
+    options = ("trainer=ddp_cpu", "trainer.devices=3", "model=lenet5", "data=image_folder", "data.val_fraction=0.2")
+    done = run_program(*options, f"data.root={tmp_path / 'pictures'}", cwd=tmp_path)
+    assert done.returncode == 2
+    assert "Images: 2 in val are too few for 3 processes, which need one each. Lower trainer.devices" in done.stderr

@@ -1,6 +1,7 @@
 """The DataModule: any data set, split, augmented and batched with derived randomness."""
 
 import hashlib
+import itertools
 import logging
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
@@ -97,10 +98,12 @@ class DataModule(L.LightningDataModule, ABC):
     def train_dataloader(self) -> Any:
         world_size, rank = (self.trainer.world_size, self.trainer.global_rank) if self.trainer else (1, 0)
         dataset = self.train_dataset()
-        sampler = EpochSampler(len(self.parts.train), self.seed, world_size, rank, self.epoch_size)
+        sampler: Any = EpochSampler(len(self.parts.train), self.seed, world_size, rank, self.epoch_size)
         # A last batch of one image has no batch statistics; a smaller one also recompiles a compiled network.
-        loader = self._loader(dataset, sampler, drop_last=len(sampler) >= self.batch_size)
-        return self.cached.train(loader) if self.cached else loader
+        batches = EpochBatches(sampler, self.batch_size, drop_last=len(sampler) >= self.batch_size)
+        loader = self.loader(dataset, batches)
+        given = self.cached.train(loader) if self.cached else loader
+        return ResumedEpochs(given, self.trainer) if self.trainer else given
 
     def val_dataloader(self) -> Any:
         if self.parts.val is None:
@@ -129,8 +132,8 @@ class DataModule(L.LightningDataModule, ABC):
         for images, _ in self._loader(dataset, [(0, index) for index in range(len(self.parts.train))]):
             yield images.float() / 255
 
-    def _loader(self, dataset: Dataset, sampler: Any, drop_last: bool = False) -> DataLoader:
-        return self.loader(dataset, BatchSampler(sampler, self.batch_size, drop_last))
+    def _loader(self, dataset: Dataset, draws: Any) -> DataLoader:
+        return self.loader(dataset, BatchSampler(draws, self.batch_size, drop_last=False))
 
     def loader(self, dataset: Dataset, batches: Iterable) -> DataLoader:
         """The batches of `dataset` whose draws `batches` lists, prepared by the workers."""
@@ -282,6 +285,37 @@ class EpochSampler(Sampler[Draw]):
             order = torch.randperm(self.size, generator=generator)
             parts.append(order[max(0, start - number * self.size) : stop - number * self.size])
         return torch.cat(parts)
+
+
+class EpochBatches(BatchSampler):
+    """The batches of an epoch, from number `first` on."""
+
+    first = 0
+
+    def __iter__(self) -> Iterator[list]:
+        return itertools.islice(super().__iter__(), self.first, None)
+
+
+class ResumedEpochs:
+    """Stands for the training `loader` before Lightning: a resumed epoch begins with the batch it had come to.
+
+    The loader, and its workers, begin with the first batch, when epoch and batch are known: Lightning asks for an
+    iterator before it has read its checkpoint.
+    """
+
+    def __init__(self, loader: Any, trainer: L.Trainer) -> None:
+        self.loader = loader
+        self.trainer = trainer
+        self.batch_sampler = loader.batch_sampler
+        """Lightning tells its sampler the epoch."""
+
+    def __len__(self) -> int:
+        return len(self.loader)
+
+    def __iter__(self) -> Iterator:
+        trains = self.trainer.training
+        self.batch_sampler.first = self.trainer.fit_loop.epoch_loop.batch_progress.current.ready if trains else 0
+        yield from self.loader
 
 
 def build_data(

@@ -2,6 +2,7 @@
 
 import hashlib
 import inspect
+import logging
 import math
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from contextlib import suppress
@@ -16,6 +17,8 @@ from torch import Tensor, nn
 from cnnlab.errors import DataError, InputError, Problems
 from cnnlab.files import load_tensors, write_bytes
 from cnnlab.models.statistics import largest_magnitude, moments, principal_components
+
+log = logging.getLogger(__name__)
 
 VERSION = 1
 """Changes when the numbers that are fitted do, so that kept ones are not reused."""
@@ -216,7 +219,10 @@ def fit_once(folder: Path, fingerprint: str, name: str, images_NCHW: Iterable[Te
     layer = fit(name, images_NCHW, **options)
     state = {f"preprocessing.{key}": value.contiguous() for key, value in layer.state_dict().items()}
     if state:
-        write_bytes(path, save(state))
+        try:
+            write_bytes(path, save(state))
+        except OSError as error:
+            log.warning("%s could not be kept (%s): it is fitted anew each time.", path, error.strerror)
     return layer
 
 

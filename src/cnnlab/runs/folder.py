@@ -1,5 +1,6 @@
 """A run folder: what one run reads and leaves behind, and how it ended."""
 
+import contextlib
 import hashlib
 import json
 import logging
@@ -100,13 +101,21 @@ class RunFolder:
         if self.writes:
             write_json(self.path / "run.json", self.record)
 
+    def end(self, **entries: Any) -> None:
+        """`update` with how the run ended; a disk that refuses it is no reason to hide why that was."""
+        try:
+            self.update(**entries)
+        except OSError as error:
+            log.error("%s could not be written (%s): it says that the run goes on.", self.path / "run.json", error)
+
     def write_text(self, name: str, text: str) -> None:
         if self.writes:
             write_text(self.path / name, text)
 
     def append_text(self, name: str, text: str) -> None:
+        """Add to a log, as far as the disk lets one."""
         if self.writes:
-            with (self.path / name).open("a", encoding="utf-8") as file:
+            with contextlib.suppress(OSError), (self.path / name).open("a", encoding="utf-8") as file:
                 file.write(text)
 
     def write_json(self, name: str, value: Any) -> None:

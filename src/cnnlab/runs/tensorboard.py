@@ -6,9 +6,11 @@ believes the first record it finds, and a run that is resumed must be able to re
 
 import hashlib
 import json
+import os
+import threading
 import time
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from lightning.pytorch.loggers import TensorBoardLogger
@@ -19,6 +21,7 @@ from tensorboard.compat.proto.summary_pb2 import Summary
 from tensorboard.plugins.hparams import metadata, summary_v2
 from tensorboard.plugins.hparams.api_pb2 import Status
 from tensorboard.plugins.hparams.plugin_data_pb2 import HParamsPluginData, SessionEndInfo
+from tensorboard.summary.writer.event_file_writer import _AsyncWriterThread
 from tensorboard.summary.writer.record_writer import RecordWriter
 
 from cnnlab.files import write_atomically
@@ -85,13 +88,39 @@ def session(loggers: Sequence[Logger], settings: Mapping[str, Value]) -> Iterato
     events = [logger for logger in loggers if isinstance(logger, RunEvents)]
     for logger in events:
         logger.start_session(settings)
-    succeeded = False
     try:
         yield
-        succeeded = True
-    finally:
+    except BaseException:
         for logger in events:
-            logger.end_session(succeeded)
+            with suppress(OSError):  # a full disk, which may be why
+                logger.end_session(succeeded=False)
+        raise
+    for logger in events:
+        logger.end_session(succeeded=True)
+
+
+def _failed_in_thread(arguments: threading.ExceptHookArgs) -> None:
+    if not isinstance(arguments.thread, _AsyncWriterThread):
+        threading.__excepthook__(arguments)
+
+
+threading.excepthook = _failed_in_thread
+"""What keeps TensorBoard's writer from writing is raised by the next event: once is enough."""
+
+
+def event_sizes(folder: Path) -> dict[str, int]:
+    """Name -> bytes of the event files of metrics and pictures."""
+    files = folder.glob("events.out.tfevents.*")
+    return {path.name: path.stat().st_size for path in files if path.name not in (START, END)}
+
+
+def cut_events(folder: Path, sizes: Mapping[str, int]) -> None:
+    """Take what was logged since `event_sizes` gave `sizes` out of the event files of `folder`."""
+    for name, size in event_sizes(folder).items():
+        if name not in sizes:
+            (folder / name).unlink()
+        elif size > sizes[name]:
+            os.truncate(folder / name, sizes[name])
 
 
 def group_of(settings: Mapping[str, Value]) -> str:

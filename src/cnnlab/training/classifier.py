@@ -15,7 +15,6 @@ from torchmetrics import MeanMetric, MetricCollection
 from torchmetrics.classification import MulticlassAccuracy, MulticlassConfusionMatrix, MulticlassF1Score
 from torchvision.transforms import v2
 
-from cnnlab.errors import DivergedError
 from cnnlab.models.cutting import Cut
 from cnnlab.models.preprocessing import Normalize
 from cnnlab.models.weighted import weights_of
@@ -148,28 +147,25 @@ class Classifier(L.LightningModule):
         steps = self.recipe.batch_transforms
         return v2.Compose(steps)(self.to_float(images), labels) if steps else (self.to_float(images), labels)
 
-    def training_step(self, batch: tuple[Tensor, Tensor] | FeatureBatch, batch_idx: int) -> Tensor:
-        labels = targets = batch[1]
+    def outputs_of(self, batch: tuple[Tensor, Tensor] | FeatureBatch) -> tuple[Tensor, Tensor]:
+        """Logits and targets of a training batch, with the augmentation and the attack of its step."""
         if isinstance(batch, FeatureBatch):
-            logits = self.from_features(batch.features)
-        else:
-            images, targets = batch
-            if self.recipe.batch_transforms or self.recipe.adversary:
-                images, targets = self.augment(images, targets)
-            if self.recipe.adversary:
-                images = self.recipe.adversary.attacked(self, images, targets)
-            logits = self(images)
+            return self.from_features(batch.features), batch.labels
+        images, targets = batch
+        if self.recipe.batch_transforms or self.recipe.adversary:
+            images, targets = self.augment(images, targets)
+        if self.recipe.adversary:
+            images = self.recipe.adversary.attacked(self, images, targets)
+        return self(images), targets
+
+    def training_step(self, batch: tuple[Tensor, Tensor] | FeatureBatch, batch_idx: int) -> Tensor:
+        labels = batch[1]
+        logits, targets = self.outputs_of(batch)
         loss = self.train_loss(logits, targets)
-        if self._may_wait() and not torch.isfinite(loss):
-            rates = ", ".join(f"{group['lr']:.3g}" for group in self.trainer.optimizers[0].param_groups)
-            raise DivergedError(
-                f"The loss is {loss.item()} at step {self.global_step} "
-                f"(epoch {self.current_epoch}, learning rate {rates}). "
-                "Lower optimizer.lr, warm up (scheduler.warmup_epochs=1), or choose another init."
-            )
         predicted = logits.detach().argmax(1)
+        finite = loss.detach().isfinite()  # a step that is skipped (divergence=skip) does not count
         self.train_accuracy.update(predicted, labels)
-        self.train_loss_epoch.update(loss.detach(), len(labels))
+        self.train_loss_epoch.update(loss.detach().where(finite, 0), finite * len(labels))
         values = {"train/loss": loss.detach(), "train/acc": (predicted == labels).float().mean()}
         for penalty in self.recipe.penalties:
             term = penalty.loss(self.network)
@@ -179,17 +175,20 @@ class Classifier(L.LightningModule):
         return loss
 
     def on_train_epoch_end(self) -> None:
-        self.log_dict({"train/loss_epoch": self.train_loss_epoch, "train/acc_epoch": self.train_accuracy})
+        """Log the means of the epoch; Lightning itself would do so only after the epoch's checkpoint is written."""
+        metrics = {"train/loss_epoch": self.train_loss_epoch, "train/acc_epoch": self.train_accuracy}
+        means = {name: metric.compute() for name, metric in metrics.items()}
+        for metric in metrics.values():
+            metric.reset()
+        self.log_dict(means, logger=False)
+        for logger in self.loggers:
+            logger.log_metrics(
+                {name: value.item() for name, value in means.items()} | {"epoch": self.current_epoch},
+                step=self.global_step - 1,
+            )
 
     def on_train_batch_end(self, outputs: Any, batch: Any, batch_idx: int) -> None:
         self.step_ended = time.perf_counter()
-
-    def _may_wait(self) -> bool:
-        """Whether the step may look at a number: on the CPU; elsewhere with the logged steps and an epoch's last."""
-        if self.device.type == "cpu":
-            return True
-        every: int = self.trainer.log_every_n_steps  # type: ignore[attr-defined]
-        return (self.global_step + 1) % every == 0 or self.trainer.is_last_batch
 
     def validation_step(self, batch: tuple[Tensor, Tensor] | FeatureBatch, batch_idx: int) -> None:
         logits = self.from_features(batch.features) if isinstance(batch, FeatureBatch) else self(batch[0])

@@ -30,6 +30,7 @@ from cnnlab.runs.folder import RunFolder
 from cnnlab.seeds import derive
 from cnnlab.training.callbacks.best_metric import BestMetric
 from cnnlab.training.callbacks.progress import Throughput
+from cnnlab.training.checkpoints import AtomicCheckpoints, Resumable
 from cnnlab.training.classifier import Classifier, Recipe
 from cnnlab.training.feature_cache import FeatureCache, build_feature_cache
 from cnnlab.training.freezing import FreezePlan
@@ -220,21 +221,24 @@ def optimizer_from(cfg: Config, trusted: tuple[str, ...]) -> Callable[..., torch
 def trainer_from(
     cfg: Config, run: RunFolder, classifier: Classifier, regularizers: Config, trusted: tuple[str, ...]
 ) -> L.Trainer:
-    """The config groups trainer, callbacks, checkpoint and logger; DDP expects unused parameters if any are frozen."""
+    """The groups trainer, callbacks, divergence, checkpoint and logger; DDP expects unused parameters if any freeze."""
     arguments = {key: value for key, value in cfg["trainer"].items() if key not in OWN_ARGUMENTS}
     if arguments["strategy"] == "ddp":
         arguments["strategy"] = DDPStrategy(
             find_unused_parameters=classifier.recipe.plan.ever_freezes(classifier.network)
         )
-    checkpoints = build_entries(cfg["checkpoint"], trusted).values()
+    entries = {key: entry for key, entry in cfg["checkpoint"].items() if key != "every_n_steps"}
+    checkpoints = build_entries(entries, trusted).values()
     for checkpoint in checkpoints:
         checkpoint.dirpath = str(run.path / "checkpoints")
     callbacks = [
         Throughput(),
+        build(cfg["divergence"], trusted),
         BestMetric(),
         *build_entries(cfg["callbacks"], trusted).values(),
         *(entry for entry in regularizers.values() if isinstance(entry, L.Callback)),
         *checkpoints,
+        Resumable(cfg["checkpoint"]["every_n_steps"]),
     ]
     loggers = list(build_entries(cfg["logger"], trusted).values())
     progress = bool(cfg["callbacks"].get("progress"))
@@ -243,6 +247,7 @@ def trainer_from(
         trusted,
         callbacks=callbacks,
         logger=loggers,
+        plugins=[*arguments.pop("plugins", []), AtomicCheckpoints()],
         enable_progress_bar=progress,
         default_root_dir=str(run.path),
     )

@@ -13,13 +13,14 @@ from lightning.pytorch.utilities.exceptions import MisconfigurationException, SI
 from cnnlab.config import build_entries, trusted_prefixes
 from cnnlab.data.datamodule import DataModule
 from cnnlab.errors import InputError
-from cnnlab.files import write_atomically
+from cnnlab.files import load_tensors, write_atomically
 from cnnlab.models.weighted import weights_of
 from cnnlab.runs.folder import RunFolder
-from cnnlab.runs.tensorboard import session
+from cnnlab.runs.tensorboard import cut_events, event_sizes, session
 from cnnlab.training.callbacks.best_metric import BestMetric
 from cnnlab.training.callbacks.progress import Throughput, peak_memory
 from cnnlab.training.classifier import Classifier
+from cnnlab.training.divergence import Divergence
 from cnnlab.training.regularization import is_proximal, sparsity
 from cnnlab.verbs.assembly import (
     Config,
@@ -44,9 +45,12 @@ def train(cfg: Config, run: RunFolder, resume_from: Path | None = None) -> dict[
     regularizers = build_entries(cfg["regularization"], trusted)
     classifier = classifier_from(cfg, spec, data, regularizers, trusted)
     trainer = trainer_from(cfg, run, classifier, regularizers, trusted)
+    require_work_for_all(data, trainer.world_size)
     data.cached = feature_cache_from(cfg, spec, classifier, data, trainer)
     keep_records_from(cfg, classifier, data, trainer)
     describe(run, data, trainer)
+    if resume_from and run.writes:
+        cut_events(run.path, load_tensors(resume_from).get("event_sizes", event_sizes(run.path)))
     with session(trainer.loggers, run.record["settings"]):
         fit(trainer, classifier, data, resume_from)
         keep_best(run, trainer, classifier, data)
@@ -62,6 +66,7 @@ def adopt_lightning_messages() -> None:
     for name in ("lightning.pytorch.utilities.rank_zero", "lightning.fabric.utilities.rank_zero"):
         logging.getLogger(name).setLevel(logging.WARNING)
     warnings.filterwarnings("ignore", message="Checkpoint directory .* exists and is not empty")  # a run is resumed
+    warnings.filterwarnings("ignore", message="You're resuming from a checkpoint that ended before")  # ResumedEpochs
     warnings.filterwarnings("ignore", message=".*isinstance.treespec, LeafSpec.*")  # Lightning 2.6 on torch 2.14
 
 
@@ -76,6 +81,17 @@ def require_device(accelerator: str) -> None:
         raise InputError(
             f"trainer.accelerator={accelerator}: this machine has no CUDA GPU. Use trainer=cpu or trainer=auto."
         )
+
+
+def require_work_for_all(data: DataModule, processes: int) -> None:
+    """Raises InputError if a process would get no example of a part: the others would wait for it forever."""
+    for name in ("train", "val", "test"):
+        part = getattr(data.parts, name)
+        if part is not None and len(part) < processes:
+            raise InputError(
+                f"{data.examples}: {len(part)} in {name} are too few for {processes} processes, which need one each. "
+                "Lower trainer.devices, or give more (data.val_fraction, data.test_fraction)."
+            )
 
 
 def describe(run: RunFolder, data: DataModule, trainer: L.Trainer) -> None:
@@ -139,6 +155,9 @@ def keep_best(run: RunFolder, trainer: L.Trainer, classifier: Classifier, data: 
             100 * (throughput.wait_share or 0.0),
             run.record["peak_memory_gib"],
         )
+    divergence = next(callback for callback in callbacks if isinstance(callback, Divergence))
+    if divergence.events:
+        run.update(divergence=divergence.events)
     if not run.best_checkpoint.is_file():
         return
     test: dict[str, float] = {}

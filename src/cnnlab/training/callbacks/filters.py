@@ -19,7 +19,8 @@ class Filters(L.Callback):
         self.every_n_epochs = every_n_epochs
 
     def on_train_start(self, trainer: L.Trainer, pl_module: Classifier) -> None:
-        self._log(trainer, pl_module)
+        if trainer.global_step == 0:  # the run is not resumed
+            self._log(trainer, pl_module)
 
     def on_train_epoch_end(self, trainer: L.Trainer, pl_module: Classifier) -> None:
         if (trainer.current_epoch + 1) % self.every_n_epochs == 0:

@@ -1,5 +1,7 @@
 """Histograms of weights and gradients in TensorBoard."""
 
+from typing import Any
+
 import lightning as L
 import torch
 from torch import Tensor
@@ -19,6 +21,12 @@ class Histograms(L.Callback):
     def __init__(self, every_n_epochs: int = 1) -> None:
         self.every_n_epochs = every_n_epochs
         self._logged_epoch = -1
+
+    def state_dict(self) -> dict[str, Any]:
+        return {"logged_epoch": self._logged_epoch}
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        self._logged_epoch = state_dict["logged_epoch"]
 
     def on_before_optimizer_step(self, trainer: L.Trainer, pl_module: Classifier, optimizer: Optimizer) -> None:
         epoch = trainer.current_epoch

@@ -15,6 +15,11 @@ from cnnlab.training.classifier import Classifier
 class Progress(TQDMProgressBar):
     """The bar of an epoch: `loss`, `acc` of the last batch, `val_acc`, `best`, and `img/s` of the epoch so far."""
 
+    def on_train_start(self, trainer: L.Trainer, *arguments: Any) -> None:
+        super().on_train_start(trainer, *arguments)
+        if trainer.fit_loop.restarted_mid_epoch:  # the hook of the epoch's start has been called before
+            self.on_train_epoch_start(trainer)
+
     def get_metrics(self, trainer: L.Trainer, pl_module: Classifier) -> dict[str, Any]:
         metrics = trainer.callback_metrics
         shown = {"loss": "train/loss", "acc": "train/acc", "val_acc": "val/acc", "best": "best/val/acc"}
@@ -45,6 +50,9 @@ class Throughput(L.Callback):
     def wait_share(self) -> float | None:
         """The share of those seconds in which the step waited for its batch; None before the first one."""
         return self.waited / self.seconds if self.seconds else None
+
+    def on_train_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        self._began = time.perf_counter()
 
     def on_train_epoch_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         self._began = time.perf_counter()

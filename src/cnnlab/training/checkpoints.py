@@ -1,0 +1,102 @@
+"""Checkpoints from which a run goes on as if it had never stopped."""
+
+from pathlib import Path
+from typing import Any
+
+import lightning as L
+import torch
+from lightning.fabric.plugins import TorchCheckpointIO
+from lightning.pytorch.callbacks import Checkpoint
+from lightning.pytorch.utilities import rank_zero_only
+from torchmetrics import Metric
+
+from cnnlab.errors import InputError
+from cnnlab.files import write_atomically
+from cnnlab.runs.tensorboard import event_sizes
+from cnnlab.training.classifier import Classifier
+
+
+class AtomicCheckpoints(TorchCheckpointIO):
+    """Writes beside the old file and replaces it when all is on the disk.
+
+    Lightning writes into the system's temporary folder, from which a file moves in one piece only on one file system.
+    """
+
+    def save_checkpoint(self, checkpoint: dict[str, Any], path: Any, storage_options: Any = None) -> None:
+        write_atomically(Path(path), lambda file: torch.save(checkpoint, file))
+
+
+class Resumable(Checkpoint):
+    """Completes every checkpoint, and writes last.ckpt within epochs too, after every `every_n_steps` steps.
+
+    Added are the sums behind the means of the epoch, of every process, and how long the event files were: what was
+    logged later is cut off when the run is resumed. A checkpoint within an epoch is written when the next batch has
+    come and everything of the step before it is logged.
+    """
+
+    def __init__(self, every_n_steps: int | None = None) -> None:
+        if every_n_steps is not None and every_n_steps < 1:
+            raise InputError(f"checkpoint.every_n_steps={every_n_steps}: at least 1, or null for once an epoch.")
+        self.every_n_steps = every_n_steps
+        self._saved_step = 0
+        self._within_epoch = False
+
+    @rank_zero_only
+    def on_fit_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        for path in _folder(trainer).glob(".*.ckpt.*"):  # half written by a process that was killed
+            path.unlink(missing_ok=True)
+
+    def on_train_batch_start(
+        self, trainer: L.Trainer, pl_module: L.LightningModule, batch: Any, batch_idx: int
+    ) -> None:
+        step = trainer.global_step
+        if not self.every_n_steps or batch_idx == 0 or step % self.every_n_steps or step == self._saved_step:
+            return
+        self._saved_step, self._within_epoch = step, True
+        trainer.save_checkpoint(_folder(trainer) / "last.ckpt")
+        self._within_epoch = False
+
+    def on_save_checkpoint(self, trainer: L.Trainer, pl_module: Classifier, checkpoint: dict[str, Any]) -> None:
+        for logger in trainer.loggers:
+            logger.save()
+        checkpoint["event_sizes"] = event_sizes(Path(trainer.default_root_dir))
+        checkpoint["epoch_sums"] = _of_all_processes(trainer, {n: m.metric_state for n, m in _sums(pl_module).items()})
+        if self._within_epoch:  # Lightning has counted the batch that comes next
+            progress = checkpoint["loops"]["fit_loop"]["epoch_loop.batch_progress"]
+            progress["total"]["ready"] -= 1
+            progress["current"]["ready"] -= 1
+            progress["is_last_batch"] = False
+
+    def on_load_checkpoint(self, trainer: L.Trainer, pl_module: Classifier, checkpoint: dict[str, Any]) -> None:
+        if trainer.state.fn != "fit" or "epoch_sums" not in checkpoint:
+            return
+        self._saved_step = checkpoint["global_step"]
+        of_process = checkpoint["epoch_sums"]
+        if len(of_process) != trainer.world_size:  # trainer.devices has changed: the first process goes on with all
+            of_process = [_total(of_process)] if trainer.global_rank == 0 else []
+        for name, metric in _sums(pl_module).items():
+            for key, value in of_process[trainer.global_rank][name].items() if of_process else ():
+                setattr(metric, key, value.to(metric.device))
+
+
+def _folder(trainer: L.Trainer) -> Path:
+    return Path(trainer.default_root_dir) / "checkpoints"
+
+
+def _sums(classifier: Classifier) -> dict[str, Metric]:
+    return {"accuracy": classifier.train_accuracy, "loss": classifier.train_loss_epoch}
+
+
+def _of_all_processes(trainer: L.Trainer, value: Any) -> list[Any]:
+    if trainer.world_size == 1:
+        return [value]
+    gathered: list[Any] = [None] * trainer.world_size
+    torch.distributed.all_gather_object(gathered, value)
+    return gathered
+
+
+def _total(states: list[dict[str, dict[str, Any]]]) -> dict[str, dict[str, Any]]:
+    return {
+        name: {key: sum(state[name][key].cpu() for state in states) for key in of_metric}
+        for name, of_metric in states[0].items()
+    }

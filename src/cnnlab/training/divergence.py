@@ -1,0 +1,269 @@
+"""What happens at a loss that is not a finite number: `divergence=stop`, `skip` or `rollback`."""
+
+import functools
+import logging
+import math
+from abc import ABC, abstractmethod
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import lightning as L
+import torch
+from lightning.pytorch.callbacks import WeightAveraging
+from lightning.pytorch.utilities import rank_zero_only
+from torch import Tensor, nn
+from torch.optim import Optimizer
+
+from cnnlab.errors import DivergedError, InputError
+from cnnlab.seeds import seed_generators
+from cnnlab.training.classifier import Classifier
+
+log = logging.getLogger(__name__)
+RATES = ("lr", "initial_lr", "max_lr", "min_lr")
+"""Where an optimizer's groups and the schedulers keep learning rates."""
+ADVICE = "Lower optimizer.lr, warm up (scheduler.warmup_epochs=1), or choose another init."
+
+
+class Losses(NamedTuple):
+    """The loss of a batch in every process, on its way to the host."""
+
+    values: Tensor
+    """float32, one for each process."""
+    arrived: torch.cuda.Event | None
+    batch: Any
+
+
+class Divergence(L.Callback, ABC):
+    """Looks at the loss of every step before the step changes a weight; the subclasses say what follows.
+
+    The loss leaves for the host when the forward pass ends, and is read just before the optimizer's step: a device has
+    the backward pass to do meanwhile, and does not run dry. Under DDP the losses of all processes are gathered, so that
+    all decide alike. Gradients are not looked at: if they alone are not finite, the next loss shows it.
+
+    events: what was found so far, as plain values: step, epoch, loss, lr, layer. Belongs before callbacks that
+    average or save weights.
+    """
+
+    def __init__(self) -> None:
+        self.events: list[dict[str, Any]] = []
+        self._batch: Any = None
+        self._pending: list[Losses] = []
+
+    @abstractmethod
+    def act(self, trainer: L.Trainer, classifier: Classifier, optimizer: Optimizer) -> None:
+        """What follows a loss that is not finite, which is the last of `events`."""
+
+    def on_train_batch_start(self, trainer: L.Trainer, pl_module: Classifier, batch: Any, batch_idx: int) -> None:
+        self._batch = batch
+
+    def on_before_backward(self, trainer: L.Trainer, pl_module: Classifier, loss: Tensor) -> None:
+        losses = torch.zeros(trainer.world_size, device=loss.device)
+        losses[trainer.global_rank] = loss.detach()
+        if trainer.world_size > 1:
+            torch.distributed.all_reduce(losses)
+        self._pending.append(_sent_to_host(losses, self._batch))
+
+    def on_before_optimizer_step(self, trainer: L.Trainer, pl_module: Classifier, optimizer: Optimizer) -> None:
+        pending, self._pending, self._batch = self._pending, [], None
+        for losses in pending:  # several where gradients are accumulated
+            if losses.arrived:
+                losses.arrived.synchronize()
+            bad = [rank for rank, value in enumerate(losses.values.tolist()) if not math.isfinite(value)]
+            if bad:
+                layer = trainer.strategy.broadcast(first_nonfinite(trainer, pl_module, losses.batch), src=bad[0])
+                rates = {float(group["lr"]): None for group in optimizer.param_groups}
+                self.events.append(
+                    {
+                        "step": trainer.global_step,
+                        "epoch": trainer.current_epoch,
+                        "loss": losses.values[bad[0]].item(),
+                        "lr": list(rates),
+                        "layer": layer,
+                    }
+                )
+                self.act(trainer, pl_module, optimizer)
+                return
+        self.passed()
+
+    def passed(self) -> None:
+        """Called after every step whose losses are finite."""
+
+    def state_dict(self) -> dict[str, Any]:
+        return {"events": self.events}
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        self.events = list(state_dict["events"])
+
+
+class Stop(Divergence):
+    """The run ends."""
+
+    def act(self, trainer: L.Trainer, classifier: Classifier, optimizer: Optimizer) -> None:
+        raise DivergedError(f"{described(self.events[-1])} {ADVICE}")
+
+
+class Skip(Divergence):
+    """The step changes nothing: no weight, no moment of the optimizer, no statistics of batch norm.
+
+    at_most: more skipped steps in a row raise DivergedError.
+    """
+
+    def __init__(self, at_most: int = 10) -> None:
+        super().__init__()
+        if at_most < 1:
+            raise InputError(f"divergence.at_most={at_most}: at least one step can be skipped.")
+        self.at_most = at_most
+        self._in_a_row = 0
+        self._buffers: list[Tensor] = []
+
+    def on_train_batch_start(self, trainer: L.Trainer, pl_module: Classifier, batch: Any, batch_idx: int) -> None:
+        super().on_train_batch_start(trainer, pl_module, batch, batch_idx)
+        if not self._pending:
+            self._buffers = [buffer.clone() for buffer in pl_module.network.buffers()]
+
+    def act(self, trainer: L.Trainer, classifier: Classifier, optimizer: Optimizer) -> None:
+        self._in_a_row += 1
+        if self._in_a_row > self.at_most:
+            raise DivergedError(f"{described(self.events[-1])} {self.at_most} steps before were skipped. {ADVICE}")
+        optimizer.zero_grad(set_to_none=True)  # an optimizer leaves alone what has no gradient
+        for buffer, before in zip(classifier.network.buffers(), self._buffers, strict=True):
+            buffer.copy_(before)
+        log.warning("%s The step is skipped.", described(self.events[-1]))
+
+    def passed(self) -> None:
+        self._in_a_row = 0
+
+    def state_dict(self) -> dict[str, Any]:
+        return super().state_dict() | {"in_a_row": self._in_a_row}
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        super().load_state_dict(state_dict)
+        self._in_a_row = state_dict["in_a_row"]
+
+
+class RollBack(Divergence):
+    """Weights and optimizer go back to the last checkpoint, learning rates shrink, and training goes on from there.
+
+    It goes on with the next batch, not with those since the checkpoint, which may be to blame (as Chowdhery et al.
+    2022, section 5.1): steps are counted once. Before the first checkpoint it goes back to the untrained network.
+
+    at_most: how often; after that raises DivergedError. lr_factor: by which the rates shrink each time.
+    """
+
+    def __init__(self, at_most: int = 3, lr_factor: float = 0.5) -> None:
+        super().__init__()
+        if at_most < 1:
+            raise InputError(f"divergence.at_most={at_most}: at least one rollback is needed.")
+        if not 0 < lr_factor <= 1:
+            raise InputError(f"divergence.lr_factor={lr_factor}: more than 0 and at most 1.")
+        self.at_most = at_most
+        self.lr_factor = lr_factor
+        self._due = False
+
+    def on_train_start(self, trainer: L.Trainer, pl_module: Classifier) -> None:
+        if not self._last(trainer).is_file():
+            trainer.save_checkpoint(self._start(trainer))
+
+    def act(self, trainer: L.Trainer, classifier: Classifier, optimizer: Optimizer) -> None:
+        if len(self.events) > self.at_most:
+            raise DivergedError(
+                f"{described(self.events[-1])} {self.at_most} rollbacks (learning rate times {self.lr_factor} each) "
+                f"did not help. {ADVICE}"
+            )
+        optimizer.zero_grad(set_to_none=True)
+        self._due = True  # done when the step and its scheduler have ended
+
+    def on_train_batch_end(
+        self, trainer: L.Trainer, pl_module: Classifier, outputs: Any, batch: Any, batch_idx: int
+    ) -> None:
+        if not self._due:
+            return
+        self._due = False
+        path = self._last(trainer) if self._last(trainer).is_file() else self._start(trainer)
+        checkpoint = trainer.strategy.load_checkpoint(path, weights_only=True)
+        rates = [{key: group[key] for key in RATES if key in group} for group in trainer.optimizers[0].param_groups]
+        trainer.strategy.load_model_state_dict(checkpoint)
+        callbacks: list[L.Callback] = trainer.callbacks  # type: ignore[attr-defined]
+        for callback in callbacks:
+            if isinstance(callback, WeightAveraging):  # the average goes back too
+                callback.on_load_checkpoint(trainer, pl_module, checkpoint)
+        trainer.strategy.load_optimizer_state_dict(checkpoint)
+        for group, now in zip(trainer.optimizers[0].param_groups, rates, strict=True):
+            group |= {key: rate * self.lr_factor for key, rate in now.items()}
+        for config in trainer.lr_scheduler_configs:
+            _scale(config.scheduler, self.lr_factor)
+        log.warning(
+            "%s Back to %s (step %d) with learning rates times %g.",
+            described(self.events[-1]),
+            path,
+            checkpoint["global_step"],
+            self.lr_factor,
+        )
+
+    @rank_zero_only
+    def on_train_end(self, trainer: L.Trainer, pl_module: Classifier) -> None:
+        self._start(trainer).unlink(missing_ok=True)
+
+    def _last(self, trainer: L.Trainer) -> Path:
+        return Path(trainer.default_root_dir) / "checkpoints" / "last.ckpt"
+
+    def _start(self, trainer: L.Trainer) -> Path:
+        return self._last(trainer).with_name("start.ckpt")
+
+
+def described(event: dict[str, Any]) -> str:
+    """The sentence that tells of an event."""
+    rates = ", ".join(f"{rate:.3g}" for rate in event["lr"])
+    return (
+        f"The loss is {event['loss']} at step {event['step']} (epoch {event['epoch']}, learning rate {rates}); "
+        f"{event['layer']}."
+    )
+
+
+@torch.compiler.set_stance("force_eager")  # compiled code does not call hooks
+def first_nonfinite(trainer: L.Trainer, classifier: Classifier, batch: Any) -> str:
+    """Where the numbers of a training step's forward pass, which is done once more, stop being finite."""
+    found: list[tuple[str, nn.Module]] = []
+
+    def look(module: nn.Module, inputs: Any, output: Any, name: str) -> None:
+        if not found and isinstance(output, Tensor) and not output.isfinite().all():
+            found.append((name, module))
+
+    parts = {"preprocessing": classifier.preprocessing, "": classifier.network}
+    handles = [
+        module.register_forward_hook(functools.partial(look, name=".".join(filter(None, (prefix, name)))))
+        for prefix, part in parts.items()
+        for name, module in part.named_modules()
+    ]
+    seed_generators(classifier.step_seed(), classifier.device)
+    try:
+        with trainer.precision_plugin.forward_context():
+            classifier.outputs_of(batch)
+    finally:
+        for handle in handles:
+            handle.remove()
+    if not found:
+        return "every activation is finite, the loss alone is not"
+    name, module = found[0]
+    name = name or "the network"
+    broken = [key for key, weight in module.named_parameters() if not weight.isfinite().all()]
+    because = f" with a {broken[0]} that is not finite either" if broken else ""
+    return f"the first activation that is not finite is that of {name} ({type(module).__name__}){because}"
+
+
+def _sent_to_host(values: Tensor, batch: Any) -> Losses:
+    """Without waiting for the device."""
+    if values.device.type != "cuda":
+        return Losses(values, None, batch)
+    host = torch.empty(values.shape, dtype=values.dtype, pin_memory=True).copy_(values, non_blocking=True)
+    arrived = torch.cuda.Event()
+    arrived.record()
+    return Losses(host, arrived, batch)
+
+
+def _scale(scheduler: Any, factor: float) -> None:
+    """Multiply the rates that a scheduler, or one of those it is made of, keeps for itself."""
+    for inner in getattr(scheduler, "_schedulers", ()):
+        _scale(inner, factor)
+    if hasattr(scheduler, "base_lrs"):
+        scheduler.base_lrs = [rate * factor for rate in scheduler.base_lrs]
