@@ -1,7 +1,6 @@
 """Callbacks of tests that do a run harm."""
 
 import contextlib
-import multiprocessing
 import os
 import signal
 from pathlib import Path
@@ -84,11 +83,11 @@ class TakeAway(L.Callback):
 
 
 class KillWorker(L.Callback):
-    """Sends SIGKILL to a process that loads data, in the training step `step`."""
+    """Sends SIGKILL to the process that loads training data, in the training step `step`."""
 
     def __init__(self, step: int) -> None:
         self.step = step
 
     def on_before_optimizer_step(self, trainer: L.Trainer, pl_module: L.LightningModule, optimizer: Any) -> None:
         if trainer.global_step == self.step:
-            multiprocessing.active_children()[0].kill()
+            trainer.train_dataloader.loader._iterator._workers[0].kill()

@@ -38,7 +38,7 @@ def small_disk(tmp_path):
 def ends_well(folder, capfd, code):
     """The record of a run that ended with an error in one line, with its last checkpoint whole."""
     captured = capfd.readouterr()
-    assert "Traceback" not in captured.err + captured.out
+    assert "Traceback" not in captured.err + captured.out, captured.err[-1500:]
     record = json.loads((folder / "run.json").read_text())
     assert (record["status"], record["exit_code"]) == ("failed", code)
     errors = [line for line in captured.err.splitlines() if record["error"] in line]
@@ -90,7 +90,7 @@ def test_disk_without_room_for_the_record(small_disk, monkeypatch, capfd):
     code = command_line(monkeypatch, *RUN, "logger=csv", f"paths.output_dir={run}", fill(small_disk, 9, 0))
     captured = capfd.readouterr()
     assert code == 3
-    assert "Traceback" not in captured.err + captured.out
+    assert "Traceback" not in captured.err + captured.out, captured.err[-1500:]
     assert "run.json could not be written" in captured.out + captured.err
     assert "the disk is full" in captured.out + captured.err
     assert json.loads((run / "run.json").read_text())["status"] == "running"
