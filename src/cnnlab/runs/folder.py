@@ -5,6 +5,7 @@ import hashlib
 import json
 import logging
 import platform
+import re
 import subprocess
 import sys
 import time
@@ -15,6 +16,8 @@ from pathlib import Path
 from typing import Any
 
 import yaml
+from hydra.core.override_parser.overrides_parser import OverridesParser
+from hydra.errors import HydraException
 
 from cnnlab.errors import InputError
 from cnnlab.files import read_json, write_json, write_text
@@ -135,8 +138,29 @@ def read_config(folder: Path) -> dict[str, Any]:
 
 
 def read_overrides(folder: Path) -> list[str]:
-    """The overrides that a run was started with."""
-    return _read_yaml(folder, "overrides.yaml")
+    """The overrides that a run was started with; raises InputError if they are none, or set more than its config."""
+    overrides = _read_yaml(folder, "overrides.yaml")
+    if not isinstance(overrides, list) or not all(isinstance(override, str) for override in overrides):
+        raise InputError(f"{folder} is no run folder: overrides.yaml holds no list of overrides.")
+    for override in overrides:
+        require_harmless(override, folder / "overrides.yaml")
+    return overrides
+
+
+def require_harmless(override: str, where: Path) -> None:
+    """Raises InputError if an override that a file brings cannot be parsed, or reaches beyond the configs of a run.
+
+    That are Hydra's own keys, by which it imports and calls what it is told to, and options that are taken from other
+    folders (experiment=../../x), whose files could set anything.
+    """
+    try:
+        parsed = OverridesParser.create().parse_override(override)
+    except HydraException as error:
+        raise InputError(f"{where}: {override!r} cannot be parsed: {str(error).splitlines()[0]}") from error
+    key, value = parsed.key_or_group, override.partition("=")[2]
+    of_hydra = any(re.split(r"\W", name or "")[0] == "hydra" for name in (key, parsed.package))
+    if of_hydra or ("." not in key and re.search(r"\.\./|/\.\.|\$\{", value)):
+        raise InputError(f"{where} says {override}, which is no setting of a run and could run code: refused.")
 
 
 def read_record(folder: Path) -> dict[str, Any]:
