@@ -1,4 +1,4 @@
-"""Where machine code is kept: below the user's own cache folder, renewed with the code, and nowhere if nothing can be written."""
+"""Where machine code is kept: in the user's own cache folder, renewed with the code, and nowhere if none can be."""
 
 import os
 import pickle

@@ -19,8 +19,9 @@ import yaml
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.errors import HydraException
 
-from cnnlab.errors import InputError
-from cnnlab.files import read_json, write_json, write_text
+from cnnlab.config import stored_problems
+from cnnlab.errors import DataError, InputError, several
+from cnnlab.files import read_json, read_yaml, write_json, write_text
 from cnnlab.runs.processes import this_process
 from cnnlab.runs.settings import settings
 
@@ -36,6 +37,16 @@ PACKAGES = (
     "tensorboard",
     "numpy",
 )
+RECORD: dict[str, type | tuple[type, ...]] = {
+    "status": str,
+    "error": str,
+    "exit_code": int,
+    "wall_seconds": (int, float),
+    "best": dict,
+    "process": dict,
+    "resumed": list,
+}
+"""What is read back of run.json, by runs and sweeps that are resumed."""
 
 
 class RunFolder:
@@ -133,8 +144,11 @@ def config_hash(config: dict[str, Any]) -> str:
 
 
 def read_config(folder: Path) -> dict[str, Any]:
-    """The resolved config of a run; raises InputError if `folder` holds none."""
-    return _read_yaml(folder, "config.yaml")
+    """The resolved config of a run; raises InputError if `folder` holds none, or one that no verb can work with."""
+    config = _read_yaml(folder, "config.yaml")
+    if problems := stored_problems(config):
+        raise several(problems, f"{folder / 'config.yaml'} is no config of a run:")
+    return config
 
 
 def read_overrides(folder: Path) -> list[str]:
@@ -164,16 +178,22 @@ def require_harmless(override: str, where: Path) -> None:
 
 
 def read_record(folder: Path) -> dict[str, Any]:
-    """run.json; empty where there is none."""
+    """run.json; empty where there is none; raises DataError for one that is no record of a run."""
     path = folder / "run.json"
-    return read_json(path) if path.is_file() else {}
+    record = read_json(path) if path.is_file() else {}
+    if not isinstance(record, dict):
+        raise DataError(f"{path} is no record of a run: it holds a {type(record).__name__}.")
+    for key, kind in RECORD.items():
+        if key in record and not isinstance(record[key], kind):
+            raise DataError(f"{path} is no record of a run: {key} is {str(record[key])[:80]!r}.")
+    return record
 
 
 def _read_yaml(folder: Path, name: str) -> Any:
     try:
-        return yaml.safe_load((folder / name).read_text(encoding="utf-8"))
-    except (OSError, yaml.YAMLError) as error:
-        raise InputError(f"{folder} is no run folder: {name} cannot be read ({error}).") from error
+        return read_yaml(folder / name)
+    except DataError as error:
+        raise InputError(f"{folder} is no run folder: {error}") from error
 
 
 def versions(packages: Sequence[str]) -> dict[str, str]:
