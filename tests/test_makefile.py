@@ -62,7 +62,7 @@ def test_benchmarks_run_in_an_environment_of_their_own_that_has_the_peers():
         ("test", ".venv/bin/python -m pytest"),
         ("test-all", ".venv/bin/python -m pytest -m ''"),
         ("lint", ".venv/bin/ruff check ."),
-        ("fuzz", ".venv/bin/python -m pytest tests/fuzz --hypothesis-profile=nightly"),
+        ("fuzz", "FUZZ_EXAMPLES=10000 .venv/bin/python -m pytest tests/fuzz"),
     ],
 )
 def test_target_runs_its_command_in_the_environment_after_setup(target, command):
