@@ -1,6 +1,7 @@
 """Files are written whole or not at all, and read without ever executing what is in them."""
 
 import json
+import math
 import os
 import pickle
 import tempfile
@@ -55,9 +56,20 @@ def write_json(path: Path, value: Any) -> None:
 def read_json(path: Path) -> Any:
     """The contents of a JSON file; raises DataError if it cannot be read as such."""
     try:
-        return json.loads(path.read_text(encoding="utf-8"))
+        return json.loads(path.read_text(encoding="utf-8"), parse_constant=_no_json, parse_float=_finite_float)
     except (OSError, ValueError, RecursionError) as error:
         raise DataError(f"{path} cannot be read: {_first_line(error)}.") from error
+
+
+def _no_json(word: str) -> None:
+    raise ValueError(f"{word} is no JSON")
+
+
+def _finite_float(digits: str) -> float:
+    value = float(digits)
+    if not math.isfinite(value):
+        raise ValueError(f"{digits} is larger than any number")
+    return value
 
 
 def read_yaml(path: Path) -> Any:

@@ -17,6 +17,9 @@ from cnnlab.models.building import build_network
 from cnnlab.models.preprocessing import from_state
 from cnnlab.training.classifier import Classifier
 
+LARGEST_SIDE = 10_000
+"""Pixels of an input's side; a checkpoint that asks for more is taken to be damaged."""
+
 
 class LoadedRun:
     """A network with its preprocessing in eval mode, its class names, and `predict`."""
@@ -76,9 +79,18 @@ def load_run(folder: str | Path, trusted_packages: Sequence[str] = ()) -> Loaded
         )
         classifier = Classifier(from_state(state), network, stored["classes"], stored)
         classifier.load_state_dict(state)
-    except (KeyError, TypeError, AttributeError, RuntimeError) as error:
+        _require_names_and_sizes(stored["classes"], spec)
+        return LoadedRun(classifier, spec)
+    except (KeyError, TypeError, ValueError, AttributeError, RuntimeError) as error:
         raise DataError(f"{path} is no checkpoint of cnnlab, or a damaged one: {error}") from error
-    return LoadedRun(classifier, spec)
+
+
+def _require_names_and_sizes(classes: Any, spec: Any) -> None:
+    if not isinstance(classes, list) or not all(isinstance(name, str) for name in classes):
+        raise TypeError(f"classes {classes!r} are no list of names")
+    for key in ("channels", "image_size", "resize_size"):
+        if not isinstance(spec[key], int) or not 0 < spec[key] <= LARGEST_SIDE:
+            raise ValueError(f"{key} is {spec[key]!r}")
 
 
 def hyperparameters(

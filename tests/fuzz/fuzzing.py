@@ -41,8 +41,11 @@ def fuzzed(test: Callable, share: float = 1.0) -> Callable:
 
     @functools.wraps(test)
     def timed(*arguments: Any, **named: Any) -> None:
-        with limited():
-            test(*arguments, **named)
+        try:
+            with limited():
+                test(*arguments, **named)
+        except HangError as error:
+            raise AssertionError(str(error)) from error  # for Hypothesis, which then looks for the smallest input
 
     checks = (HealthCheck.too_slow, HealthCheck.data_too_large, HealthCheck.function_scoped_fixture)
     return settings(max_examples=max(1, int(EXAMPLES * share)), deadline=None, suppress_health_check=checks)(timed)

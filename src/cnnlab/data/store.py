@@ -304,6 +304,7 @@ def _info(path: Path) -> Info | None:
         about = path / ABOUT
         parts = read_json(about)
         size = sum(file.stat().st_size for file in path.iterdir())
-        return Info(path, path.parent.name, path.name, size, about.stat().st_mtime, parts)
+        known = isinstance(parts, dict)
+        return Info(path, path.parent.name, path.name, size, about.stat().st_mtime, parts) if known else None
     except (OSError, DataError):  # removed meanwhile, or no entry of ours
         return None

@@ -183,9 +183,12 @@ def read_record(folder: Path) -> dict[str, Any]:
     record = read_json(path) if path.is_file() else {}
     if not isinstance(record, dict):
         raise DataError(f"{path} is no record of a run: it holds a {type(record).__name__}.")
-    for key, kind in RECORD.items():
-        if key in record and not isinstance(record[key], kind):
-            raise DataError(f"{path} is no record of a run: {key} is {str(record[key])[:80]!r}.")
+    best = record.get("best")
+    wrong = [key for key, kind in RECORD.items() if key in record and not isinstance(record[key], kind)]
+    if isinstance(best, dict) and not all(isinstance(value, int | float) for value in best.values()):
+        wrong.append("best")
+    if wrong:
+        raise DataError(f"{path} is no record of a run: {wrong[0]} is {str(record[wrong[0]])[:80]!r}.")
     return record
 
 

@@ -107,17 +107,21 @@ def read_curves(path: Path, last: dict[str, Any]) -> dict[str, Curve]:
     except (OSError, UnicodeDecodeError) as error:
         raise ValueError("cannot be read") from error
     table = csv.DictReader(io.StringIO(text))
-    if not {"step", "epoch"} <= set(table.fieldnames or ()):
+    try:
+        columns, rows = table.fieldnames or (), list(table)
+    except csv.Error as error:
+        raise ValueError(f"is damaged at line {table.line_num}") from error
+    if not {"step", "epoch"} <= set(columns):
         raise ValueError("has no columns step and epoch")
     logged: dict[str, dict[int, list[float]]] = {}
-    for row in table:
+    for line, row in enumerate(rows, 2):
         cut = None in row or None in row.values()
         try:
             values = {key: float(value) for key, value in row.items() if value} if not cut else {}
         except ValueError:
             cut = True
-        if cut or "epoch" not in values:
-            raise ValueError(f"is cut off or damaged at line {table.line_num}")
+        if cut or not math.isfinite(values.get("epoch", math.nan)):
+            raise ValueError(f"is cut off or damaged at line {line}")
         for key in values.keys() - {"step", "epoch"}:
             logged.setdefault(key, {}).setdefault(int(values["epoch"]), []).append(values[key])
     curves = {key: {epoch: sum(v) / len(v) for epoch, v in sorted(of.items())} for key, of in logged.items()}
