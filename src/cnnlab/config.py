@@ -362,9 +362,9 @@ def check(cfg: DictConfig) -> None:
 
 def _problems(cfg: DictConfig) -> list[str]:
     cfg = cfg.copy()
-    if "output_dir" in (cfg.get("paths") or {}) and cfg.paths.output_dir is None:
-        cfg.paths.output_dir = ""  # the folder is claimed once everything is known to be right
     try:
+        if isinstance(cfg.get("paths"), DictConfig) and cfg.paths.get("output_dir", "") is None:
+            cfg.paths.output_dir = ""  # the folder is claimed once everything is known to be right
         missing = [key for key, node in _flat(cfg) if node._is_missing()]
         for key in missing:
             OmegaConf.update(cfg, key, "")  # so that what else is wrong can be seen

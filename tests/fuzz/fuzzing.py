@@ -13,22 +13,21 @@ from hypothesis import strategies as st
 
 EXAMPLES = int(os.environ.get("FUZZ_EXAMPLES", 500))
 """Inputs of each test: `make fuzz` gives 10,000."""
-SECONDS = 1.0
 
 
 class HangError(BaseException):
-    """An input took more than a second of processor time; no `except Exception` hides it."""
+    """An input took too much processor time; no `except Exception` hides it."""
 
 
 @contextmanager
-def limited() -> Iterator[None]:
-    """Raises HangError after a second of this process's own work, however busy the machine is."""
+def limited(seconds: float) -> Iterator[None]:
+    """Raises HangError after so many seconds of this process's own work, however busy the machine is."""
 
     def stop(*arguments: object) -> None:
-        raise HangError(f"more than {SECONDS} s")
+        raise HangError(f"more than {seconds} s")
 
     before = signal.signal(signal.SIGVTALRM, stop)
-    signal.setitimer(signal.ITIMER_VIRTUAL, SECONDS)
+    signal.setitimer(signal.ITIMER_VIRTUAL, seconds)
     try:
         yield
     finally:
@@ -36,13 +35,13 @@ def limited() -> Iterator[None]:
         signal.signal(signal.SIGVTALRM, before)
 
 
-def fuzzed(test: Callable, share: float = 1.0) -> Callable:
-    """Runs a test that Hypothesis gives inputs with `EXAMPLES * share` of them, each for a second at most."""
+def fuzzed(test: Callable, share: float = 1.0, seconds: float = 1.0) -> Callable:
+    """Runs a test that Hypothesis gives inputs with `EXAMPLES * share` of them, each for so many seconds at most."""
 
     @functools.wraps(test)
     def timed(*arguments: Any, **named: Any) -> None:
         try:
-            with limited():
+            with limited(seconds):
                 test(*arguments, **named)
         except HangError as error:
             raise AssertionError(str(error)) from error  # for Hypothesis, which then looks for the smallest input
@@ -78,7 +77,9 @@ def plain_values(keys: list[str] | None = None) -> st.SearchStrategy[Any]:
     """Scalars, and lists and dictionaries of them; `keys` are among the dictionaries' keys."""
     names = st.one_of(st.sampled_from(keys or ["x"]), st.text(max_size=4))
     return st.recursive(
-        SCALARS, lambda inner: st.one_of(st.lists(inner, max_size=4), st.dictionaries(names, inner, max_size=5)), max_leaves=12
+        SCALARS,
+        lambda inner: st.one_of(st.lists(inner, max_size=4), st.dictionaries(names, inner, max_size=5)),
+        max_leaves=12,
     )
 
 

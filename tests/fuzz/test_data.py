@@ -1,6 +1,7 @@
 """Caches, weights and lists of classes that are damaged or of somebody else's making."""
 
 import contextlib
+import functools
 import json
 
 import numpy as np
@@ -61,7 +62,11 @@ LAYER = st.dictionaries(st.sampled_from(["mean", "std", "matrix", "offset", "x"]
 )
 
 
-@given(st.one_of(LAYER, damaged(save({"preprocessing.mean": torch.zeros(1, 1, 1), "preprocessing.std": torch.ones(1, 1, 1)}))))
+@given(
+    st.one_of(
+        LAYER, damaged(save({"preprocessing.mean": torch.zeros(1, 1, 1), "preprocessing.std": torch.ones(1, 1, 1)}))
+    )
+)
 @fuzzed
 def test_preprocessing_that_is_kept(tmp_path, contents):
     images = torch.linspace(0, 1, 4 * 64).view(4, 1, 8, 8)
@@ -92,7 +97,7 @@ def test_weights(files, tmp_path, data):
 
 
 @given(st.data())
-@fuzzed
+@functools.partial(fuzzed, share=0.4)  # building a network takes some 50 ms
 def test_description_of_a_network(quick_run, tmp_path_factory, data):
     path = tmp_path_factory.getbasetemp() / "network.ckpt"
     contents = torch.load(quick_run / "checkpoints" / "best.ckpt", weights_only=True)

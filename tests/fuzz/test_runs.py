@@ -114,7 +114,9 @@ def test_metrics(folder, contents):
     assert b"24" in (path / "metrics.csv").read_bytes().splitlines()[-1]
 
 
-@given(st.one_of(as_yaml(changed(CONFIG)), as_yaml(plain_values(list(CONFIG))), damaged(yaml.safe_dump(CONFIG).encode())))
+@given(
+    st.one_of(as_yaml(changed(CONFIG)), as_yaml(plain_values(list(CONFIG))), damaged(yaml.safe_dump(CONFIG).encode()))
+)
 @fuzzed
 def test_config(tmp_path, contents):
     (tmp_path / "config.yaml").write_bytes(contents)

@@ -36,7 +36,11 @@ def announce(sweep: Sweep, ended: Sequence[Job]) -> None:
     for place, job in enumerate(ended, before + 1):
         if job["status"] == "finished":
             best = job.get("best", {})
-            score = f", best val/acc {best['val/acc']:.4f} (epoch {best['epoch']})" if {"val/acc", "epoch"} <= best.keys() else ""
+            score = (
+                f", best val/acc {best['val/acc']:.4f} (epoch {best['epoch']})"
+                if {"val/acc", "epoch"} <= best.keys()
+                else ""
+            )
             what = f"finished in {_duration(job.get('wall_seconds', 0))}{score}"
         else:
             what = f"failed: {_reason(job)}"
