@@ -67,8 +67,8 @@ def test_runs_that_start_together_keep_apart(tmp_path):
     started = [subprocess.Popen(command, cwd=tmp_path, stderr=subprocess.PIPE) for _ in range(4)]
     errors = [process.communicate(timeout=600)[1].decode() for process in started]
     assert [process.returncode for process in started] == [0] * 4, errors
-    folders = sorted((tmp_path / "outputs").glob("*/*"))
-    assert [folder.name for folder in folders] == ["lenet5", "lenet5-2", "lenet5-3", "lenet5-4"]
+    folders = sorted((tmp_path / "outputs" / "digits").iterdir())
+    assert [folder.name for folder in folders] == [f"{folders[0].name}{end}" for end in ("", "-2", "-3", "-4")]
     records = [json.loads((folder / "run.json").read_text()) for folder in folders]
     assert {record["status"] for record in records} == {"finished"}
     assert len({record["process"]["pid"] for record in records}) == 4

@@ -401,11 +401,11 @@ def trusted_prefixes(plain: dict[str, Any]) -> tuple[str, ...]:
 
 def _check_node(node: Any, schema: Any, path: str, trusted: tuple[str, ...] | None = None) -> list[str]:
     """trusted: what a `_target_` may begin with; None: of a stored config, whose targets are left alone."""
-    if schema is Target and trusted is None:
+    if schema is Target:
+        if trusted is not None:
+            return _check_target(node, path, trusted)
         named = isinstance(node, dict) and isinstance(node.get("_target_"), str)
         return [] if named else [f"{path} needs a _target_; it is {node!r}."]
-    if schema is Target:
-        return _check_target(node, path, trusted)
     if inspect.isclass(schema) and issubclass(schema, Entries):
         if not isinstance(node, dict):
             return [f"{path} is {node!r}; named entries are expected."]

@@ -27,10 +27,13 @@ def cache_folder() -> Path:
         if b"from cnnlab.go.compiling import" in text:
             digest.update(text)
     # Not settings.CACHE_DIR, which a file .numba_config.yaml in the working directory can set.
-    chosen = os.environ.get("NUMBA_CACHE_DIR") or None
-    if chosen is None:
-        chosen = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "cnnlab" / "numba"
-    return Path(chosen).absolute() / digest.hexdigest()
+    chosen = os.environ.get("NUMBA_CACHE_DIR")
+    return (Path(chosen) if chosen else _own_folder()).absolute() / digest.hexdigest()
+
+
+def _own_folder() -> Path:
+    """Raises RuntimeError where the user has no home."""
+    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "cnnlab" / "numba"
 
 
 inner = numba.njit(nogil=True)

@@ -36,8 +36,10 @@ class Sweep:
 
     @classmethod
     def read(cls, folder: Path) -> "Sweep":
-        """The sweep in `folder`, with what its jobs have done since; raises InputError if there is none, and DataError if
-        its record is damaged."""
+        """The sweep in `folder`, with what its jobs have done since.
+
+        Raises InputError if there is none, and DataError if its record is damaged.
+        """
         if not (folder / NAME).is_file():
             raise InputError(f"{folder} is no sweep: it has no {NAME}.")
         record = read_json(folder / NAME)

@@ -47,7 +47,7 @@ def values_of(override: Override) -> list[str]:
 def _is_short(values: RangeSweep) -> bool:
     if not values.step:
         raise InputError(f"A range in steps of {values.step} never ends.")
-    return (values.stop - values.start) / values.step <= MOST
+    return ((values.stop or 0) - (values.start or 0)) / values.step <= MOST
 
 
 def every_combination(arguments: Sequence[str]) -> list[list[str]]:
