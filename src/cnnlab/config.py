@@ -424,7 +424,7 @@ def _check_node(node: Any, schema: Any, path: str, trusted: tuple[str, ...] | No
         hints = typing.get_type_hints(schema)
         names = [field.name for field in fields(schema)]
         dot = f"{path}." if path else ""
-        problems = [f"{dot}{key} is no key. {nearest([key], names)}" for key in node if key not in names]
+        problems = [f"{dot}{key} is no key. {nearest([str(key)], names)}" for key in node if key not in names]
         problems += [
             f"{dot}{name} is missing."
             for name in names
