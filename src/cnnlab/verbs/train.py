@@ -38,8 +38,6 @@ log = logging.getLogger(__name__)
 def train(cfg: Config, run: RunFolder, resume_from: Path | None = None) -> dict[str, Any]:
     """Train what `cfg` (plain, resolved, checked) describes; returns the run's record."""
     require_device(cfg["trainer"]["accelerator"])
-    if resume_from is not None:
-        load_tensors(resume_from)  # says what is wrong with the file before any work
     use_threads(cfg["speed"]["num_threads"])
     trusted = trusted_prefixes(cfg)
     spec = spec_from(cfg["model"])
