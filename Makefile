@@ -36,6 +36,14 @@ lint: setup  ## Check style and types
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 
+fuzz: setup  ## Give every parser 10,000 random inputs (an hour)
+	FUZZ_EXAMPLES=10000 $(BIN)/python -m pytest tests/fuzz
+
+audit:  ## Look for known vulnerabilities of the exact versions in constraints.txt
+	$(PYTHON) -m venv $(VENV)/audit
+	$(VENV)/audit/bin/pip install --quiet --disable-pip-version-check pip-audit==2.10.1
+	$(VENV)/audit/bin/pip-audit --strict --disable-pip --no-deps --requirement constraints.txt
+
 board: setup  ## Start TensorBoard on outputs/, for this machine only
 	$(BIN)/tensorboard --logdir outputs --host 127.0.0.1 --samples_per_plugin scalars=100000,images=500,histograms=200
 
@@ -56,4 +64,4 @@ $(PEERS)/.installed: pyproject.toml constraints.txt
 clean:  ## Remove .venv, .venv-benchmark and tool caches (outputs/ and data/ stay)
 	rm -rf $(VENV) $(PEERS) .pytest_cache .mypy_cache .ruff_cache
 
-.PHONY: help setup quickstart test test-all lint board gallery benchmark clean
+.PHONY: help setup quickstart test test-all lint fuzz audit board gallery benchmark clean

@@ -11,7 +11,7 @@ from urllib.error import URLError
 
 # The networks of tests are tiny: a second thread costs more than it gives, most of all on a busy machine.
 os.environ.setdefault("OMP_NUM_THREADS", "1")
-# A run in a temporary folder would keep its machine code there, and every test would compile cnnlab.go anew.
+# What Numba compiles stays beside the code, not in the cache folder of whoever runs the tests.
 os.environ.setdefault("NUMBA_CACHE_DIR", str(Path(__file__).parents[1] / ".cache" / "numba"))
 
 import numpy as np

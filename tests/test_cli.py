@@ -1,6 +1,7 @@
 """The command line: what is typed arrives, what is wrong is said once, and nothing is left behind by either."""
 
 import json
+import os
 import shlex
 import subprocess
 import sys
@@ -14,7 +15,7 @@ from hypothesis import assume, example, given
 from hypothesis import strategies as st
 
 from cnnlab import cli
-from cnnlab.config import compose, quote_path
+from cnnlab.config import CONFIG_DIR, compose, quote_path
 
 DIGITS = ("model=lenet5", "data=digits")
 
@@ -242,13 +243,80 @@ def test_processes_that_others_start_need_a_folder_to_agree_on(started, tmp_path
     assert [parsed(command[-1]) for command in started] == [str(tmp_path / "run")] * 2
 
 
-@pytest.mark.parametrize("name", ["run", "a run, (1) of it's = ü"])
-def test_resuming_repeats_the_stored_command(started, tmp_path, name):
-    folder = tmp_path / name
+def resumable(folder: Path, *overrides: str) -> Path:
     (folder / "checkpoints").mkdir(parents=True)
     (folder / "checkpoints" / "last.ckpt").touch()
-    (folder / "overrides.yaml").write_text(yaml.safe_dump([*DIGITS, "seed=3", "trainer.max_epochs=5"]))
+    (folder / "overrides.yaml").write_text(yaml.safe_dump([*DIGITS, *overrides]))
+    return folder
+
+
+@pytest.mark.parametrize("name", ["run", "a run, (1) of it's = ü"])
+def test_resuming_repeats_the_stored_command(started, tmp_path, name):
+    folder = resumable(tmp_path / name, "seed=3", "trainer.max_epochs=5")
     assert train(f"resume={name}", "trainer.max_epochs=9") == 0
     *overrides, resume, run_dir = started[0]
     assert overrides == [*DIGITS, "seed=3", "trainer.max_epochs=9"]
     assert (parsed(resume), parsed(run_dir)) == (name, str(folder))
+
+
+@pytest.mark.parametrize(
+    "override",
+    [
+        "+hydra.callbacks.x={_target_: os.system, command: touch was_run}",
+        "hydra/job_logging=none",
+        "++hydra.searchpath=[file://elsewhere]",
+        "model@hydra.job_logging=lenet5",
+        "experiment=../../../elsewhere/evil",
+        "experiment='../../../elsewhere/evil'",
+        "augmentation=[flip,../../../elsewhere/evil]",
+        "experiment=${oc.env:EVIL}",
+        "--config-dir=elsewhere",
+        "-m",
+    ],
+)
+def test_stored_override_that_could_run_code_is_refused(started, tmp_path, capsys, override):
+    folder = resumable(tmp_path / "run", override)
+    assert train("resume=run") == 2
+    said = complaint(capsys)
+    assert str(folder / "overrides.yaml") in said
+    assert override in said
+    assert started == []
+
+
+def test_option_from_another_folder_would_be_taken_if_it_were_typed(tmp_path):
+    """What makes it dangerous in a file that somebody else has written."""
+    (tmp_path / "evil.yaml").write_text("# @package _global_\ntrusted_packages: [os]\n")
+    path = os.path.relpath(tmp_path / "evil", CONFIG_DIR / "experiment")
+    assert compose([*DIGITS, f"experiment={path}"]).trusted_packages == ["os"]
+
+
+@pytest.mark.parametrize("override", ["trusted_packages=[os]", "++trusted_packages=[os]", "trusted_packages.0=os"])
+def test_stored_run_cannot_say_which_code_to_trust(started, tmp_path, capsys, override):
+    resumable(tmp_path / "run", override, "loss._target_=os.system")
+    assert train("resume=run") == 2
+    assert f"If you trust it, add {override} to the command" in complaint(capsys)
+    assert started == []
+
+
+def test_resumed_run_of_an_own_package_is_told_again_to_trust_it(started, tmp_path, monkeypatch):
+    (tmp_path / "my_losses.py").write_text(
+        "from torch.nn import CrossEntropyLoss\n\nclass Mine(CrossEntropyLoss): ...\n"
+    )
+    monkeypatch.syspath_prepend(tmp_path)
+    resumable(tmp_path / "run", "trusted_packages=[my_losses]", "loss._target_=my_losses.Mine", "loss._partial_=true")
+    assert train("resume=run", "trusted_packages=[my_losses]") == 0
+    assert started[0][len(DIGITS) :][:3] == [
+        "loss._target_=my_losses.Mine",
+        "loss._partial_=true",
+        "trusted_packages=[my_losses]",
+    ]
+
+
+@pytest.mark.parametrize("contents", ["", "a: 1", "[1, 2]", "[[seed=1]]", "}", "!!python/object/apply:os.getcwd []"])
+def test_overrides_that_are_none_are_refused(started, tmp_path, capsys, contents):
+    folder = resumable(tmp_path / "run")
+    (folder / "overrides.yaml").write_text(contents)
+    assert train("resume=run") == 2
+    said = complaint(capsys)
+    assert f"{folder} is no run folder: " in said
+    assert "overrides.yaml" in said

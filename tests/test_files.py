@@ -7,20 +7,11 @@ from pathlib import Path
 
 import pytest
 import torch
+from malicious import Malicious
 from safetensors.torch import save_file
 
 from cnnlab.errors import DataError
 from cnnlab.files import load_tensors, write_atomically, write_bytes, write_json, write_text
-
-
-class Malicious:
-    """Makes the file `marker` when it is unpickled."""
-
-    def __init__(self, marker: Path) -> None:
-        self.marker = marker
-
-    def __reduce__(self):
-        return (Path.touch, (self.marker,))
 
 
 def dump_pickle(contents: object, path: Path) -> None:

@@ -62,6 +62,7 @@ def test_benchmarks_run_in_an_environment_of_their_own_that_has_the_peers():
         ("test", ".venv/bin/python -m pytest"),
         ("test-all", ".venv/bin/python -m pytest -m ''"),
         ("lint", ".venv/bin/ruff check ."),
+        ("fuzz", "FUZZ_EXAMPLES=10000 .venv/bin/python -m pytest tests/fuzz"),
     ],
 )
 def test_target_runs_its_command_in_the_environment_after_setup(target, command):
@@ -84,3 +85,9 @@ def test_continuous_integration_tests_and_lints():
     assert "set -euo pipefail" in lines
     commands = [line.removeprefix(".venv/bin/") for line in lines]
     assert {"make test", "ruff check .", "ruff format --check ."} <= set(commands)
+    assert "  make audit" in commands
+
+
+def test_audit_counts_what_could_not_be_audited_as_a_failure():
+    (line,) = (line for line in make("-n", "audit").splitlines() if "/pip-audit " in line)
+    assert {"--strict", "--requirement", "constraints.txt"} <= set(line.split())

@@ -6,6 +6,7 @@ Composes and checks everything first, reports all problems at once, and imports 
 import importlib
 import logging
 import os
+import re
 import sys
 import traceback
 from collections.abc import Sequence
@@ -51,6 +52,7 @@ RESUMABLE = (
     "paths.",
     "data.num_workers=",
     "speed.cache_gib=",
+    "trusted_packages=",
 )
 """What may change when a run is continued."""
 
@@ -158,7 +160,7 @@ def _parts(override: str) -> tuple[str, str, str]:
 
 
 def _resumed(overrides: list[str], config_dir: str | None) -> list[str]:
-    """The stored overrides of the run to resume, with the few that may change."""
+    """The stored overrides of the run to resume, with the few that may change; whom to trust the folder cannot say."""
     from cnnlab.runs.folder import read_overrides
 
     resume = next(override for override in overrides if override.startswith("resume="))
@@ -172,7 +174,13 @@ def _resumed(overrides: list[str], config_dir: str | None) -> list[str]:
     if not (folder / "checkpoints" / "last.ckpt").is_file():
         raise InputError(f"{folder} cannot be resumed: it has no checkpoints/last.ckpt.")
     changed = {_parts(override)[0] for override in new}
-    stored = [override for override in read_overrides(folder) if _parts(override)[0] not in changed]
+    stored = [override for override in read_overrides(folder) if _parts(override)[0].lstrip("+") not in changed]
+    for override in stored:
+        if re.split(r"\W", override.lstrip("+~ "))[0] == "trusted_packages":
+            raise InputError(
+                f"The run in {folder} was made with {override}: whatever code is in there would be run. "
+                f"If you trust it, add {override} to the command."
+            )
     check(compose([*stored, *new], config_dir))
     return [*stored, *new, resume, f"hydra.run.dir={quoted(str(folder))}"]
 
@@ -242,7 +250,11 @@ def _task(cfg: DictConfig, rerun: list[str], failures: list[int]) -> None:
         if _is_stop(error):
             run.end(status="interrupted")
             if hydra_cfg.mode == RunMode.RUN:  # a sweep is resumed as a whole
-                log.warning("Interrupted. Continue with: python train.py resume=%s", folder)
+                packages = ",".join(plain["trusted_packages"])
+                log.warning(
+                    "Interrupted. Continue with: python train.py resume=%s%s",
+                    *(folder, f" 'trusted_packages=[{packages}]'" if packages else ""),
+                )
             raise
         run.end(status="failed", error=f"{type(error).__name__}: {error}", exit_code=1)
         log.exception("The run in %s failed.", folder)

@@ -362,9 +362,9 @@ def check(cfg: DictConfig) -> None:
 
 def _problems(cfg: DictConfig) -> list[str]:
     cfg = cfg.copy()
-    if "output_dir" in (cfg.get("paths") or {}) and cfg.paths.output_dir is None:
-        cfg.paths.output_dir = ""  # the folder is claimed once everything is known to be right
     try:
+        if isinstance(cfg.get("paths"), DictConfig) and cfg.paths.get("output_dir", "") is None:
+            cfg.paths.output_dir = ""  # the folder is claimed once everything is known to be right
         missing = [key for key, node in _flat(cfg) if node._is_missing()]
         for key in missing:
             OmegaConf.update(cfg, key, "")  # so that what else is wrong can be seen
@@ -376,14 +376,36 @@ def _problems(cfg: DictConfig) -> list[str]:
     return [f"{key}=... is needed." for key in missing] + _check_node(plain, TrainConfig, "", trusted)
 
 
+STORED = {"seed": int, "model": ModelConfig, "data": DataConfig, "augmentation": Entries, "paths": PathsConfig}
+"""What verbs read of a run's config."""
+STORED_NEEDED = (
+    *("data.name", "data.dataset", "data.size", "data.features", "data.capture_encoding", "data.eye"),
+    *("model.name", "paths.data_dir", "paths.cache_dir"),
+)
+"""Keys without which there is nothing to work with; others may be newer than the run."""
+
+
+def stored_problems(plain: Any) -> list[str]:
+    """What is wrong with the config that a run folder holds, as far as verbs read it; imports nothing that it names."""
+    if not isinstance(plain, dict):
+        return [f"It is {plain!r}; keys and values are expected."]
+    missing = [f"{name} is missing." for name in STORED if name not in plain]
+    nodes = [problem for name in STORED if name in plain for problem in _check_node(plain[name], STORED[name], name)]
+    return missing + nodes
+
+
 def trusted_prefixes(plain: dict[str, Any]) -> tuple[str, ...]:
     """What the name of a `_target_` may begin with under this config."""
     return (*TRUSTED_TARGETS, *(f"{package}." for package in plain.get("trusted_packages") or []))
 
 
-def _check_node(node: Any, schema: Any, path: str, trusted: tuple[str, ...]) -> list[str]:
+def _check_node(node: Any, schema: Any, path: str, trusted: tuple[str, ...] | None = None) -> list[str]:
+    """trusted: what a `_target_` may begin with; None: of a stored config, whose targets are left alone."""
     if schema is Target:
-        return _check_target(node, path, trusted)
+        if trusted is not None:
+            return _check_target(node, path, trusted)
+        named = isinstance(node, dict) and isinstance(node.get("_target_"), str)
+        return [] if named else [f"{path} needs a _target_; it is {node!r}."]
     if inspect.isclass(schema) and issubclass(schema, Entries):
         if not isinstance(node, dict):
             return [f"{path} is {node!r}; named entries are expected."]
@@ -402,8 +424,12 @@ def _check_node(node: Any, schema: Any, path: str, trusted: tuple[str, ...]) -> 
         hints = typing.get_type_hints(schema)
         names = [field.name for field in fields(schema)]
         dot = f"{path}." if path else ""
-        problems = [f"{dot}{key} is no key. {nearest([key], names)}" for key in node if key not in names]
-        problems += [f"{dot}{name} is missing." for name in names if name not in node]
+        problems = [f"{dot}{key} is no key. {nearest([str(key)], names)}" for key in node if key not in names]
+        problems += [
+            f"{dot}{name} is missing."
+            for name in names
+            if name not in node and (trusted is not None or f"{dot}{name}" in STORED_NEEDED)
+        ]
         for name in names:
             if name in node:
                 problems += _check_node(node[name], hints[name], f"{dot}{name}", trusted)

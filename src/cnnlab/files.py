@@ -1,6 +1,7 @@
 """Files are written whole or not at all, and read without ever executing what is in them."""
 
 import json
+import math
 import os
 import pickle
 import tempfile
@@ -55,8 +56,36 @@ def write_json(path: Path, value: Any) -> None:
 def read_json(path: Path) -> Any:
     """The contents of a JSON file; raises DataError if it cannot be read as such."""
     try:
-        return json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
+        return json.loads(path.read_text(encoding="utf-8"), parse_constant=_no_json, parse_float=_finite_float)
+    except (OSError, ValueError, RecursionError) as error:
+        raise DataError(f"{path} cannot be read: {_first_line(error)}.") from error
+
+
+def _no_json(word: str) -> None:
+    raise ValueError(f"{word} is no JSON")
+
+
+def _finite_float(digits: str) -> float:
+    value = float(digits)
+    if not math.isfinite(value):
+        raise ValueError(f"{digits} is larger than any number")
+    return value
+
+
+def read_yaml(path: Path) -> Any:
+    """The plain values of a YAML file; raises DataError if it cannot be read as such.
+
+    Tags that name Python objects are refused, and so are aliases, by which a few lines can stand for billions.
+    """
+    import yaml
+
+    loader = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
+    try:
+        text = path.read_text(encoding="utf-8")
+        if "*" in text and any(isinstance(event, yaml.AliasEvent) for event in yaml.parse(text, loader)):
+            raise ValueError("it has aliases, which no file of cnnlab has")
+        return yaml.load(text, loader)
+    except (OSError, ValueError, RecursionError, yaml.YAMLError) as error:
         raise DataError(f"{path} cannot be read: {_first_line(error)}.") from error
 
 

@@ -1,12 +1,12 @@
 """A trained network back from its checkpoint alone, without the run's other files and without running code from it."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import torch
 from PIL import Image
-from torch import Tensor
+from torch import Tensor, nn
 
 from cnnlab.config import build, trusted_prefixes
 from cnnlab.data.decoding import decode
@@ -16,6 +16,9 @@ from cnnlab.files import load_tensors
 from cnnlab.models.building import build_network
 from cnnlab.models.preprocessing import from_state
 from cnnlab.training.classifier import Classifier
+
+LARGEST_SIDE = 10_000
+"""Pixels of an input's side; a checkpoint that asks for more is taken to be damaged."""
 
 
 class LoadedRun:
@@ -67,8 +70,11 @@ def load_run(folder: str | Path, trusted_packages: Sequence[str] = ()) -> Loaded
     try:
         stored, state = contents["hyper_parameters"], contents["state_dict"]
         spec = stored["input"]
+        _require_names_and_sizes(stored["classes"], spec)
+        constructor = build(stored["network"], trusted)
+        _require_weights_for(constructor, len(stored["classes"]), state)
         network = build_network(
-            build(stored["network"], trusted),
+            constructor,
             num_classes=len(stored["classes"]),
             weights=None,
             surgery=[build(node, trusted) for node in stored["surgery"]],
@@ -76,9 +82,29 @@ def load_run(folder: str | Path, trusted_packages: Sequence[str] = ()) -> Loaded
         )
         classifier = Classifier(from_state(state), network, stored["classes"], stored)
         classifier.load_state_dict(state)
-    except (KeyError, TypeError, AttributeError, RuntimeError) as error:
+        return LoadedRun(classifier, spec)
+    except (KeyError, TypeError, ValueError, AttributeError, RuntimeError) as error:
         raise DataError(f"{path} is no checkpoint of cnnlab, or a damaged one: {error}") from error
-    return LoadedRun(classifier, spec)
+
+
+def _require_names_and_sizes(classes: Any, spec: Any) -> None:
+    if not isinstance(classes, list) or not all(isinstance(name, str) for name in classes):
+        raise TypeError(f"classes {classes!r} are no list of names")
+    for key in ("channels", "image_size", "resize_size"):
+        if not isinstance(spec[key], int) or not 0 < spec[key] <= LARGEST_SIDE:
+            raise ValueError(f"{key} is {spec[key]!r}")
+
+
+def _require_weights_for(constructor: Callable[..., nn.Module], num_classes: int, state: Mapping[str, Tensor]) -> None:
+    """Raises ValueError for a network far larger than its weights, before memory is taken for it."""
+    try:
+        with torch.device("meta"):
+            planned = sum(parameter.numel() for parameter in constructor(num_classes=num_classes).parameters())
+    except Exception:  # a network that needs values while it is built; if something is wrong, building tells
+        return
+    held = sum(value.numel() for value in state.values())
+    if planned > 2 * held:  # surgery changes some layers
+        raise ValueError(f"its network has {planned:,} parameters, and its file holds {held:,} numbers")
 
 
 def hyperparameters(

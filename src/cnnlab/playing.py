@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Mapping
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -21,11 +19,6 @@ PLANES = ("features", "capture_encoding", "eye")
 """Keys of the config group `data` that say what a network's planes mean."""
 
 
-def keep_machine_code(cache_dir: Path) -> None:
-    """Where cnnlab.go keeps what Numba compiles; must be said before it is imported. Workers and ranks inherit it."""
-    os.environ.setdefault("NUMBA_CACHE_DIR", str(cache_dir.absolute() / "numba"))
-
-
 def player_of(model: nn.Module, cfg: Mapping[str, Any], **options: Any) -> Player:
     """A player whose moves are those that `model` finds probable.
 
@@ -35,7 +28,6 @@ def player_of(model: nn.Module, cfg: Mapping[str, Any], **options: Any) -> Playe
     """
     if not is_go(cfg["data"]):
         raise InputError(f"This run is of data={cfg['data']['name']}; a run of data=go is needed.")
-    keep_machine_code(Path(cfg["paths"]["cache_dir"]))
     from cnnlab.go.player import Player
 
     device = next(model.parameters()).device

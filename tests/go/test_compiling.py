@@ -1,10 +1,13 @@
-"""Where machine code is kept: below the cache folder, renewed with the code, and nowhere if nothing can be written."""
+"""Where machine code is kept: in the user's own cache folder, renewed with the code, and nowhere if none can be."""
 
 import os
+import pickle
 import shutil
 import subprocess
 import sys
 from pathlib import Path
+
+from malicious import Malicious
 
 import cnnlab.go
 from cnnlab.go import compiling
@@ -21,14 +24,15 @@ print(double(21), type(double._cache).__name__)
 
 
 def run(folder, **environment):
-    """What a module with one compiled function prints."""
-    (folder / "module.py").write_text(MODULE)
-    variables = {name: value for name, value in os.environ.items() if not name.startswith("NUMBA_")}
+    """What a module with one compiled function prints, when the user's home is `folder`/home."""
+    (folder / "project").mkdir(exist_ok=True)
+    (folder / "project" / "module.py").write_text(MODULE)
+    variables = {name: value for name, value in os.environ.items() if not name.startswith(("NUMBA_", "XDG_"))}
     path = str(Path(compiling.__file__).parents[2])
     done = subprocess.run(
         [sys.executable, "module.py"],
-        cwd=folder,
-        env={**variables, "PYTHONPATH": path, **environment},
+        cwd=folder / "project",
+        env={**variables, "PYTHONPATH": path, "HOME": str(folder / "home"), **environment},
         capture_output=True,
         text=True,
         timeout=120,
@@ -37,16 +41,32 @@ def run(folder, **environment):
     return done.stdout.split()
 
 
-def test_code_is_kept_below_the_working_directory_or_where_the_environment_says(tmp_path):
+def test_code_is_kept_in_the_users_cache_folder_or_where_the_environment_says(tmp_path):
     assert run(tmp_path) == ["42", "FunctionCache"]
-    (kept,) = (tmp_path / ".cache" / "numba").rglob("*.nbc")
+    (kept,) = (tmp_path / "home" / ".cache" / "cnnlab" / "numba").rglob("*.nbc")
     stamp = kept.stat().st_mtime_ns
     run(tmp_path)
     assert kept.stat().st_mtime_ns == stamp  # read, not made again
-    run(tmp_path, NUMBA_CACHE_DIR=str(tmp_path / "elsewhere"))
-    assert list((tmp_path / "elsewhere").rglob("*.nbc"))
-    assert not list(tmp_path.glob("__pycache__/*.nb?"))
+    for variable, place in (("NUMBA_CACHE_DIR", "elsewhere"), ("XDG_CACHE_HOME", "cache/cnnlab/numba")):
+        run(tmp_path, **{variable: str(tmp_path / place.split("/")[0])})
+        assert list((tmp_path / place).rglob("*.nbc"))
+    assert not list(tmp_path.glob("project/**/*.nb?"))
     assert not list(Path(cnnlab.go.__file__).parent.glob("__pycache__/*.nb?"))
+
+
+def test_prepared_code_in_a_folder_from_elsewhere_is_not_opened(tmp_path):
+    """Numba unpickles what it keeps: a project folder must not bring it along."""
+    project = tmp_path / "project"
+    prepared = project / ".cache" / "numba"
+    run(tmp_path, NUMBA_CACHE_DIR=str(prepared))
+    marker = tmp_path / "was_run"
+    for path in prepared.rglob("*.nb?"):
+        path.write_bytes(pickle.dumps(Malicious(marker)))
+    (project / ".numba_config.yaml").write_text("cache_dir: .cache/numba\n")
+    assert run(tmp_path) == ["42", "FunctionCache"]
+    assert not marker.exists()
+    run(tmp_path, NUMBA_CACHE_DIR=str(prepared))  # the files are as malicious as they claim
+    assert marker.exists()
 
 
 def test_without_any_place_to_write_functions_are_compiled_all_the_same(tmp_path):

@@ -5,8 +5,6 @@ import io
 import numpy as np
 import pytest
 from gnugo import Opponent, ask, needs_gnugo
-from hypothesis import given, settings
-from hypothesis import strategies as st
 
 from cnnlab.go.gtp import LONGEST_LINE, Engine, serve
 from cnnlab.go.player import Player
@@ -239,23 +237,6 @@ def test_nobody_reading_the_replies_ends_the_session():
     commands = io.BytesIO(b"name\nname\n")
     serve(engine(), commands, Closed())
     assert commands.read() == b"name\n"
-
-
-COMMANDS = [*engine().commands, "play b", "play w", "genmove b", "boardsize 5", "fixed_handicap 2"]
-WORDS = st.one_of(st.sampled_from([*COMMANDS, "a1", "c3", "pass", "-1", "99999999999", "\u0660"]), st.text(max_size=8))
-
-
-@given(
-    st.lists(st.one_of(st.lists(WORDS, max_size=4).map(" ".join).map(str.encode), st.binary(max_size=20)), max_size=6)
-)
-@settings(max_examples=500, deadline=None)
-def test_any_lines_get_one_reply_each_and_the_engine_lives(lines):
-    at = engine()
-    for line in lines:
-        reply = at.answer(line)
-        assert reply == "" or (reply[0] in "=?" and reply.endswith("\n\n") and "\n\n" not in reply[:-2])
-        assert "internal error" not in reply
-    assert at.answer(b"7 name\n") == "=7 cnnlab\n\n"
 
 
 @needs_gnugo

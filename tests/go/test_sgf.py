@@ -5,8 +5,6 @@ import logging
 import zipfile
 
 import pytest
-from hypothesis import given, settings
-from hypothesis import strategies as st
 from real_games import real_games
 
 from cnnlab.errors import DataError
@@ -213,43 +211,3 @@ def test_100_000_nested_variations_neither_overflow_nor_hide_the_main_line():
     assert "parenthesis" in reason(b"(;SZ[9]" + b"(;B[ee]" * depth)
     assert "no node" in reason(b"(;SZ[9]" + b"(" * depth + b")" * (depth + 1))
     assert "value" in reason(b"(;SZ[9];C[" + b"\\" * 999_999)
-
-
-PARTS = [
-    b"(",
-    b")",
-    b";",
-    b"[",
-    b"]",
-    b"\\",
-    b"B",
-    b"W",
-    b"[aa]",
-    b"[zz]",
-    b"SZ[9]",
-    b"AB[bb]",
-    b"(;GM[1]",
-    b"\xff",
-    b"C[",
-]
-
-
-@given(st.lists(st.one_of(st.sampled_from(PARTS), st.binary(max_size=6)), max_size=40).map(b"".join))
-@settings(max_examples=250, deadline=None)
-def test_any_bytes_are_games_or_are_counted(text):
-    games = read(text)
-    found = len(list(games))
-    assert found + len(games.skipped) >= 1
-    assert all(skipped.name and skipped.reason for skipped in games.skipped)
-
-
-@given(st.integers(0, len(GOOD)), st.binary(max_size=3), st.integers(0, 3))
-@settings(max_examples=250, deadline=None)
-def test_a_damaged_game_takes_none_of_its_neighbours_along(place, extra, removed):
-    """Whatever happens to one game, those before and after it are read; it is one game, or left out, or both."""
-    damaged = GOOD[:place] + extra + GOOD[place + removed :]
-    games = read(GOOD + b"\n" + damaged + b"\n" + GOOD)
-    found = [game.moves for game in games]
-    assert found[0] == found[-1] == MOVES
-    assert len(found) >= 2
-    assert len(found) + len(games.skipped) >= 2

@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 import torch
 import torchvision
+from malicious import Malicious, write_malicious
 from safetensors.torch import save_file
 from torch import nn
 
@@ -169,22 +170,14 @@ def test_address_and_checksum_are_torchvisions(monkeypatch, tmp_path):
     assert asked == {"url": url, "sha256": url[:-4].rsplit("-", 1)[1], "name": url.rsplit("/", 1)[1]}
 
 
-class _Malicious:
-    def __init__(self, witness: Path) -> None:
-        self.witness = witness
-
-    def __reduce__(self):
-        return (Path.touch, (self.witness,))
-
-
 @pytest.mark.parametrize("ending", [".pth", ".ckpt"])
 def test_file_that_would_run_code_is_refused(tmp_path, ending):
     witness = tmp_path / "was_run"
     path = tmp_path / f"bad{ending}"
-    torch.save({"state_dict": {"features.0.bias": torch.ones(6)}, "payload": _Malicious(witness)}, path)
+    torch.save({"state_dict": {"features.0.bias": torch.ones(6)}, "payload": Malicious(witness)}, path)
     with pytest.raises(DataError, match="could run code"):
         find_weights(str(path), "lenet5", tmp_path)
-    path.write_bytes(pickle.dumps(_Malicious(witness)))
+    path.write_bytes(pickle.dumps(Malicious(witness)))
     with pytest.raises(DataError):
         find_weights(str(path), "lenet5", tmp_path)
     assert not witness.exists()
@@ -219,3 +212,12 @@ def test_real_mobilenet_features_fill_every_feature(shared_data):
     floating = {f"features.{name}" for name, value in expected.items() if value.is_floating_point()}
     assert floating <= loaded
     assert isinstance(network.classifier[1], nn.Linear)
+
+
+@pytest.mark.parametrize("ending", [".npz", ".npy"])
+def test_file_of_another_format_is_named_and_never_opened(tmp_path, ending):
+    marker = tmp_path / "was_run"
+    path = write_malicious(tmp_path / f"weights{ending}", marker)
+    with pytest.raises(InputError, match=rf"weights\{ending}: {ending} is no format of weights.*safetensors"):
+        find_weights(str(path), "lenet5", tmp_path)
+    assert not marker.exists()

@@ -11,6 +11,7 @@ from in_process import DIGITS, KeptSignals, command_line, interrupt_at_epoch, tr
 from sklearn.datasets import load_digits
 
 from cnnlab.errors import InputError
+from cnnlab.files import read_yaml
 from cnnlab.models.lenet5 import LeNet5
 from cnnlab.runs.folder import RunFolder, read_config, read_overrides
 
@@ -139,7 +140,7 @@ def test_only_rank_zero_writes(tmp_path):
 
 def test_files_keep_every_letter(tmp_path):
     run = RunFolder.create(tmp_path / "run", {"seed": 1, "data": {"root": "Größe, 图片"}}, ["data.root='Größe, 图片'"])
-    assert read_config(run.path)["data"]["root"] == "Größe, 图片"
+    assert read_yaml(run.path / "config.yaml")["data"]["root"] == "Größe, 图片"
     assert read_overrides(run.path) == ["data.root='Größe, 图片'"]
     run.write_json("x.json", {"acc": float("nan"), "é": [float("inf"), 1.5]})
     assert json.loads((run.path / "x.json").read_text(encoding="utf-8")) == {"acc": None, "é": [None, 1.5]}
@@ -154,7 +155,7 @@ def test_best_checkpoint_is_the_last_where_nothing_was_validated(tmp_path):
 
 
 def test_folder_without_a_config_is_no_run(tmp_path):
-    with pytest.raises(InputError, match=r"no run folder: config\.yaml"):
+    with pytest.raises(InputError, match=r"no run folder: .*config\.yaml"):
         read_config(tmp_path)
     (tmp_path / "config.yaml").write_text("a: [", encoding="utf-8")
     with pytest.raises(InputError, match="no run folder"):

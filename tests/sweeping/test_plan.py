@@ -171,6 +171,28 @@ def test_resumed_sweep_runs_what_has_not_finished(here, tasks, capsys):
     assert tasks["folders"] == []
 
 
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"overrides": ["+hydra.callbacks.x={_target_: os.system}"]}, "could run code: refused"),
+        ({"overrides": ["trusted_packages=[os]", "loss._target_=os.system"]}, "is not of this sweep: refused"),
+        ({"overrides": ["data=../../elsewhere"]}, "could run code: refused"),
+        ({"name": "../elsewhere"}, "is not in the sweep's own: ../elsewhere"),
+    ],
+)
+def test_jobs_that_somebody_else_planned_are_refused(here, tasks, capsys, changes, message):
+    command = ["-m", *DIGITS, "seed=0,1", "sweep.dir=s"]
+    assert train(*command) == 0
+    record = sweep_json(here / "s")
+    record["jobs"][1] |= changes | {"status": "pending"}
+    write_json(here / "s" / "sweep.json", record)
+    shutil.rmtree(here / "s" / "seed-1")
+    tasks["folders"].clear()
+    assert train(*command, "sweep.resume=true") == 2
+    assert message in capsys.readouterr().err
+    assert tasks["folders"] == []
+
+
 def test_folder_of_a_job_that_is_gone_is_made_again(here, tasks):
     command = ["-m", *DIGITS, "seed=0,1", "sweep.dir=s"]
     assert train(*command) == 0

@@ -9,6 +9,7 @@ from subprocess import PIPE, Popen, run
 import numpy as np
 import pytest
 import torch
+import yaml
 from gnugo import Opponent, needs_gnugo
 from go_records import random_moves, sgf, write_games
 from in_process import KeptSignals, interrupt_at_epoch, train_in_process
@@ -243,7 +244,9 @@ def test_play_speaks_nothing_but_gtp(trained):
 
 def test_play_needs_a_run_of_go(trained, tmp_path, capsys):
     shutil.copytree(trained / "checkpoints", tmp_path / "checkpoints")
-    (tmp_path / "config.yaml").write_text("data: {name: digits}")
+    config = yaml.safe_load((trained / "config.yaml").read_text())
+    config["data"] = {"name": "digits", "dataset": {"_target_": "cnnlab.data.datasets.digits.digits"}}
+    (tmp_path / "config.yaml").write_text(yaml.safe_dump(config))
     with pytest.raises(InputError, match="This run is of data=digits; a run of data=go is needed"):
         verb.main([f"run={tmp_path}"])
     assert capsys.readouterr().out == ""

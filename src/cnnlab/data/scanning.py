@@ -3,6 +3,7 @@
 import hashlib
 import json
 import logging
+import re
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -12,10 +13,11 @@ from tqdm import tqdm
 from cnnlab.data.decoding import decode_pixels
 from cnnlab.data.images import ImageFiles, LabelledImages
 from cnnlab.errors import DataError, InputError
-from cnnlab.files import write_text
+from cnnlab.files import read_json, write_text
 
 log = logging.getLogger(__name__)
 SHOWN = 10
+DIGEST = re.compile("[0-9a-f]{32}")
 
 
 @dataclass(frozen=True)
@@ -118,7 +120,9 @@ def _read(path: Path) -> tuple[str, str]:
 def _load(cache_file: Path) -> dict[str, list]:
     """Name -> [size, time of change, digest] of what could be read; a missing or damaged file counts as empty."""
     try:
-        entries = json.loads(cache_file.read_text(encoding="utf-8"))
-        return {name: [size, time, str(digest)] for name, (size, time, digest) in entries.items() if digest}
-    except (OSError, ValueError, AttributeError, TypeError):
+        entries = read_json(cache_file)
+        return {
+            name: [size, time, digest] for name, (size, time, digest) in entries.items() if DIGEST.fullmatch(digest)
+        }
+    except (DataError, ValueError, AttributeError, TypeError):
         return {}

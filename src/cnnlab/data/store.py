@@ -29,8 +29,8 @@ from typing import TYPE_CHECKING, Any
 from filelock import FileLock, Timeout
 from tqdm import tqdm
 
-from cnnlab.errors import InputError
-from cnnlab.files import write_atomically, write_json
+from cnnlab.errors import DataError, InputError
+from cnnlab.files import read_json, write_atomically, write_json
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -124,8 +124,8 @@ class Entry:
         self.refresh()
 
     def describe(self) -> None:
-        """Write down what the entry is, unless that is there."""
-        if not (self.path / ABOUT).is_file():
+        """Write down what the entry is, unless that is there and can be read."""
+        if _info(self.path) is None:
             write_json(self.path / ABOUT, self.parts)
 
     def __reduce__(self) -> tuple:
@@ -302,8 +302,9 @@ def remove(path: Path) -> None:
 def _info(path: Path) -> Info | None:
     try:
         about = path / ABOUT
-        parts = json.loads(about.read_text(encoding="utf-8"))
+        parts = read_json(about)
         size = sum(file.stat().st_size for file in path.iterdir())
-        return Info(path, path.parent.name, path.name, size, about.stat().st_mtime, parts)
-    except (OSError, ValueError):  # removed meanwhile, or no entry of ours
+        known = isinstance(parts, dict)
+        return Info(path, path.parent.name, path.name, size, about.stat().st_mtime, parts) if known else None
+    except (OSError, DataError):  # removed meanwhile, or no entry of ours
         return None

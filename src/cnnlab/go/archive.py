@@ -17,7 +17,7 @@ import numpy as np
 from tqdm import tqdm
 
 from cnnlab.errors import DataError, InputError
-from cnnlab.files import write_json
+from cnnlab.files import read_json, write_json
 from cnnlab.go.positions import PASS, encode
 from cnnlab.go.sgf import Game, read
 from cnnlab.go.sgf_sources import record_files
@@ -98,8 +98,15 @@ class Archive:
     """
 
     def __init__(self, folder: Path) -> None:
+        """Raises DataError if the files are missing, damaged, or do not fit each other."""
         self.folder = folder
-        about = json.loads((folder / "about.json").read_text(encoding="utf-8"))
+        try:
+            self._read()
+        except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
+            raise DataError(f"{folder} holds no games, or damaged ones: {error}.") from error
+
+    def _read(self) -> None:
+        folder, about = self.folder, read_json(self.folder / "about.json")
         self.names: list[str] = (folder / "names.txt").read_text(encoding="utf-8").split("\n")[:-1]
         self.size: int = about["filters"]["size"]
         self.skipped: dict[str, str] = about["skipped"]
@@ -107,6 +114,23 @@ class Archive:
         self._rows = np.fromfile(folder / "games.bin", ROW)
         self._codes = np.memmap(folder / "moves.bin", "<u2", "r")
         self.positions = self._rows["positions"].astype(np.int64)
+        self._require_fit()
+
+    def _require_fit(self) -> None:
+        """Raises ValueError unless the rows cut the moves into games one after another, with that many positions."""
+        start, first, end = (self._rows[name] for name in ("start", "first_move", "end"))
+        borders = np.append(start, len(self._codes))
+        if len(self.names) != len(start) or not len(start) or borders[0] != 0:
+            raise ValueError("names, games and moves are not of one archive")
+        if (start > first).any() or (first >= end).any() or (end != borders[1:]).any():
+            raise ValueError("the moves are not one game after another")
+        moves = np.add.reduceat(self._codes & PASS != PASS, start, dtype=np.int64)
+        if (moves - (first - start) != self.positions).any():
+            raise ValueError("the games have other numbers of moves")
+        if not all(isinstance(word, str) for entry in self.skipped.items() for word in entry):
+            raise ValueError("what was left out has no names and reasons")
+        if not all(isinstance(count, int) for count in self.unwanted.values()):
+            raise ValueError("what was not wanted has no counts")
 
     def __reduce__(self) -> Any:
         """A process that gets an archive maps the files itself."""
@@ -143,16 +167,33 @@ def open_archive(source: Path, filters: Filters, cache_dir: Path, workers: int =
         except OSError:
             digest.update(b"unreadable")  # `read` names it
     folder = cache_dir / "go" / digest.hexdigest()
-    if not (folder / "about.json").is_file():
+    archive = _kept(folder, filters)
+    if archive is None:
         large = sum(path.stat().st_size for path in files) > LARGE
         _build(source, filters, folder, workers if large else 0)
-    archive = Archive(folder)
+        archive = Archive(folder)
     unwanted = "".join(f", {count} not wanted ({reason})" for reason, count in archive.unwanted.items())
     log.info(
         "Games: %d of %s with %d positions; %d broken or illegal%s",
         *(len(archive), source, archive.positions.sum(), len(archive.skipped), unwanted),
     )
     return archive
+
+
+def _kept(folder: Path, filters: Filters) -> Archive | None:
+    """The archive if it has been made before; a damaged one is removed."""
+    if not folder.is_dir():
+        return None
+    try:
+        archive = Archive(folder)
+        if archive.size == filters.size:
+            return archive
+        reason = f"its boards have {archive.size} lines"
+    except DataError as error:
+        reason = str(error)
+    log.warning("Cache: %s was removed: %s", folder, reason)
+    shutil.rmtree(folder, ignore_errors=True)
+    return None
 
 
 def _build(source: Path, filters: Filters, folder: Path, workers: int) -> None:

@@ -1,23 +1,23 @@
 """Compilation to machine code with Numba, kept on disk between processes."""
 
 import hashlib
+import os
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import numba
 
-DEFAULT_FOLDER = Path(".cache") / "numba"
 settings: Any = numba.config  # its attributes are made at run time
 
 
 def cache_folder() -> Path:
-    """Where compiled functions are kept: below NUMBA_CACHE_DIR if that is set, else below `.cache/numba`.
+    """Where compiled functions are kept: below NUMBA_CACHE_DIR if that is set, else below the user's own cache folder.
 
-    A verb that knows `paths.cache_dir` sets NUMBA_CACHE_DIR before it imports this package: an environment variable
-    also reaches workers and other ranks. Numba's own default, `__pycache__` beside the source, would write into an
-    installed package, which may be read-only or shared by several users. Numba keeps pickles there: like a virtual
-    environment, the folder must not come from somebody else.
+    Numba keeps pickles there, which it opens: the folder must not come from somebody else. So it is never one that
+    travels with a project, such as `paths.cache_dir`, and no file of the working directory can name it. Nor is it
+    Numba's own default, `__pycache__` beside the source: an installed package may be read-only, or shared by several
+    users.
     """
     # Numba notices a change of the file that holds a function, but not of the functions it calls in other files: the
     # folder's name stands for all of them, so that code of an older version is never run.
@@ -26,7 +26,14 @@ def cache_folder() -> Path:
         text = source.read_bytes()
         if b"from cnnlab.go.compiling import" in text:
             digest.update(text)
-    return (Path(settings.CACHE_DIR) if settings.CACHE_DIR else DEFAULT_FOLDER).absolute() / digest.hexdigest()
+    # Not settings.CACHE_DIR, which a file .numba_config.yaml in the working directory can set.
+    chosen = os.environ.get("NUMBA_CACHE_DIR")
+    return (Path(chosen) if chosen else _own_folder()).absolute() / digest.hexdigest()
+
+
+def _own_folder() -> Path:
+    """Raises RuntimeError where the user has no home."""
+    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "cnnlab" / "numba"
 
 
 inner = numba.njit(nogil=True)
@@ -39,10 +46,11 @@ def compiled(function: Callable[..., Any]) -> Callable[..., Any]:
     Where the cache folder cannot be written, Numba takes a place of its own; where it finds none either, the function
     is compiled anew in every process.
     """
-    given, settings.CACHE_DIR = settings.CACHE_DIR, str(cache_folder())
+    given = settings.CACHE_DIR
     try:
+        settings.CACHE_DIR = str(cache_folder())
         return numba.njit(cache=True, nogil=True)(function)
-    except RuntimeError:  # no place to write in at all
+    except RuntimeError:  # no place to write in at all, or no home
         return numba.njit(nogil=True)(function)
     finally:
         settings.CACHE_DIR = given

@@ -214,7 +214,7 @@ def fit_once(folder: Path, fingerprint: str, name: str, images_NCHW: Iterable[Te
     key = hashlib.blake2b(repr((VERSION, fingerprint, sorted(options.items()))).encode(), digest_size=8).hexdigest()
     path = folder / f"{name}-{key}.safetensors"
     if path.is_file():
-        with suppress(DataError):  # damaged: fitted again
+        with suppress(DataError, KeyError):  # damaged: fitted again
             return from_state(load_tensors(path))
     layer = fit(name, images_NCHW, **options)
     state = {f"preprocessing.{key}": value.contiguous() for key, value in layer.state_dict().items()}

@@ -36,13 +36,15 @@ def find_weights(weights: str, model: str, data_dir: Path) -> Weights:
     weights: a file (.pth, .pt, .safetensors, .ckpt), a run folder, "timm", or a torchvision weight name
         (IMAGENET1K_V1, DEFAULT), fetched if torch's cache does not hold it. Where fetching fails,
         `data_dir/weights/<model>*` is used.
-    Raises InputError for an unknown name, DataError for a missing, damaged or untrusted file.
+    Raises InputError for an unknown name or format, DataError for a missing, damaged or untrusted file.
     """
     path = Path(weights).expanduser()
     if path.is_dir():
         return _from_file(path / "checkpoints" / "best.ckpt")
     if path.suffix in SUFFIXES:
         return _from_file(path)
+    if path.is_file():
+        raise InputError(f"model.weights={weights}: {path.suffix} is no format of weights; use {', '.join(SUFFIXES)}.")
     if weights == "timm":
         import timm
 

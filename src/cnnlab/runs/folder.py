@@ -5,6 +5,7 @@ import hashlib
 import json
 import logging
 import platform
+import re
 import subprocess
 import sys
 import time
@@ -15,9 +16,12 @@ from pathlib import Path
 from typing import Any
 
 import yaml
+from hydra.core.override_parser.overrides_parser import OverridesParser
+from hydra.errors import HydraException
 
-from cnnlab.errors import InputError
-from cnnlab.files import read_json, write_json, write_text
+from cnnlab.config import stored_problems
+from cnnlab.errors import DataError, InputError, several
+from cnnlab.files import read_json, read_yaml, write_json, write_text
 from cnnlab.runs.processes import this_process
 from cnnlab.runs.settings import settings
 
@@ -33,6 +37,16 @@ PACKAGES = (
     "tensorboard",
     "numpy",
 )
+RECORD: dict[str, type | tuple[type, ...]] = {
+    "status": str,
+    "error": str,
+    "exit_code": int,
+    "wall_seconds": (int, float),
+    "best": dict,
+    "process": dict,
+    "resumed": list,
+}
+"""What is read back of run.json, by runs and sweeps that are resumed."""
 
 
 class RunFolder:
@@ -130,26 +144,59 @@ def config_hash(config: dict[str, Any]) -> str:
 
 
 def read_config(folder: Path) -> dict[str, Any]:
-    """The resolved config of a run; raises InputError if `folder` holds none."""
-    return _read_yaml(folder, "config.yaml")
+    """The resolved config of a run; raises InputError if `folder` holds none, or one that no verb can work with."""
+    config = _read_yaml(folder, "config.yaml")
+    if problems := stored_problems(config):
+        raise several(problems, f"{folder / 'config.yaml'} is no config of a run:")
+    return config
 
 
 def read_overrides(folder: Path) -> list[str]:
-    """The overrides that a run was started with."""
-    return _read_yaml(folder, "overrides.yaml")
+    """The overrides that a run was started with; raises InputError if they are none, or set more than its config."""
+    overrides = _read_yaml(folder, "overrides.yaml")
+    if not isinstance(overrides, list) or not all(isinstance(override, str) for override in overrides):
+        raise InputError(f"{folder} is no run folder: overrides.yaml holds no list of overrides.")
+    for override in overrides:
+        require_harmless(override, folder / "overrides.yaml")
+    return overrides
+
+
+def require_harmless(override: str, where: Path) -> None:
+    """Raises InputError if an override that a file brings cannot be parsed, or reaches beyond the configs of a run.
+
+    That are Hydra's own keys, by which it imports and calls what it is told to, and options that are taken from other
+    folders (experiment=../../x), whose files could set anything.
+    """
+    try:
+        parsed = OverridesParser.create().parse_override(override)
+    except HydraException as error:
+        raise InputError(f"{where}: {override!r} cannot be parsed: {str(error).splitlines()[0]}") from error
+    key, value = parsed.key_or_group, override.partition("=")[2]
+    of_hydra = any(re.split(r"\W", name or "")[0] == "hydra" for name in (key, parsed.package))
+    if of_hydra or ("." not in key and re.search(r"\.\./|/\.\.|\$\{", value)):
+        raise InputError(f"{where} says {override}, which is no setting of a run and could run code: refused.")
 
 
 def read_record(folder: Path) -> dict[str, Any]:
-    """run.json; empty where there is none."""
+    """run.json; empty where there is none; raises DataError for one that is no record of a run."""
     path = folder / "run.json"
-    return read_json(path) if path.is_file() else {}
+    record = read_json(path) if path.is_file() else {}
+    if not isinstance(record, dict):
+        raise DataError(f"{path} is no record of a run: it holds a {type(record).__name__}.")
+    best = record.get("best")
+    wrong = [key for key, kind in RECORD.items() if key in record and not isinstance(record[key], kind)]
+    if isinstance(best, dict) and not all(isinstance(value, int | float) for value in best.values()):
+        wrong.append("best")
+    if wrong:
+        raise DataError(f"{path} is no record of a run: {wrong[0]} is {str(record[wrong[0]])[:80]!r}.")
+    return record
 
 
 def _read_yaml(folder: Path, name: str) -> Any:
     try:
-        return yaml.safe_load((folder / name).read_text(encoding="utf-8"))
-    except (OSError, yaml.YAMLError) as error:
-        raise InputError(f"{folder} is no run folder: {name} cannot be read ({error}).") from error
+        return read_yaml(folder / name)
+    except DataError as error:
+        raise InputError(f"{folder} is no run folder: {error}") from error
 
 
 def versions(packages: Sequence[str]) -> dict[str, str]:

@@ -2,7 +2,9 @@
 
 import csv
 import io
+import re
 from argparse import Namespace
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -10,6 +12,8 @@ from lightning.pytorch.loggers.logger import Logger
 from lightning.pytorch.utilities import rank_zero_only
 
 from cnnlab.files import write_text
+
+STEP = re.compile("[0-9]{1,18}")
 
 
 class MetricsCsv(Logger):
@@ -57,7 +61,12 @@ class MetricsCsv(Logger):
         self.save()
 
     def _read(self) -> dict[int, dict[str, Any]]:
+        """The rows that are there, but for those that are cut off or damaged."""
         if not self.path.is_file():
             return {}
-        with self.path.open(encoding="utf-8", newline="") as file:
-            return {int(row["step"]): {k: v for k, v in row.items() if v} for row in csv.DictReader(file)}
+        rows = {}
+        with suppress(csv.Error), self.path.open(encoding="utf-8", errors="replace", newline="") as file:
+            for row in csv.DictReader(file):
+                if None not in row and STEP.fullmatch(row.get("step") or ""):
+                    rows[int(row["step"])] = {key: value for key, value in row.items() if value}
+        return rows

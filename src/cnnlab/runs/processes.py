@@ -22,22 +22,22 @@ def this_process() -> dict[str, Any]:
 
 def is_alive(process: dict[str, Any] | None) -> bool:
     """Whether the process that `this_process` described still runs; nothing is known of one elsewhere: False."""
-    if not process or process["host"] != socket.gethostname():
+    if not process or process.get("host") != socket.gethostname():
         return False
-    if process["began"] is not None:
-        return _began(process["pid"]) == process["began"]
+    if process.get("began") is not None:
+        return _began(process.get("pid")) == process["began"]
     try:
         os.kill(process["pid"], 0)
-    except OSError:
+    except (OSError, KeyError, TypeError, OverflowError):
         return False
     return True
 
 
-def _began(pid: int) -> int | None:
+def _began(pid: object) -> int | None:
     """Clock ticks from the machine's start to the process's; None if it has ended, or where there is no /proc."""
     try:
         fields = Path(f"/proc/{pid}/stat").read_text(encoding="utf-8", errors="replace").rpartition(")")[2].split()
-    except OSError:
+    except (OSError, ValueError):  # ValueError: a record of somebody else's, with a zero byte
         return None
     return None if fields[0] in "ZX" else int(fields[19])  # a zombie has ended
 

@@ -2,16 +2,14 @@
 
 import csv
 import io
-import json
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-import yaml
-
-from cnnlab.errors import InputError
+from cnnlab.errors import DataError, InputError
+from cnnlab.files import read_json, read_yaml
 from cnnlab.runs.settings import Value, typed, value_of
 
 MONITORED = "val/acc"
@@ -67,16 +65,16 @@ def find_results(folders: Sequence[Path]) -> list[RunResult]:
 def planned_jobs(path: Path) -> list[Path]:
     """The folders of the jobs that a sweep.json plans; none of one that cannot be read."""
     try:
-        return [path.parent / job["name"] for job in json.loads(path.read_text(encoding="utf-8"))["jobs"]]
-    except (OSError, ValueError, KeyError, TypeError):
+        return [path.parent / job["name"] for job in read_json(path)["jobs"]]
+    except (DataError, KeyError, TypeError):
         return []
 
 
 def read_result(folder: Path) -> RunResult:
     """Read one run; what cannot be read is said in `trouble`."""
     try:
-        record = json.loads((folder / "run.json").read_text(encoding="utf-8"))
-    except (OSError, ValueError):
+        record = read_json(folder / "run.json")
+    except DataError:
         return RunResult(folder, "run.json cannot be read", "unreadable")
     if not isinstance(record, dict) or not isinstance(record.get("status"), str):
         return RunResult(folder, "run.json is of another program: it has no status", "unreadable")
@@ -109,17 +107,21 @@ def read_curves(path: Path, last: dict[str, Any]) -> dict[str, Curve]:
     except (OSError, UnicodeDecodeError) as error:
         raise ValueError("cannot be read") from error
     table = csv.DictReader(io.StringIO(text))
-    if not {"step", "epoch"} <= set(table.fieldnames or ()):
+    try:
+        columns, rows = table.fieldnames or (), list(table)
+    except csv.Error as error:
+        raise ValueError(f"is damaged at line {table.line_num}") from error
+    if not {"step", "epoch"} <= set(columns):
         raise ValueError("has no columns step and epoch")
     logged: dict[str, dict[int, list[float]]] = {}
-    for row in table:
+    for line, row in enumerate(rows, 2):
         cut = None in row or None in row.values()
         try:
             values = {key: float(value) for key, value in row.items() if value} if not cut else {}
         except ValueError:
             cut = True
-        if cut or "epoch" not in values:
-            raise ValueError(f"is cut off or damaged at line {table.line_num}")
+        if cut or not math.isfinite(values.get("epoch", math.nan)):
+            raise ValueError(f"is cut off or damaged at line {line}")
         for key in values.keys() - {"step", "epoch"}:
             logged.setdefault(key, {}).setdefault(int(values["epoch"]), []).append(values[key])
     curves = {key: {epoch: sum(v) / len(v) for epoch, v in sorted(of.items())} for key, of in logged.items()}
@@ -181,7 +183,7 @@ def _ending(record: dict[str, Any]) -> str:
 
 def _yaml(path: Path, kind: type) -> Any:
     try:
-        loaded = yaml.load(path.read_text(encoding="utf-8"), Loader=getattr(yaml, "CSafeLoader", yaml.SafeLoader))
-    except (OSError, UnicodeDecodeError, yaml.YAMLError):
+        loaded = read_yaml(path)
+    except DataError:
         return kind()
     return loaded if isinstance(loaded, kind) else kind()

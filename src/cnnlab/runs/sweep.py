@@ -6,7 +6,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-from cnnlab.errors import InputError
+from cnnlab.errors import DataError, InputError
 from cnnlab.files import read_json, write_json
 from cnnlab.runs.folder import read_record
 from cnnlab.runs.processes import is_alive, this_process
@@ -36,10 +36,16 @@ class Sweep:
 
     @classmethod
     def read(cls, folder: Path) -> "Sweep":
-        """The sweep in `folder`, with what its jobs have done since; raises InputError if there is none."""
+        """The sweep in `folder`, with what its jobs have done since.
+
+        Raises InputError if there is none, and DataError if its record is damaged.
+        """
         if not (folder / NAME).is_file():
             raise InputError(f"{folder} is no sweep: it has no {NAME}.")
-        sweep = cls(folder, read_json(folder / NAME))
+        record = read_json(folder / NAME)
+        if not _is_plan(record):
+            raise DataError(f"{folder / NAME} is damaged, or no record of a sweep: name another folder.")
+        sweep = cls(folder, record)
         sweep._look_at(sweep.jobs)
         return sweep
 
@@ -141,3 +147,26 @@ class Sweep:
 
     def _process_of(self, job: Job) -> dict[str, Any] | None:
         return read_record(self.path_of(job)).get("process")
+
+
+def _is_plan(record: Any) -> bool:
+    """Whether a record has what reading it relies on."""
+    kinds = {"varies": dict, "launcher": str, "total": int, "at_once": int, "jobs": list}
+    return (
+        isinstance(record, dict)
+        and all(isinstance(record.get(key), kind) for key, kind in kinds.items())
+        and isinstance(record.get("process"), dict | None)
+        and record["at_once"] > 0
+        and all(map(_are_strings, (record.get("overrides"), record.get("fixed"), *record["varies"].values())))
+        and all(map(_is_job, record["jobs"]))
+    )
+
+
+def _is_job(job: Any) -> bool:
+    kinds = {"number": int, "name": str, "status": str}
+    known = isinstance(job, dict) and all(isinstance(job.get(key), kind) for key, kind in kinds.items())
+    return known and "\0" not in job["name"] and _are_strings(job.get("overrides"))
+
+
+def _are_strings(values: Any) -> bool:
+    return isinstance(values, list) and all(isinstance(value, str) for value in values)

@@ -36,8 +36,12 @@ def announce(sweep: Sweep, ended: Sequence[Job]) -> None:
     for place, job in enumerate(ended, before + 1):
         if job["status"] == "finished":
             best = job.get("best", {})
-            score = f", best val/acc {best['val/acc']:.4f} (epoch {best['epoch']})" if "val/acc" in best else ""
-            what = f"finished in {_duration(job['wall_seconds'])}{score}"
+            score = (
+                f", best val/acc {best['val/acc']:.4f} (epoch {best['epoch']})"
+                if {"val/acc", "epoch"} <= best.keys()
+                else ""
+            )
+            what = f"finished in {_duration(job.get('wall_seconds', 0))}{score}"
         else:
             what = f"failed: {_reason(job)}"
         print(f"[{place}/{sweep.record['total']}] {job['name']}: {what}{_remaining(sweep)}", flush=True)
@@ -63,7 +67,7 @@ def conclude(sweep: Sweep, command: Sequence[str]) -> int:
         print(
             f"TensorBoard:   {board.command(Path(_shown(sweep.folder)))}\n               {board.link(_colour(sweep))}"
         )
-    return next((job["exit_code"] for job in failed), int(finished < total))
+    return next((job.get("exit_code", 1) for job in failed), int(finished < total))
 
 
 def _colour(sweep: Sweep) -> str | None:
@@ -76,7 +80,7 @@ def _colour(sweep: Sweep) -> str | None:
 def _remaining(sweep: Sweep) -> str:
     """The time that is left, if the jobs to come take as long as those that have finished."""
     left = sweep.record["total"] - len(sweep.with_status(*ENDED))
-    seconds = [job["wall_seconds"] for job in sweep.with_status("finished")]
+    seconds = [job["wall_seconds"] for job in sweep.with_status("finished") if "wall_seconds" in job]
     if not left or not seconds or sweep.record["launcher"] == "submitit_slurm":
         return ""
     rounds = -(-left // sweep.record["at_once"])
@@ -84,7 +88,7 @@ def _remaining(sweep: Sweep) -> str:
 
 
 def _reason(job: Job) -> str:
-    return job["error"].splitlines()[0].rstrip(".")
+    return next(iter(job.get("error", "").splitlines()), "without a word").rstrip(".")
 
 
 def _duration(seconds: float) -> str:

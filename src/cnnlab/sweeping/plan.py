@@ -12,6 +12,7 @@ from omegaconf import DictConfig
 
 from cnnlab.config import check, compose, quoted
 from cnnlab.errors import InputError, Problems
+from cnnlab.runs.folder import require_harmless
 from cnnlab.runs.naming import claim, job_name, job_names, run_name
 from cnnlab.runs.processes import cores, device_count, starts_processes
 from cnnlab.runs.sweep import NAME, Sweep
@@ -63,6 +64,8 @@ def prepare(overrides: Sequence[str], config_dir: str | None = None) -> tuple[Sw
     sweep = None
     with problems:
         sweep = _opened(keys, rest)
+        if sweep is not None:
+            _require_own_jobs(sweep, arguments)
     problems.raise_all("The sweep cannot start:")
     assert hydra is not None  # it composes if all the jobs do
     if sweep is None:
@@ -209,6 +212,23 @@ def _require_same(sweep: Sweep, overrides: Sequence[str]) -> None:
             f"{sweep.folder} is another sweep: {', '.join(parts)}. Resume it with its own overrides, "
             "or name another folder."
         )
+
+
+def _require_own_jobs(sweep: Sweep, arguments: Sequence[str]) -> None:
+    """Raises InputError if sweep.json, which may come from somebody else, has jobs that are not of this sweep.
+
+    Which code to trust, and where to write, only what has been typed says.
+    """
+    typed, where = parse(arguments), sweep.folder / NAME
+    for job in sweep.jobs:
+        if job["name"] in (".", "..") or "/" in job["name"]:
+            raise InputError(f"{where}: the folder of a job is not in the sweep's own: {job['name']}.")
+        for override in job["overrides"]:
+            require_harmless(override, where)
+            ((key, stored),) = parse([override]).items()
+            trusts = key.lstrip("+").split(".")[0] == "trusted_packages"
+            if key not in typed or (trusts and stored.value() != typed[key].value()):
+                raise InputError(f"{where} says {override}, which is not of this sweep: refused.")
 
 
 def _lasting(overrides: Sequence[str]) -> list[str]:

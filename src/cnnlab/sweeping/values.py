@@ -1,13 +1,18 @@
 """What an override sweeps, in Hydra's own grammar."""
 
+import math
 from collections.abc import Sequence
 
 from hydra._internal.core_plugins.basic_sweeper import BasicSweeper
 from hydra.core.override_parser.overrides_parser import OverridesParser
-from hydra.core.override_parser.types import IntervalSweep, Override
+from hydra.core.override_parser.types import IntervalSweep, Override, RangeSweep
 from hydra.errors import HydraException
+from omegaconf.errors import OmegaConfBaseException
 
 from cnnlab.errors import InputError
+
+MOST = 10_000
+"""Jobs of a sweep: each has been composed and checked before the first begins."""
 
 
 def parse(arguments: Sequence[str]) -> dict[str, Override]:
@@ -31,7 +36,18 @@ def values_of(override: Override) -> list[str]:
     key, value = override.get_key_element(), override.value()
     if isinstance(value, IntervalSweep):
         return [f"{key}={value.start}", f"{key}={value.end}"]
-    return [f"{key}={choice}" for choice in override.sweep_string_iterator()]
+    if isinstance(value, RangeSweep) and not _is_short(value):
+        raise InputError(f"{line_of(override)}: at most {MOST:,} values can be swept.")
+    try:
+        return [f"{key}={choice}" for choice in override.sweep_string_iterator()]
+    except (HydraException, OmegaConfBaseException, ValueError, TypeError) as error:
+        raise InputError(f"{line_of(override)}: its values cannot be listed: {str(error).splitlines()[0]}") from error
+
+
+def _is_short(values: RangeSweep) -> bool:
+    if not values.step:
+        raise InputError(f"A range in steps of {values.step} never ends.")
+    return ((values.stop or 0) - (values.start or 0)) / values.step <= MOST
 
 
 def every_combination(arguments: Sequence[str]) -> list[list[str]]:
@@ -45,6 +61,9 @@ def every_combination(arguments: Sequence[str]) -> list[list[str]]:
         raise InputError(
             f"{', '.join(intervals)}: an interval has no list of values. Search it with hparams_search=optuna."
         )
+    swept = [len(values_of(o)) for o in parsed if o.is_sweep_override()]
+    if math.prod(swept) > MOST:
+        raise InputError(f"{math.prod(swept):,} combinations: at most {MOST:,} jobs make a sweep.")
     return [job for batch in BasicSweeper.split_arguments(parsed, max_batch_size=None) for job in batch]
 
 

@@ -9,7 +9,7 @@ from omegaconf import OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 from cnnlab.config import nearest
-from cnnlab.errors import several
+from cnnlab.errors import InputError, several
 
 
 def parse(arguments: Sequence[str], schema: type, verb: str):
@@ -37,7 +37,10 @@ def parse(arguments: Sequence[str], schema: type, verb: str):
     problems += [f"{name}=... is needed." for name in missing]
     if problems:
         raise several(problems, f"cnnlab {verb}:")
-    return OmegaConf.to_object(values)
+    try:
+        return OmegaConf.to_object(values)
+    except OmegaConfBaseException as error:  # ${...}, which refers to another value
+        raise InputError(f"cnnlab {verb}: {str(error).splitlines()[0]}.") from error
 
 
 def type_name(kind: object) -> str:

@@ -25,7 +25,6 @@ from cnnlab.models.building import InputSpec, build_network, input_spec
 from cnnlab.models.preprocessing import fit_once
 from cnnlab.models.surgery import Surgery
 from cnnlab.models.weights import Weights, find_weights
-from cnnlab.playing import keep_machine_code
 from cnnlab.runs.folder import RunFolder
 from cnnlab.seeds import derive
 from cnnlab.training.callbacks.best_metric import BestMetric
@@ -96,7 +95,6 @@ def data_module(
     """The config group `data` for a network that takes the channels, image_size and resize_size of `spec`."""
     cache_dir = Path(cfg["paths"]["cache_dir"])
     if is_go(cfg["data"]):
-        keep_machine_code(cache_dir)
         from cnnlab.data.positions import build_positions
 
         if turning := [type(step).__name__ for step in augmentations if not isinstance(step, BATCH_TRANSFORMS)]:

@@ -4,6 +4,7 @@ import time
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from cnnlab.config import compose, nearest
 from cnnlab.data.store import KINDS, Info, Store, remove
@@ -78,10 +79,16 @@ def what(info: Info) -> str:
     if info.kind == "records":
         side = parts.get("short_side")
         return f"pictures, {f'short side at most {side}' if side else parts.get('image_size')} pixels"
-    augmentation = "+".join(name for name, entry in (parts.get("augmentation") or {}).items() if entry)
+    augmentation = "+".join(name for name, entry in section(parts, "augmentation").items() if entry)
     view = "as evaluation sees them" if parts.get("view") is None else f"view {parts['view']} ({augmentation})"
-    pixels = (parts.get("input") or {}).get("image_size")
+    pixels = section(parts, "input").get("image_size")
     return f"{parts.get('network')} below {parts.get('cut')}, {pixels} px, {view}, {parts.get('precision')}"
+
+
+def section(parts: dict[str, Any], name: str) -> dict[str, Any]:
+    """A dictionary in `parts`; empty where something else is there, as in a file that is not ours."""
+    found = parts.get(name)
+    return found if isinstance(found, dict) else {}
 
 
 def size(count: float) -> str:

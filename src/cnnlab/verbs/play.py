@@ -9,6 +9,7 @@ from pathlib import Path
 import torch
 from omegaconf import MISSING
 
+from cnnlab.go.gtp import Engine, serve
 from cnnlab.loading import load_run
 from cnnlab.playing import player_of
 from cnnlab.runs.folder import read_config
@@ -50,7 +51,5 @@ def play(cfg: PlayConfig) -> None:
         player = player_of(
             loaded.network, settings, temperature=cfg.temperature, symmetries=cfg.symmetries, seed=cfg.seed
         )
-        from cnnlab.go.gtp import Engine, serve  # now that it is known where machine code is kept
-
         size = settings["data"]["size"]
         serve(Engine(player, size, (size,)), commands, replies)
