@@ -3,6 +3,9 @@
 0 finished · 1 a bug · 2 wrong input or config · 3 data or file trouble · 4 diverged · 130 interrupted
 """
 
+import difflib
+from collections.abc import Sequence
+
 
 class CnnlabError(Exception):
     """Says what went wrong, where, and what to do; shown without a traceback."""
@@ -30,6 +33,16 @@ class DivergedError(CnnlabError):
     """Training produced a loss that is not a finite number."""
 
     exit_code = 4
+
+
+def nearest(wanted: Sequence[str], options: Sequence[str]) -> str:
+    """A sentence with the options that look like what was wanted, or with all if they are few."""
+    near = [match for word in wanted for match in difflib.get_close_matches(word, options, n=3, cutoff=0.55)]
+    if not near:
+        near = [option for word in wanted for option in options if option.rsplit(".", 1)[-1] == word.rsplit(".", 1)[-1]]
+    if near:
+        return f"Nearest: {', '.join(dict.fromkeys(near))}."
+    return f"There are: {', '.join(options)}." if len(options) <= 40 else ""
 
 
 def several(problems: list[str], heading: str) -> InputError:

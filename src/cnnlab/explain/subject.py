@@ -9,14 +9,13 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from cnnlab.config import nearest
 from cnnlab.data.datamodule import DataModule, ImageDataModule
 from cnnlab.data.datasets.image_folder import find_pictures
 from cnnlab.data.datasets.imagenet_subset import imagenet_classes
 from cnnlab.data.decoding import decode
 from cnnlab.data.images import LabelledImages
 from cnnlab.data.transforms import EvalTransform
-from cnnlab.errors import DataError, InputError
+from cnnlab.errors import DataError, InputError, nearest
 from cnnlab.models.building import InputSpec
 
 BATCH = 32

@@ -5,8 +5,7 @@ from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from cnnlab.config import nearest
-from cnnlab.errors import InputError
+from cnnlab.errors import InputError, nearest
 from cnnlab.runs.results import MONITORED, RunResult, smaller_is_better
 from cnnlab.runs.settings import ABSENT, GROUPS, Value, flat
 from cnnlab.runs.statistics import Cells, Summary, summary

@@ -8,8 +8,7 @@ import yaml
 from omegaconf import OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
-from cnnlab.config import nearest
-from cnnlab.errors import InputError, several
+from cnnlab.errors import InputError, nearest, several
 
 
 def parse(arguments: Sequence[str], schema: type, verb: str):

@@ -216,6 +216,15 @@ def optimizer_from(cfg: Config, trusted: tuple[str, ...]) -> Callable[..., torch
     return build(node | ({"fused": True} if fused else {}), trusted)
 
 
+def checkpoints_from(cfg: Config, folder: Path, trusted: Sequence[str]) -> list[L.Callback]:
+    """The callbacks that write the checkpoints of the run in `folder`."""
+    entries = {key: entry for key, entry in cfg["checkpoint"].items() if key != "every_n_steps"}
+    callbacks = list(build_entries(entries, trusted).values())
+    for callback in callbacks:
+        callback.dirpath = str(folder / "checkpoints")
+    return [*callbacks, Resumable(cfg["checkpoint"]["every_n_steps"])]
+
+
 def trainer_from(
     cfg: Config, run: RunFolder, classifier: Classifier, regularizers: Config, trusted: tuple[str, ...]
 ) -> L.Trainer:
@@ -225,18 +234,13 @@ def trainer_from(
         arguments["strategy"] = DDPStrategy(
             find_unused_parameters=classifier.recipe.plan.ever_freezes(classifier.network)
         )
-    entries = {key: entry for key, entry in cfg["checkpoint"].items() if key != "every_n_steps"}
-    checkpoints = build_entries(entries, trusted).values()
-    for checkpoint in checkpoints:
-        checkpoint.dirpath = str(run.path / "checkpoints")
     callbacks = [
         Throughput(),
         build(cfg["divergence"], trusted),
         BestMetric(),
         *build_entries(cfg["callbacks"], trusted).values(),
         *(entry for entry in regularizers.values() if isinstance(entry, L.Callback)),
-        *checkpoints,
-        Resumable(cfg["checkpoint"]["every_n_steps"]),
+        *(checkpoints_from(cfg, run.path, trusted) if cfg["trainer"].get("enable_checkpointing", True) else []),
     ]
     loggers = list(build_entries(cfg["logger"], trusted).values())
     progress = bool(cfg["callbacks"].get("progress"))

@@ -6,9 +6,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from cnnlab.config import compose, nearest
+from cnnlab.config import compose
 from cnnlab.data.store import KINDS, Info, Store, remove
-from cnnlab.errors import InputError
+from cnnlab.errors import InputError, nearest
 from cnnlab.verbs.arguments import parse
 
 DAY = 86400.0

@@ -12,7 +12,7 @@ import lightning as L
 import torch
 from torch.utils.data import DataLoader
 
-from cnnlab.config import build_entries, trusted_prefixes
+from cnnlab.config import build, build_entries, trusted_prefixes
 from cnnlab.data.datamodule import ImageDataModule
 from cnnlab.data.records import record_parts, require_use, wanted
 from cnnlab.data.transforms import EvalTransform, TrainTransform
@@ -22,6 +22,7 @@ from cnnlab.training.feature_cache import FeatureCache
 from cnnlab.training.trial import Repeated, Trial, loader_seconds
 from cnnlab.verbs.assembly import (
     Config,
+    checkpoints_from,
     classifier_from,
     feature_cache_from,
     reading_epochs,
@@ -34,6 +35,8 @@ from cnnlab.verbs.train import fit, require_device, use_threads
 
 SECONDS = 2.0
 """How long each measurement takes; of slow networks one step."""
+STOP = {"_target_": "cnnlab.training.divergence.Stop"}
+"""Rolling back would write checkpoints."""
 PATIENCE = 10
 """How many times as long phases are tried between the first and the last one."""
 
@@ -68,7 +71,7 @@ class DryRun:
         self.trusted = trusted_prefixes(cfg)
         spec = spec_from(cfg["model"])
         self.data = checked_data(cfg, spec, self.trusted)
-        self._try_entries("callbacks", "checkpoint", "logger")
+        self._try_what_is_left_out()
         self.regularizers = build_entries(cfg["regularization"], self.trusted)
         self.classifier = classifier_from(cfg, spec, self.data, self.regularizers, self.trusted)
         trainer = self._trainer()
@@ -91,12 +94,16 @@ class DryRun:
 
     # --- Building ---
 
-    def _try_entries(self, *groups: str) -> None:
+    def _try_what_is_left_out(self) -> None:
         """Build what a trial does without, to see that it can be."""
         problems = Problems()
-        for group in groups:
+        for group in ("callbacks", "logger"):
             with problems:
                 build_entries(self.cfg[group], self.trusted)
+        with problems:
+            checkpoints_from(self.cfg, Path(self.cfg["paths"]["output_dir"]), self.trusted)
+        with problems:
+            build(self.cfg["divergence"], self.trusted)
         problems.raise_all("These settings do not work:")
 
     def _trainer(self) -> L.Trainer:
@@ -108,7 +115,7 @@ class DryRun:
             "limit_val_batches": min(1, math.ceil(self.cfg["trainer"]["limit_val_batches"])),
             "enable_checkpointing": False,
         }
-        cfg = self.cfg | {"trainer": trainer, "callbacks": {}, "checkpoint": {}, "logger": {}}
+        cfg = self.cfg | {"trainer": trainer, "callbacks": {}, "logger": {}, "divergence": STOP}
         run = RunFolder(Path(self.cfg["paths"]["output_dir"]), {}, writes=False)
         return trainer_from(cfg, run, self.classifier, self.regularizers, self.trusted)
 

@@ -9,10 +9,10 @@ import yaml
 from omegaconf import OmegaConf
 from torch import nn
 
-from cnnlab.config import build, build_entries, check, compose, nearest, quote_path, trusted_prefixes
+from cnnlab.config import build, build_entries, check, compose, quote_path, trusted_prefixes
 from cnnlab.data.datamodule import DataModule
 from cnnlab.data.datasets.imagenet_subset import imagenet_classes
-from cnnlab.errors import InputError
+from cnnlab.errors import InputError, nearest
 from cnnlab.explain.subject import Subject
 from cnnlab.loading import LoadedRun, load_run
 from cnnlab.models.building import IMAGENET_MEAN, IMAGENET_STD, InputSpec, build_network

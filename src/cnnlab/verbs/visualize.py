@@ -5,8 +5,8 @@ from collections.abc import Sequence
 from dataclasses import fields
 from pathlib import Path
 
-from cnnlab.config import CONFIG_DIR, TrainConfig, nearest
-from cnnlab.errors import InputError
+from cnnlab.config import CONFIG_DIR, TrainConfig
+from cnnlab.errors import InputError, nearest
 from cnnlab.explain.subject import Subject
 from cnnlab.verbs.arguments import parse
 from cnnlab.verbs.subjects import ModelSubject, RunSubject, value_of

@@ -1,0 +1,25 @@
+"""Configs: where they are, how they are composed, checked before any work, and made into objects.
+
+Imports nothing heavy: `train.py --help` answers at once.
+"""
+
+from cnnlab.config.checking import check, stored_problems
+from cnnlab.config.composing import CONFIG_DIR, compose, quote_path, quoted
+from cnnlab.config.objects import TRUSTED_TARGETS, build, build_entries, locate, trusted_prefixes
+from cnnlab.config.schema import TrainConfig, is_go
+
+__all__ = [
+    "CONFIG_DIR",
+    "TRUSTED_TARGETS",
+    "TrainConfig",
+    "build",
+    "build_entries",
+    "check",
+    "compose",
+    "is_go",
+    "locate",
+    "quote_path",
+    "quoted",
+    "stored_problems",
+    "trusted_prefixes",
+]

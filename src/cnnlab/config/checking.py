@@ -1,0 +1,198 @@
+"""What is wrong with a composed config, said before any work."""
+
+from __future__ import annotations
+
+import inspect
+import types
+import typing
+from collections.abc import Iterator, Sequence
+from dataclasses import fields, is_dataclass
+from typing import Any
+
+import yaml
+from omegaconf import DictConfig, OmegaConf
+from omegaconf.errors import OmegaConfBaseException
+
+from cnnlab.config.objects import locate, trusted_prefixes
+from cnnlab.config.schema import (
+    OPEN_TARGETS,
+    OWN_ARGUMENTS,
+    STORED,
+    STORED_NEEDED,
+    SUPPLIED_ARGUMENTS,
+    DataConfig,
+    Entries,
+    GoConfig,
+    Target,
+    TrainConfig,
+    is_go,
+)
+from cnnlab.errors import InputError, nearest, several
+
+
+def check(cfg: DictConfig) -> None:
+    """Raise one InputError that lists every unknown key, wrong type, and missing or unfit `_target_`.
+
+    Imports what the `_target_` entries name, to check their arguments by signature.
+    """
+    if problems := problems_of(cfg):
+        raise several(problems, "The config has problems:")
+
+
+def problems_of(cfg: DictConfig) -> list[str]:
+    cfg = cfg.copy()
+    try:
+        if isinstance(cfg.get("paths"), DictConfig) and cfg.paths.get("output_dir", "") is None:
+            cfg.paths.output_dir = ""  # the folder is claimed once everything is known to be right
+        missing = [key for key, node in flat(cfg) if node._is_missing()]
+        for key in missing:
+            OmegaConf.update(cfg, key, "")  # so that what else is wrong can be seen
+        plain: Any = OmegaConf.to_container(cfg, resolve=True)
+    except OmegaConfBaseException as error:
+        return [f"The config does not resolve: {one_line(error)}."]
+    packages = plain.get("trusted_packages")
+    trusted = trusted_prefixes(plain if isinstance(packages, list) else {})
+    return [f"{key}=... is needed." for key in missing] + _check_node(plain, TrainConfig, "", trusted)
+
+
+def stored_problems(plain: Any) -> list[str]:
+    """What is wrong with the config that a run folder holds, as far as verbs read it; imports nothing that it names."""
+    if not isinstance(plain, dict):
+        return [f"It is {plain!r}; keys and values are expected."]
+    missing = [f"{name} is missing." for name in STORED if name not in plain]
+    nodes = [problem for name in STORED if name in plain for problem in _check_node(plain[name], STORED[name], name)]
+    return missing + nodes
+
+
+def _check_node(node: Any, schema: Any, path: str, trusted: tuple[str, ...] | None = None) -> list[str]:
+    """trusted: what a `_target_` may begin with; None: of a stored config, whose targets are left alone."""
+    if schema is Target:
+        if trusted is not None:
+            return _check_target(node, path, trusted)
+        named = isinstance(node, dict) and isinstance(node.get("_target_"), str)
+        return [] if named else [f"{path} needs a _target_; it is {node!r}."]
+    if inspect.isclass(schema) and issubclass(schema, Entries):
+        if not isinstance(node, dict):
+            return [f"{path} is {node!r}; named entries are expected."]
+        own = typing.get_type_hints(schema)
+        return [
+            problem
+            for name, entry in node.items()
+            if entry is not None
+            for problem in _check_node(entry, own.get(name, Target), f"{path}.{name}", trusted)
+        ]
+    if schema is DataConfig and isinstance(node, dict) and is_go(node):
+        schema = GoConfig
+    if is_dataclass(schema):
+        if not isinstance(node, dict):
+            return [f"{path} is {node!r}; keys and values are expected."]
+        hints = typing.get_type_hints(schema)
+        names = [field.name for field in fields(schema)]
+        dot = f"{path}." if path else ""
+        problems = [f"{dot}{key} is no key. {nearest([str(key)], names)}" for key in node if key not in names]
+        problems += [
+            f"{dot}{name} is missing."
+            for name in names
+            if name not in node and (trusted is not None or f"{dot}{name}" in STORED_NEEDED)
+        ]
+        for name in names:
+            if name in node:
+                problems += _check_node(node[name], hints[name], f"{dot}{name}", trusted)
+        return problems
+    return [] if _fits(node, schema) else [f"{path}={node!r} is not {_type_name(schema)}."]
+
+
+def _check_target(node: Any, path: str, trusted: tuple[str, ...]) -> list[str]:
+    if not isinstance(node, dict) or not node.get("_target_"):
+        return [f"{path} needs a _target_ that says what it builds; it is {node!r}."]
+    name = node["_target_"]
+    try:
+        target = locate(name, trusted)
+    except InputError as error:
+        return [f"{path}._target_: {error}"]
+    signature = inspect.signature(target)
+    supplied = SUPPLIED_ARGUMENTS.get(path, set())
+    own = OWN_ARGUMENTS.get(path, {})
+    given = {key: value for key, value in node.items() if key not in ("_target_", "_partial_", "_convert_", "_args_")}
+    parameters = {
+        key: parameter
+        for key, parameter in signature.parameters.items()
+        if parameter.kind in (parameter.POSITIONAL_OR_KEYWORD, parameter.KEYWORD_ONLY) and key not in supplied
+    }
+    open_ended = any(parameter.kind is parameter.VAR_KEYWORD for parameter in signature.parameters.values())
+    extra = OPEN_TARGETS.get(name, {}) if open_ended else {}
+    hints = _hints(target) | (extra or {}) | own
+    problems = []
+    for key, value in given.items():
+        hint = hints.get(key, Any)
+        if key not in parameters and key not in own and extra is not None and key not in extra:
+            known = [*parameters, *own, *extra]
+            problems.append(f"{path}.{key} is no argument of {name}. {nearest([key], known)}")
+        elif not (isinstance(value, dict) and "_target_" in value) and not _fits(value, hint):
+            problems.append(f"{path}.{key}={value!r} is not {_type_name(hint)}.")
+    if not node.get("_args_"):
+        problems += [
+            f"{path}.{key} is needed by {name}."
+            for key, parameter in parameters.items()
+            if parameter.default is parameter.empty and key not in given
+        ]
+    return problems
+
+
+def _hints(target: Any) -> dict[str, Any]:
+    try:
+        return typing.get_type_hints(target.__init__ if inspect.isclass(target) else target)
+    except Exception:  # annotations that only resolve under TYPE_CHECKING: nothing can be said about types then
+        return {}
+
+
+def _fits(value: Any, hint: Any) -> bool:
+    """Whether a YAML value can be what the annotation says; annotations of other objects accept anything."""
+    origin = typing.get_origin(hint)
+    if origin in (typing.Union, types.UnionType):
+        members = [member for member in typing.get_args(hint) if not _is_tensor(member)]
+        return any(_fits(value, member) for member in members)
+    if origin is typing.Literal:
+        return value in typing.get_args(hint)
+    if hint in (None, type(None)):
+        return value is None
+    if hint is bool:
+        return isinstance(value, bool)
+    if hint is int:
+        return isinstance(value, int) and not isinstance(value, bool)
+    if hint is float:
+        return isinstance(value, int | float) and not isinstance(value, bool)
+    if hint is str:
+        return isinstance(value, str)
+    kind = origin or hint
+    if inspect.isclass(kind) and kind is not object:
+        if issubclass(kind, Sequence | set):
+            return isinstance(value, list)
+        if issubclass(kind, dict):
+            return isinstance(value, dict)
+    return True
+
+
+def _is_tensor(hint: Any) -> bool:
+    return inspect.isclass(hint) and hint.__name__ == "Tensor"
+
+
+def _type_name(hint: Any) -> str:
+    if inspect.isclass(hint):
+        return hint.__name__
+    return str(hint).replace("typing.", "").replace("collections.abc.Sequence", "list").replace("Sequence[", "list[")
+
+
+def flat(node: Any, prefix: str = "") -> Iterator[tuple[str, Any]]:
+    """Every key with its node, which is not resolved."""
+    for key in node:
+        child = node._get_node(key)
+        yield f"{prefix}{key}", child
+        if isinstance(child, DictConfig) and not (child._is_none() or child._is_missing() or child._is_interpolation()):
+            yield from flat(child, f"{prefix}{key}.")
+
+
+def one_line(failure: Exception) -> str:
+    """The message without the pages that Hydra adds to it; of a YAML error with its file and line."""
+    text = str(failure) or type(failure).__name__
+    return " ".join(text.split()) if isinstance(failure, yaml.YAMLError) else text.splitlines()[0]
