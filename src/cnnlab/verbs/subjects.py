@@ -214,7 +214,7 @@ def value_of(key: str, text: str, old: Any) -> Any:
     """What `text` means in YAML; raises InputError if it is no YAML or of another type than `old`."""
     try:
         value = OmegaConf.to_container(OmegaConf.from_dotlist([f"value={text}"]))["value"]  # type: ignore[index, call-overload]
-    except (yaml.YAMLError, OmegaConfBaseException) as error:
+    except (yaml.YAMLError, OmegaConfBaseException, ValueError) as error:
         raise InputError(f"{key}={text} cannot be parsed.") from error
     alike = (int, float) if isinstance(old, int | float) else type(old)
     if None not in (old, value) and not isinstance(value, alike):
