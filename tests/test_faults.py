@@ -64,7 +64,8 @@ def test_full_disk_while_a_checkpoint_is_written(small_disk, monkeypatch, capfd,
     assert {path.name for path in (run / "checkpoints").iterdir()} == {"best.ckpt", "last.ckpt"}
     (small_disk / "full").unlink()
     monkeypatch.setattr("harm.fill_disk", lambda folder, left: None)
-    assert command_line(monkeypatch, f"resume={run}") == 0
+    assert line.endswith("'trusted_packages=[harm]'")
+    assert command_line(monkeypatch, f"resume={run}", "trusted_packages=[harm]") == 0
     assert torch.load(run / "checkpoints" / "last.ckpt", weights_only=True)["global_step"] == 18
 
 

@@ -242,7 +242,7 @@ def _task(cfg: DictConfig, rerun: list[str], failures: list[int]) -> None:
         if own := explained(error):
             run.end(status="failed", error=str(own), exit_code=own.exit_code)
             again = isinstance(own, DataError) and run.last_checkpoint.is_file() and hydra_cfg.mode == RunMode.RUN
-            hint = f" Then continue with: python train.py resume={folder}" if again else ""
+            hint = f" Then continue with: {_resuming(folder, plain)}" if again else ""
             log.error("%s%s", own, hint, exc_info=DEBUG in os.environ)
             run.append_text("train.log", traceback.format_exc())  # for whoever wants to know more than that
             failures.append(own.exit_code)
@@ -250,15 +250,17 @@ def _task(cfg: DictConfig, rerun: list[str], failures: list[int]) -> None:
         if _is_stop(error):
             run.end(status="interrupted")
             if hydra_cfg.mode == RunMode.RUN:  # a sweep is resumed as a whole
-                packages = ",".join(plain["trusted_packages"])
-                log.warning(
-                    "Interrupted. Continue with: python train.py resume=%s%s",
-                    *(folder, f" 'trusted_packages=[{packages}]'" if packages else ""),
-                )
+                log.warning("Interrupted. Continue with: %s", _resuming(folder, plain))
             raise
         run.end(status="failed", error=f"{type(error).__name__}: {error}", exit_code=1)
         log.exception("The run in %s failed.", folder)
         failures.append(1)
+
+
+def _resuming(folder: Path, plain: dict[str, Any]) -> str:
+    """What continues a run; its packages are to be trusted anew."""
+    packages = ",".join(plain["trusted_packages"])
+    return f"python train.py resume={folder}" + (f" 'trusted_packages=[{packages}]'" if packages else "")
 
 
 def _is_stop(error: BaseException) -> bool:

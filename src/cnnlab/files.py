@@ -33,7 +33,7 @@ def write_atomically(path: Path, write: Callable[[IO[bytes]], object], durable: 
                 raise
     except (OSError, RuntimeError) as error:
         cause = error.__context__ if isinstance(error, RuntimeError) else error  # torch.save hides an OSError
-        if isinstance(cause, OSError) and cause.errno is not None:  # that of a download is not of the file
+        if isinstance(cause, OSError) and cause.errno is not None:  # not of a connection, which `write` may read from
             raise OSError(cause.errno, cause.strerror, str(path)) from error
         raise
 

@@ -30,7 +30,7 @@ def parse(arguments: Sequence[str], schema: type, verb: str):
             try:
                 is_list = typing.get_origin(kinds[key]) is list
                 values[key] = yaml.safe_load(value) if is_list else None if value == "null" else value
-            except (OmegaConfBaseException, yaml.YAMLError):
+            except (OmegaConfBaseException, yaml.YAMLError, ValueError):  # ValueError: a number of too many digits
                 problems.append(f"{argument} is not of the type {type_name(kinds[key])}.")
     missing = [name for name in names if OmegaConf.is_missing(values, name)]
     problems += [f"{name}=... is needed." for name in missing]

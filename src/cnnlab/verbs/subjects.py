@@ -7,6 +7,7 @@ from typing import Any
 
 import yaml
 from omegaconf import OmegaConf
+from omegaconf.errors import OmegaConfBaseException
 from torch import nn
 
 from cnnlab.config import build, build_entries, check, compose, quote_path, trusted_prefixes
@@ -213,7 +214,7 @@ def value_of(key: str, text: str, old: Any) -> Any:
     """What `text` means in YAML; raises InputError if it is no YAML or of another type than `old`."""
     try:
         value = OmegaConf.to_container(OmegaConf.from_dotlist([f"value={text}"]))["value"]  # type: ignore[index, call-overload]
-    except yaml.YAMLError as error:
+    except (yaml.YAMLError, OmegaConfBaseException, ValueError) as error:
         raise InputError(f"{key}={text} cannot be parsed.") from error
     alike = (int, float) if isinstance(old, int | float) else type(old)
     if None not in (old, value) and not isinstance(value, alike):
