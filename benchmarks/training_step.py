@@ -43,7 +43,7 @@ def main() -> None:
     for name in ("lightning", "lightning.pytorch"):
         logging.getLogger(name).setLevel(logging.ERROR)
     warnings.filterwarnings("ignore")
-    batch, steps, rounds = (8, 1, 2) if given.quick else (32, 6, 5)
+    batch, steps, rounds = (8, 1, 2) if given.quick else (32, 4, 3)
     networks = ["mobilenet_v2", "resnet18"] if given.quick else list(TIMM)
     values: dict[str, Any] = {"batch": batch}
     ratios: dict[str, dict] = {}
