@@ -88,24 +88,32 @@ def session(loggers: Sequence[Logger], settings: Mapping[str, Value]) -> Iterato
     events = [logger for logger in loggers if isinstance(logger, RunEvents)]
     for logger in events:
         logger.start_session(settings)
+    with _quiet_writers():
+        try:
+            yield
+        except BaseException:
+            for logger in events:
+                with suppress(OSError):  # a full disk, which may be why
+                    logger.end_session(succeeded=False)
+            raise
+        for logger in events:
+            logger.end_session(succeeded=True)
+
+
+@contextmanager
+def _quiet_writers() -> Iterator[None]:
+    """What keeps TensorBoard's writer thread from writing is raised by the next event, too: once is enough."""
+    before = threading.excepthook
+
+    def failed(arguments: threading.ExceptHookArgs) -> None:
+        if not isinstance(arguments.thread, _AsyncWriterThread):
+            before(arguments)
+
+    threading.excepthook = failed
     try:
         yield
-    except BaseException:
-        for logger in events:
-            with suppress(OSError):  # a full disk, which may be why
-                logger.end_session(succeeded=False)
-        raise
-    for logger in events:
-        logger.end_session(succeeded=True)
-
-
-def _failed_in_thread(arguments: threading.ExceptHookArgs) -> None:
-    if not isinstance(arguments.thread, _AsyncWriterThread):
-        threading.__excepthook__(arguments)
-
-
-threading.excepthook = _failed_in_thread
-"""What keeps TensorBoard's writer from writing is raised by the next event: once is enough."""
+    finally:
+        threading.excepthook = before
 
 
 def event_sizes(folder: Path) -> dict[str, int]:
