@@ -80,9 +80,13 @@ def kept_logging() -> Iterator[None]:
 def run_program(
     *arguments: str, cwd: Path, program: str = "train.py", timeout: float = 300
 ) -> subprocess.CompletedProcess:
-    """`python train.py ARGUMENTS` (or `python -m cnnlab ARGUMENTS` with program="cnnlab") as a user types it."""
+    """`python train.py ARGUMENTS` (or `python -m cnnlab ARGUMENTS` with program="cnnlab") as a user types it.
+
+    It can import the modules of tests.
+    """
     command = ["-m", "cnnlab"] if program == "cnnlab" else [str(REPOSITORY / program)]
-    environment = {**os.environ, "PYTHONWARNINGS": "default"}
+    modules = os.pathsep.join([str(REPOSITORY / "tests"), os.environ.get("PYTHONPATH", "")])
+    environment = {**os.environ, "PYTHONWARNINGS": "default", "PYTHONPATH": modules}
     return subprocess.run(
         [sys.executable, *command, *arguments],
         cwd=cwd,

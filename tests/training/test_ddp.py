@@ -2,12 +2,11 @@
 
 import functools
 import json
-import os
 
 import pytest
 import torch
 import torchvision
-from conftest import REPOSITORY, draw_picture, run_program
+from conftest import draw_picture, run_program
 
 from cnnlab.loading import load_run
 from cnnlab.models.building import build_network
@@ -31,7 +30,6 @@ def run(tmp_path_factory):
             draw_picture(folder / "pictures" / shape / f"{number:02d}.png", shape, 100 * label + number)
     with pytest.MonkeyPatch.context() as patched:
         patched.setenv("OMP_NUM_THREADS", "1")
-        patched.setenv("PYTHONPATH", os.pathsep.join([str(REPOSITORY / "tests"), os.environ.get("PYTHONPATH", "")]))
         done = run_program(
             "trainer=ddp_cpu",
             "model=mobilenet_v2",

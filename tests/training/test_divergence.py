@@ -1,12 +1,11 @@
 """A loss that is no number: where it began, and what a run does about it."""
 
 import json
-import os
 
 import lightning as L
 import pytest
 import torch
-from conftest import REPOSITORY, draw_picture, run_program
+from conftest import draw_picture, run_program
 from harm import Poison
 from in_process import DIGITS, parts_of_a_run, train_in_process
 
@@ -170,7 +169,6 @@ def test_two_processes_decide_alike(tmp_path):
             draw_picture(tmp_path / "pictures" / shape / f"{number}.png", shape, 100 * label + number)
     with pytest.MonkeyPatch.context() as patched:
         patched.setenv("OMP_NUM_THREADS", "1")
-        patched.setenv("PYTHONPATH", os.pathsep.join([str(REPOSITORY / "tests"), os.environ.get("PYTHONPATH", "")]))
         done = run_program(
             "trainer=ddp_cpu",
             "model=lenet5",

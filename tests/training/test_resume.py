@@ -1,7 +1,6 @@
 """A run that was stopped and continued is, bit by bit, the run that was not."""
 
 import json
-import os
 import random
 import signal
 import subprocess
@@ -105,10 +104,8 @@ def pair(request, whole, tmp_path_factory):
             with pytest.raises(KeyboardInterrupt):
                 train_in_process(twin, *options)
     else:
-        with pytest.MonkeyPatch.context() as patched:
-            patched.setenv("PYTHONPATH", os.pathsep.join([str(REPOSITORY / "tests"), os.environ.get("PYTHONPATH", "")]))
-            kill = ("+callbacks.kill={_target_: harm.Kill, step: 20}", HARM, f"paths.output_dir={twin}")
-            done = run_program(*RUN, "data.num_workers=2", *kill, cwd=twin.parent)
+        kill = ("+callbacks.kill={_target_: harm.Kill, step: 20}", HARM, f"paths.output_dir={twin}")
+        done = run_program(*RUN, "data.num_workers=2", *kill, cwd=twin.parent)
         assert done.returncode == -signal.SIGKILL, done.stderr
     last = torch.load(twin / "checkpoints" / "last.ckpt", weights_only=True)
     assert (last["epoch"], last["global_step"]) == {"interrupted": (1, 16), "killed": (2, 18)}[request.param]
@@ -225,11 +222,10 @@ def test_run_that_is_killed_at_ten_random_moments_equals_the_uninterrupted_one(t
 
 
 @pytest.mark.slow
-def test_two_processes_are_resumed_within_an_epoch(tmp_path, monkeypatch):
+def test_two_processes_are_resumed_within_an_epoch(tmp_path):
     for label, shape in enumerate(("circle", "square")):
         for number in range(20):
             draw_picture(tmp_path / "pictures" / shape / f"{number}.png", shape, 100 * label + number)
-    monkeypatch.setenv("PYTHONPATH", os.pathsep.join([str(REPOSITORY / "tests"), os.environ.get("PYTHONPATH", "")]))
     options = (
         *("trainer=ddp_cpu", "model=lenet5", "data=image_folder", f"data.root={tmp_path / 'pictures'}"),
         *("data.batch_size=2", "data.num_workers=1", "speed=exact", "augmentation=[flip,noise]", "callbacks=none"),
