@@ -123,7 +123,7 @@ def our_epochs(root: Path, workers: int, scans: Path) -> dict[str, Callable[[], 
     def batches(data: ImageDataModule) -> Iterator[tuple[torch.Tensor, torch.Tensor]]:
         """As Classifier prepares them."""
         for images, labels in data.train_dataloader():
-            yield normalize.normalize_(images.float().div_(255)), labels
+            yield normalize.from_uint8(images), labels
 
     def epoch(data: ImageDataModule, store: Store | None) -> float:
         """Building what is missing of the records counts."""

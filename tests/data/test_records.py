@@ -1,5 +1,7 @@
 """Records hold what training makes of an image each time: to the bit, unless the file is larger than training needs."""
 
+import errno
+import gc
 from pathlib import Path
 
 import numpy as np
@@ -8,9 +10,10 @@ import torch
 from conftest import draw_picture
 from in_process import train_in_process
 from PIL import Image
+from safetensors import safe_open
 from torchvision.transforms import v2
 
-from cnnlab.data.datamodule import ImageDataModule, build_data
+from cnnlab.data.datamodule import Draw, ImageDataModule, build_data
 from cnnlab.data.datasets.digits import digits
 from cnnlab.data.datasets.image_folder import image_folder
 from cnnlab.data.records import keep_records
@@ -36,7 +39,7 @@ def drawn(tmp_path: Path) -> Path:
     return tmp_path / "pictures"
 
 
-def data_of(drawn: Path, augmentation: str) -> ImageDataModule:
+def data_of(drawn: Path, augmentation: str, workers: int = 0) -> ImageDataModule:
     return build_data(
         lambda: image_folder(drawn),
         augmentations=AUGMENTATIONS[augmentation](),
@@ -46,14 +49,29 @@ def data_of(drawn: Path, augmentation: str) -> ImageDataModule:
         image_size=32,
         resize_size=36,
         batch_size=4,
-        num_workers=0,
+        num_workers=workers,
     )
 
 
-def epoch_of(data: ImageDataModule) -> list[torch.Tensor]:
+def epoch_of(data: ImageDataModule, epoch: int = 3) -> list[torch.Tensor]:
     loader = data.train_dataloader()
-    loader.batch_sampler.sampler.set_epoch(3)
+    loader.batch_sampler.sampler.set_epoch(epoch)
     return [tensor for batch in loader for tensor in batch]
+
+
+def batches_of(data: ImageDataModule) -> list[Draw]:
+    """What the first epoch trains on."""
+    return [draw for batch in data.train_dataloader().batch_sampler for draw in batch]
+
+
+def filled(data: ImageDataModule, store: Store) -> ImageDataModule:
+    """`data` with records of all its images in `store`, written by an epoch of each part."""
+    keep_records("on", data, store, epochs=2)
+    epoch_of(data)
+    list(data.val_dataloader())
+    for records in data.records.values():
+        records.write()
+    return data
 
 
 @pytest.mark.parametrize("augmentation", AUGMENTATIONS)
@@ -62,7 +80,8 @@ def test_batches_are_the_same_with_and_without_records(tmp_path, drawn, augmenta
     plain, recorded = data_of(drawn, augmentation), data_of(drawn, augmentation)
     keep_records("on", recorded, Store(tmp_path / "cache"), epochs=2)
     assert set(recorded.records) == {"train", "val"}
-    expected, found = epoch_of(plain), epoch_of(recorded)
+    expected, making, found = epoch_of(plain), epoch_of(recorded), epoch_of(recorded)
+    assert all(torch.equal(first, second) for first, second in zip(making, found, strict=True))
     assert len(expected) == len(found)
     reduced = 0
     for first, second in zip(expected, found, strict=True):
@@ -79,17 +98,17 @@ def test_batches_are_the_same_with_and_without_records(tmp_path, drawn, augmenta
 
 def test_records_are_as_large_as_training_needs(tmp_path, drawn):
     """32 pixels cut from half of the area: 32 / sqrt(0.5) = 45.3 pixels on the short side."""
-    data = data_of(drawn, "crops")
-    keep_records("on", data, Store(tmp_path / "cache"), epochs=2)
-    train = data.parts.train
+    data = filled(data_of(drawn, "crops"), Store(tmp_path / "cache"))
+    train, records = data.parts.train, data.records["train"]
+    assert records.missing() == []
     for index in range(len(train)):
         width, height = train.load(index, 3).size
-        shape = tuple(data.records["train"][train.digest(index)].shape)
+        shape = tuple(records.entry[train.digest(index)].shape)
         assert shape == ((46, 61, 3) if (width, height) == (400, 300) else (height, width, 3))
 
 
 def test_files_are_not_read_again(tmp_path, drawn, monkeypatch):
-    keep_records("on", data_of(drawn, "crops"), Store(tmp_path / "cache"), epochs=2)
+    filled(data_of(drawn, "crops"), Store(tmp_path / "cache"))
     data = data_of(drawn, "crops")
 
     def refuses(*_: object) -> None:
@@ -100,25 +119,22 @@ def test_files_are_not_read_again(tmp_path, drawn, monkeypatch):
     data.records = {}
     with pytest.raises(AssertionError, match="a file is decoded"):
         epoch_of(data)
-    monkeypatch.setattr("cnnlab.data.records.require_use", lambda *_: None)
+    monkeypatch.setattr("cnnlab.data.records.require_use", lambda *_: 0.0)
     keep_records("on", data, Store(tmp_path / "cache"), epochs=2)
     assert len(epoch_of(data)) == 8
     list(data.val_dataloader())
 
 
 def test_changed_file_has_a_new_record(tmp_path, drawn):
-    before = data_of(drawn, "flips")
-    keep_records("on", before, Store(tmp_path / "cache"), epochs=2)
+    before = filled(data_of(drawn, "flips"), Store(tmp_path / "cache"))
     path = before.parts.train.paths[0]
     pixels = 255 - np.asarray(Image.open(path))
     Image.fromarray(pixels).save(path)
-    after = data_of(drawn, "flips")
-    keep_records("on", after, Store(tmp_path / "cache"), epochs=2)
+    after = filled(data_of(drawn, "flips"), Store(tmp_path / "cache"))
     index = next(index for index, other in enumerate(after.parts.train.paths) if other == path)
     expected = after.eval_transform(Image.fromarray(pixels))
-    found = after.records["train"][after.parts.train.digest(index)]
-    assert torch.equal(found.permute(2, 0, 1), expected)
-    assert not torch.equal(found, before.records["train"][before.parts.train.digest(0)])
+    assert torch.equal(after.records["train"][index], expected)
+    assert not torch.equal(before.records["train"][0], expected)
 
 
 def test_unaugmented_parts_share_their_records(tmp_path, drawn):
@@ -178,3 +194,53 @@ def test_run_with_records_is_the_run_without(tmp_path, drawn):
         states.append(torch.load(folder / "checkpoints" / "last.ckpt", weights_only=True)["state_dict"])
     assert Store(tmp_path / "cache").infos()
     assert all(torch.equal(states[0][name], states[1][name]) for name in states[0])
+
+
+def test_workers_share_what_they_make(tmp_path, drawn):
+    """Two workers decode in the first epoch and write what is left when they end: the next run decodes none of that."""
+    store = Store(tmp_path / "cache")
+    data = data_of(drawn, "crops", workers=2)
+    keep_records("on", data, store, epochs=2)
+    expected = epoch_of(data_of(drawn, "crops"), 0)
+    found = epoch_of(data, 0)
+    assert [tensor.shape for tensor in found] == [tensor.shape for tensor in expected]
+    gc.collect()  # the loader and its workers end
+    read = data_of(drawn, "crops")
+    keep_records("on", read, store, epochs=2)
+    seen = {read.parts.train.digest(index) for _, index in batches_of(read)}
+    assert not seen & set(read.records["train"].missing())
+    assert all(torch.equal(first, second) for first, second in zip(found, epoch_of(read, 0), strict=True))
+
+
+def test_each_image_is_written_once_by_processes_that_meet(tmp_path, drawn):
+    """Of two that made the same images, the second adds only what the first has not."""
+    store = Store(tmp_path / "cache")
+    first, second = data_of(drawn, "flips"), data_of(drawn, "flips")
+    for data in (first, second):
+        keep_records("on", data, store, epochs=2)
+    epoch_of(first)
+    list(second.val_dataloader())
+    epoch_of(second)
+    first.records["train"].write()
+    for records in second.records.values():
+        records.write()
+    entry = second.records["train"].entry
+    held = [image for file in entry.path.glob("*.safetensors") for image in safe_open(file, "pt").keys()]  # noqa: SIM118
+    assert len(held) == len(set(held)) == 18
+
+
+def test_full_disk_ends_the_keeping_not_the_training(tmp_path, drawn, caplog, monkeypatch):
+    data = data_of(drawn, "flips")
+    keep_records("on", data, Store(tmp_path / "cache"), epochs=2)
+    expected = epoch_of(data_of(drawn, "flips"))
+
+    def full(*_: object, **__: object) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr("cnnlab.data.store.write_atomically", full)
+    monkeypatch.setattr("cnnlab.data.records.PORTION", 3 * 32 * 32 * 5)
+    found = epoch_of(data)
+    assert all(torch.equal(first, second) for first, second in zip(expected, found, strict=True))
+    said = [record for record in caplog.records if "No space left on device" in record.getMessage()]
+    assert len(said) == 1
+    assert "they are decoded every time" in said[0].getMessage()

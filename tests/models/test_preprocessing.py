@@ -205,19 +205,29 @@ def test_layer_survives_a_checkpoint(tmp_path, images, name, options):
 
 @pytest.mark.parametrize("channels", [1, 3])
 @pytest.mark.parametrize("memory_format", [torch.contiguous_format, torch.channels_last])
-def test_normalize_is_its_formula_in_every_layout_and_in_place(channels, memory_format):
+def test_normalize_is_its_formula_in_every_layout(channels, memory_format):
+    """Of floats to the bit; of 8-bit pixels to the rounding of float32, computed here in float64."""
     mean, std = [0.485, 0.456, 0.406][:channels], [0.229, 0.224, 0.225][:channels]
-    images = torch.rand(4, channels, 5, 7, generator=torch.Generator().manual_seed(0))
-    columns = (np.array(values, np.float32).reshape(1, channels, 1, 1) for values in (mean, std))
-    expected = (images.numpy() - next(columns)) / next(columns)
-    layer, given = Normalize(mean, std), images.clone(memory_format=memory_format)
-    found = layer(given)
-    assert np.array_equal(found.numpy(), expected)
-    assert torch.equal(given, images)
-    assert found.is_contiguous(memory_format=memory_format)
-    in_place = layer.normalize_(given)
-    assert np.array_equal(in_place.numpy(), expected)
-    assert in_place.data_ptr() == given.data_ptr()
+    pixels = torch.randint(0, 256, (4, channels, 5, 7), generator=torch.Generator().manual_seed(0), dtype=torch.uint8)
+    pixels = pixels.contiguous(memory_format=memory_format)
+    layer, images = Normalize(mean, std), pixels.float() / 255
+    columns = [np.array(values, np.float32).reshape(1, channels, 1, 1) for values in (mean, std)]
+    found = layer(images)
+    assert np.array_equal(found.numpy(), (images.numpy() - columns[0]) / columns[1])
+    exact = (pixels.numpy().astype(np.float64) / 255 - columns[0]) / columns[1]
+    of_pixels = layer.from_uint8(pixels)
+    assert of_pixels.dtype == torch.float32
+    np.testing.assert_allclose(of_pixels.numpy(), exact, atol=1e-6, rtol=0)
+    for result in (found, of_pixels):
+        assert result.is_contiguous(memory_format=memory_format)
+
+
+def test_normalize_of_each_pixel_takes_8_bit_pixels():
+    rng = np.random.default_rng(0)
+    mean, std = rng.random((3, 5, 7), np.float32), rng.random((3, 5, 7), np.float32) + 0.1
+    pixels = rng.integers(0, 256, (4, 3, 5, 7), np.uint8)
+    found = Normalize(torch.from_numpy(mean), torch.from_numpy(std)).from_uint8(torch.from_numpy(pixels))
+    np.testing.assert_allclose(found.numpy(), (pixels / 255.0 - mean) / std, atol=1e-5, rtol=0)
 
 
 def test_gradients_pass_through_normalize_in_every_layout():

@@ -6,7 +6,7 @@ import json
 import numpy as np
 import pytest
 import torch
-from in_process import DIGITS, parts_of_a_run
+from in_process import DIGITS, digits_with, parts_of_a_run
 from PIL import Image
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 from torch.utils.tensorboard import SummaryWriter
@@ -14,6 +14,7 @@ from torch.utils.tensorboard import SummaryWriter
 from cnnlab.training.callbacks.best_metric import BestMetric
 from cnnlab.training.callbacks.histograms import Histograms, _add
 from cnnlab.training.callbacks.stage_table import stage_table
+from cnnlab.training.callbacks.tensorboard import add_picture
 
 EPOCH = 39
 """Steps of an epoch of the quick run: 1,266 training images in whole batches of 32."""
@@ -158,6 +159,28 @@ def test_pictures_change_nothing_of_the_training(tmp_path):
         trainer.fit(classifier, datamodule=data)
         states.append(classifier.network.state_dict())
     assert [name for name, value in states[0].items() if not torch.equal(value, states[1][name])] == []
+
+
+def test_pictures_of_frozen_stages_are_logged_once(tmp_path):
+    """Until they train: the features are frozen in the first two epochs, and learn in the third."""
+    frozen = ["freeze=schedule", "freeze.phases=[{epoch: 0, train: classifier}, {epoch: 2, train: all}]"]
+    options = digits_with("callbacks=default", "callbacks.progress=null", "logger=tensorboard", *frozen)
+    short = ("trainer.max_epochs=3", "trainer.limit_train_batches=2", "freeze.cache=off")
+    trainer, classifier, data = parts_of_a_run(tmp_path / "run", *options, *short)
+    trainer.fit(classifier, datamodule=data)
+    events = read_events(tmp_path / "run")
+    for tag in ("features/features.0/0", "features/features.5/1", "filters/features.0"):
+        assert steps(events.Images(tag)) == [0, 6]
+    assert steps(events.Images("confusion/val")) == [2, 4, 6]
+
+
+def test_picture_is_kept_to_the_bit(tmp_path):
+    pixels = np.random.default_rng(0).integers(0, 256, (5, 7, 3), np.uint8)
+    with SummaryWriter(str(tmp_path)) as writer:
+        add_picture(writer, "noise", Image.fromarray(pixels), 3)
+    (entry,) = read_events(tmp_path).Images("noise")
+    assert (entry.step, entry.width, entry.height) == (3, 7, 5)
+    assert np.array_equal(picture(entry), pixels)
 
 
 def test_callbacks_without_tensorboard_do_nothing(tmp_path):

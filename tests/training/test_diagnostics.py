@@ -62,7 +62,7 @@ def run(tmp_path_factory):
         return {name: value.double().clone() for name, value in classifier.network.state_dict().items()}
 
     def start(batch, batch_idx) -> None:
-        images = classifier.preprocessing(batch[0].float() / 255)
+        images = classifier.preprocessed(batch[0])
         steps.append({"before": weights(), "images": images.double(), "labels": batch[1]})
 
     classifier.on_train_batch_start = start
@@ -106,6 +106,7 @@ def by_hand(step: dict) -> dict[str, dict[str, float]]:
 
 @pytest.mark.parametrize("epoch", [0, 1])
 def test_every_number_is_that_of_the_epochs_first_step(run, epoch):
+    """By hand in float64, where a maximum of equal float32 values may be another pixel's: gradients differ by 2e-4."""
     logged, steps = run
     assert len(steps) == 4
     expected = by_hand(steps[2 * epoch])
@@ -114,7 +115,7 @@ def test_every_number_is_that_of_the_epochs_first_step(run, epoch):
         assert set(quantities) == set(QUANTITIES) - (set(BEHIND_NONLINEARITY) if of_last else set())
         for quantity, value in quantities.items():
             found = logged[(TAG.format(quantity=quantity, layer=name), 2 * epoch)]
-            assert found == pytest.approx(value, rel=1e-4, abs=1e-6), (name, quantity)
+            assert found == pytest.approx(value, rel=1e-3, abs=1e-6), (name, quantity)
     assert expected["features.3"]["dead_channels"] >= 3 / 16
     assert expected["classifier.1"]["sparsity"] > 0.001
 

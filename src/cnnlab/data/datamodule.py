@@ -16,10 +16,10 @@ from torch import Tensor
 from torch.utils.data import BatchSampler, DataLoader, Dataset, Sampler
 
 from cnnlab.data.images import LabelledImages, Splits
+from cnnlab.data.records import Records
 from cnnlab.data.scanning import scan
 from cnnlab.data.shared import SharedLoader, Slots, channels_last_batch
 from cnnlab.data.splitting import content_hash, fewer, report_copies, select, split
-from cnnlab.data.store import Entry
 from cnnlab.data.transforms import EvalTransform, TrainTransform
 from cnnlab.errors import InputError
 from cnnlab.seeds import derive, derived_rng
@@ -178,7 +178,7 @@ class ImageDataModule(DataModule):
         self.image_size = image_size
         self.split_hash = split_hash
         self.digests = digests or {}
-        self.records: dict[str, Entry] = {}
+        self.records: dict[str, Records] = {}
         """Part -> its images as the transform of that part prepares them."""
         self.train_transform = TrainTransform(augmentations, image_size, resize_size)
         self.eval_transform = EvalTransform(image_size, resize_size)
@@ -218,7 +218,7 @@ class ImageDataModule(DataModule):
 class ImageDataset(Dataset):
     """Images as (uint8 C x H x W, label); the transform's randomness depends on (seed, epoch, index) alone.
 
-    records: what the transform's `prepare` gives, for the images that it holds.
+    records: what the transform's `prepare` gives for each image, kept.
     """
 
     def __init__(
@@ -227,7 +227,7 @@ class ImageDataset(Dataset):
         transform: EvalTransform | TrainTransform,
         channels: int,
         seed: int,
-        records: Entry | None = None,
+        records: Records | None = None,
     ) -> None:
         self.images = images
         self.transform = transform
@@ -240,14 +240,12 @@ class ImageDataset(Dataset):
 
     def __getitem__(self, draw: Draw) -> tuple[Tensor, int]:
         epoch, index = draw
-        pixels = self._prepared(index)
+        if self.records is not None:
+            pixels = self.records[index]
+        else:
+            pixels = self.transform.prepare(self.images.tensor(index, self.channels))
         with derived_rng(self.seed, "augmentation", epoch, index):
             return self.transform.augment(pixels), int(self.images.labels[index])
-
-    def _prepared(self, index: int) -> Tensor:
-        if self.records is not None and (digest := self.images.digest(index)) in self.records:
-            return self.records[digest].permute(2, 0, 1)
-        return self.transform.prepare(self.images.tensor(index, self.channels))
 
 
 class EpochSampler(Sampler[Draw]):

@@ -1,51 +1,118 @@
 """Images as training needs them, decoded and brought to size once (`data.record_cache`).
 
 A record is uint8 H x W x C: the rows of a window are stretches of the file, in the layout that torch resizes fastest.
+The first epoch makes the records, each in the worker that needs it, and later epochs and runs read them.
 """
 
-import logging
-from collections import deque
-from collections.abc import Iterator, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
-from typing import Any
+from __future__ import annotations
 
-import joblib
+import logging
+import os
+from collections.abc import Callable
+from contextlib import suppress
+from multiprocessing.util import Finalize
+from typing import TYPE_CHECKING, Any
+
 from torch import Tensor
 from torchvision.transforms import v2
 
-from cnnlab.data.datamodule import ImageDataModule
 from cnnlab.data.images import ImageFiles, LabelledImages
 from cnnlab.data.store import Entry, Store
 from cnnlab.data.transforms import EvalTransform, TrainTransform
 from cnnlab.errors import InputError
+
+if TYPE_CHECKING:
+    from cnnlab.data.datamodule import ImageDataModule
 
 log = logging.getLogger(__name__)
 FORMAT = 2
 """Counts up when the same key gives other records than before."""
 TRIED = 16
 """Images from whose sizes the room for all of them is estimated."""
-BATCH = 16
-"""Images that a thread prepares at a time."""
+PORTION = 16 << 20
+"""Bytes of records that a process collects before it writes them."""
 
 
-def keep_records(setting: str, data: ImageDataModule, store: Store, epochs: int, show: bool = True) -> None:
+class Records:
+    """The images of one part as `transform` prepares them, read from `entry`, or made and added to it.
+
+    A picture whose short side has more than `transform.needed_side()` pixels is reduced to that; others keep every bit.
+    """
+
+    def __init__(
+        self, images: LabelledImages, transform: EvalTransform | TrainTransform, channels: int, entry: Entry
+    ) -> None:
+        self.images = images
+        self.transform = transform
+        self.channels = channels
+        self.entry = entry
+        self.writes = True
+        self._made: dict[str, Tensor] = {}
+        """What this process has made and not written yet."""
+        self._writer: int | None = None
+        """The process that writes what is left in `_made` when it ends, or is done with these records."""
+
+    def __getitem__(self, index: int) -> Tensor:
+        """Image `index`: uint8 C x H x W, not to be written to."""
+        digest = self.images.digest(index)
+        row = self._found(digest)
+        if row is None:
+            row = record(self.images, index, self.transform, self.channels)
+            self._keep(digest, row)
+        return row.permute(2, 0, 1)
+
+    def missing(self) -> list[str]:
+        """The digests of the images that are not kept yet."""
+        return self.entry.missing(self.images.digest(index) for index in range(len(self.images)))
+
+    def write(self) -> None:
+        """Add what this process has made to the entry; if the disk refuses, nothing more is kept."""
+        try:
+            self.entry.add(self._made)
+        except OSError as error:
+            log.warning("Images are no longer kept in %s (%s): they are decoded every time.", self.entry.path, error)
+            self.writes = False
+        self._made.clear()
+
+    def _found(self, digest: str) -> Tensor | None:
+        if digest in self._made:
+            return self._made[digest]
+        if digest not in self.entry:
+            self.entry.refresh_if_changed()
+            if digest not in self.entry:
+                return None
+        return self.entry[digest]
+
+    def _keep(self, digest: str, row: Tensor) -> None:
+        if not self.writes:
+            return
+        if self._writer != os.getpid():
+            Finalize(self, write_rest, (self.entry, self._made), exitpriority=0)
+            self._writer = os.getpid()
+        self._made[digest] = row
+        if sum(made.numel() for made in self._made.values()) >= PORTION:
+            self.write()
+
+
+def write_rest(entry: Entry, made: dict[str, Tensor]) -> None:
+    """Add what a process that ends has made; it has nobody to tell if the disk refuses."""
+    with suppress(OSError):
+        entry.add(made)
+
+
+def keep_records(setting: str, data: ImageDataModule, store: Store, epochs: int) -> None:
     """Give `data` records of its training and validation images, if `data.record_cache` and the machine allow it.
 
-    epochs: how often training reads the images. show: a progress bar, where it takes a while.
+    epochs: how often training reads the images.
     Raises InputError for a setting that there is not, and for "on" where records cannot be.
     """
     if not wanted(setting):
         return
     try:
-        require_use(setting, data, store, epochs)
-        data.records = {
-            part: records_of(images, transform, data.channels, store, show)
-            for part, images, transform in (
-                ("train", data.parts.train, data.train_transform),
-                ("val", data.parts.val, data.eval_transform),
-            )
-            if images is not None
-        }
+        size = require_use(setting, data, store, epochs)
+        data.records = records_of(data, store.entry)
+        missing = sum(len(records.missing()) for records in data.records.values())
+        store.shrink(size * missing)
     except (InputError, OSError) as error:
         if setting == "on":
             raise InputError(f"data.record_cache=on cannot be: {error}") from error
@@ -59,36 +126,17 @@ def wanted(setting: str) -> bool:
     return setting != "off"
 
 
-def records_of(
-    images: LabelledImages, transform: EvalTransform | TrainTransform, channels: int, store: Store, show: bool = True
-) -> Entry:
-    """The entry that holds every image as `transform` prepares it, uint8 H x W x C.
-
-    A picture whose short side has more than `transform.needed_side()` pixels is reduced to that; others keep every bit.
-    Raises OSError if the disk is full or cannot be written.
-    """
-    entry = store.entry("records", record_parts(transform, channels))
-    digests = [images.digest(index) for index in range(len(images))]
-    index_of = {digest: index for index, digest in enumerate(digests)}
-
-    def prepare(batch: Sequence[str]) -> list[Tensor]:
-        return [record(images, index_of[digest], transform, channels) for digest in batch]
-
-    def produce(batches: Iterator[Sequence[str]]) -> Iterator[list[Tensor]]:
-        threads = joblib.cpu_count()
-        with ThreadPoolExecutor(threads) as pool:
-            begun: deque[Future[list[Tensor]]] = deque()
-            for batch in batches:
-                begun.append(pool.submit(prepare, batch))
-                if len(begun) == 2 * threads:  # they go on while what is done is written
-                    yield begun.popleft().result()
-            while begun:
-                yield begun.popleft().result()
-
-    if entry.missing(digests):
-        entry.fill(digests, produce, BATCH, "Resizing images", show)
-        store.shrink()
-    return entry
+def records_of(data: ImageDataModule, entry: Callable[[str, dict[str, Any]], Entry]) -> dict[str, Records]:
+    """Part -> its records, in what `entry` gives for kind and parts: `Store.entry`, or `Store.look`."""
+    parts: list[tuple[str, LabelledImages | None, EvalTransform | TrainTransform]] = [
+        ("train", data.parts.train, data.train_transform),
+        ("val", data.parts.val, data.eval_transform),
+    ]
+    return {
+        part: Records(images, transform, data.channels, entry("records", record_parts(transform, data.channels)))
+        for part, images, transform in parts
+        if images is not None
+    }
 
 
 def record_parts(transform: EvalTransform | TrainTransform, channels: int) -> dict[str, Any]:
@@ -102,7 +150,7 @@ def record_parts(transform: EvalTransform | TrainTransform, channels: int) -> di
 
 
 def record(images: LabelledImages, index: int, transform: EvalTransform | TrainTransform, channels: int) -> Tensor:
-    """Image `index` as `transform` prepares it, contiguous H x W x C; see `records_of`."""
+    """Image `index` as `transform` prepares it, contiguous H x W x C; see `Records`."""
     side = transform.needed_side()
     pixels = transform.prepare(images.tensor(index, channels, side))
     if side is not None and min(pixels.shape[-2:]) > side:
@@ -110,8 +158,8 @@ def record(images: LabelledImages, index: int, transform: EvalTransform | TrainT
     return pixels.permute(1, 2, 0).contiguous()
 
 
-def require_use(setting: str, data: ImageDataModule, store: Store, epochs: int) -> None:
-    """Raises InputError, saying why, if records would be of no use or cannot be; see `keep_records`."""
+def require_use(setting: str, data: ImageDataModule, store: Store, epochs: int) -> float:
+    """The bytes of a record, about; raises InputError, saying why, if records would be of no use or cannot be."""
     if setting == "auto" and epochs < 2:
         raise InputError(f"training reads each image {'once' if epochs else 'never'}.")
     train = data.parts.train
@@ -120,3 +168,4 @@ def require_use(setting: str, data: ImageDataModule, store: Store, epochs: int) 
     tried = range(0, len(train), -(-len(train) // TRIED))
     mean = sum(record(train, index, data.train_transform, data.channels).numel() for index in tried) / len(tried)
     store.require_room(mean * (len(train) + len(data.parts.val or ())), "Resized images")
+    return mean

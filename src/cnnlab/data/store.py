@@ -2,7 +2,8 @@
 
     <folder>/<kind>/<key>/about.json                what the entry is
     <folder>/<kind>/<key>/<bucket>-<n>.safetensors  shards: image -> tensor, read through memory maps
-    <folder>/<kind>/<key>/<bucket>.lock             held by the process that fills the bucket
+    <folder>/<kind>/<key>/<bucket>.lock             held by the process that fills the bucket (`fill`)
+    <folder>/<kind>/<key>/added.lock                held while a shard is added (`add`)
 
 An entry holds one tensor for each image, under a hash of the image's content, so that every split and subset of the
 data shares it. Shards appear whole or not at all and are never changed. Locks are the operating system's: those of a
@@ -82,12 +83,15 @@ class Store:
         found = [_info(path) for kind in KINDS for path in (self.folder / kind).glob("*/")]
         return sorted((info for info in found if info), key=lambda info: info.used, reverse=True)
 
-    def shrink(self) -> list[Info]:
-        """Remove the least recently used entries beyond the limit, but none that this process has opened."""
+    def shrink(self, wanted: float = 0.0) -> list[Info]:
+        """Remove the least recently used entries beyond the limit, but none that this process has opened.
+
+        wanted: bytes that are about to be added.
+        """
         if self.limit_gib is None:
             return []
         infos = self.infos()
-        excess = sum(info.size for info in infos) - self.limit_gib * GIB
+        excess = sum(info.size for info in infos) + wanted - self.limit_gib * GIB
         removed = []
         for info in reversed(infos):
             if excess > 0 and info.path not in self._opened:
@@ -121,6 +125,8 @@ class Entry:
         self.parts = parts
         self._shards: dict[str, Any] = {}
         self._shard_of: dict[str, Any] = {}
+        self._changed = 0
+        """When the folder had last changed before it was read."""
         self.refresh()
 
     def describe(self) -> None:
@@ -136,6 +142,7 @@ class Entry:
         """Open the shards that are new; a damaged one is removed, and its images are missing again."""
         from safetensors import SafetensorError, safe_open
 
+        self._changed = self._last_change()
         for file in sorted(self.path.glob("*.safetensors")):
             if file.name in self._shards:
                 continue
@@ -151,6 +158,17 @@ class Entry:
             for image in shard.keys():  # noqa: SIM118
                 self._shard_of.setdefault(image, shard)
 
+    def refresh_if_changed(self) -> None:
+        """The same where the folder shows a change; one within a tick of its clock may stay unseen until the next."""
+        if self._last_change() != self._changed:
+            self.refresh()
+
+    def _last_change(self) -> int:
+        try:
+            return self.path.stat().st_mtime_ns
+        except OSError:  # nothing is kept, or another process has removed the entry
+            return 0
+
     def __contains__(self, image: str) -> bool:
         return image in self._shard_of
 
@@ -161,6 +179,17 @@ class Entry:
     def missing(self, images: Iterable[str]) -> list[str]:
         """Those of `images` that the entry does not hold, each once, in order."""
         return [image for image in dict.fromkeys(images) if image not in self]
+
+    def add(self, tensors: dict[str, Tensor]) -> None:
+        """Keep tensors, contiguous and on the CPU, of images; those that another process has added meanwhile stay.
+
+        Raises OSError if the disk is full or cannot be written.
+        """
+        self.path.mkdir(parents=True, exist_ok=True)
+        with FileLock(self.path / "added.lock"):
+            self.refresh()
+            if left := {image: tensors[image] for image in self.missing(tensors)}:
+                self._write("added", left)
 
     def claims(self, images: Sequence[str]) -> Iterator[Claim]:
         """Portions of what is missing of `images`, each claimed for this process until it is written or released.
@@ -181,8 +210,6 @@ class Entry:
                 continue
             self.refresh()
             if left := self.missing(buckets[bucket]):
-                for unfinished in self.path.glob(f".{name}-*"):  # of a process that was killed
-                    unfinished.unlink(missing_ok=True)
                 yield Claim(self, name, lock, left)
             else:
                 lock.release()
@@ -227,6 +254,8 @@ class Entry:
         from safetensors import SafetensorError
         from safetensors.torch import save_file
 
+        for unfinished in self.path.glob(f".{name}-*"):  # of a process that was killed: its lock is ours now
+            unfinished.unlink(missing_ok=True)
         self.describe()  # the entry may have been removed meanwhile
         number = len(list(self.path.glob(f"{name}-*.safetensors")))
         path = self.path / f"{name}-{number}.safetensors"

@@ -7,6 +7,8 @@ from functools import cache
 from pathlib import Path
 
 import matplotlib
+import numpy as np
+from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from PIL import Image, ImageDraw, ImageFont
 from torch import Tensor
@@ -30,9 +32,10 @@ def png(image: Image.Image) -> bytes:
 
 def figure_image(figure: Figure, dpi: int = 100) -> Image.Image:
     """A figure as a picture."""
-    buffer = io.BytesIO()
-    figure.savefig(buffer, format="png", dpi=dpi)
-    return Image.open(buffer).convert("RGB")
+    figure.set_dpi(dpi)
+    canvas = FigureCanvasAgg(figure)
+    canvas.draw()
+    return Image.fromarray(np.asarray(canvas.buffer_rgba())).convert("RGB")
 
 
 def tensor_image(pixels_CHW: Tensor) -> Image.Image:

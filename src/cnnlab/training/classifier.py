@@ -113,15 +113,19 @@ class Classifier(L.LightningModule):
         return self.cut.tail(features).float()
 
     def to_float(self, images: Tensor) -> Tensor:
-        """Images in [0, 1], in the memory format that convolutions are fastest in."""
-        channels_last = self._recipe is None or self._recipe.channels_last
-        images = images.contiguous(memory_format=torch.channels_last if channels_last else torch.contiguous_format)
+        """Images in [0, 1], `in_format`."""
+        images = self.in_format(images)
         return images.float().div_(255) if images.dtype == torch.uint8 else images
+
+    def in_format(self, images: Tensor) -> Tensor:
+        """Images in the memory format that convolutions are fastest in."""
+        channels_last = self._recipe is None or self._recipe.channels_last
+        return images.contiguous(memory_format=torch.channels_last if channels_last else torch.contiguous_format)
 
     def preprocessed(self, images: Tensor) -> Tensor:
         """uint8 or float-in-[0, 1] images N x C x H x W -> what the network takes."""
         if images.dtype == torch.uint8 and isinstance(self.preprocessing, Normalize):
-            return self.preprocessing.normalize_(self.to_float(images))
+            return self.preprocessing.from_uint8(self.in_format(images))
         return self.preprocessing(self.to_float(images))
 
     def setup(self, stage: str) -> None:

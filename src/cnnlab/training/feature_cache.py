@@ -27,7 +27,7 @@ from cnnlab.seeds import derive
 from cnnlab.training.classifier import Classifier, FeatureBatch
 
 log = logging.getLogger(__name__)
-FORMAT = 1
+FORMAT = 2
 """Counts up when the same key gives other features than before."""
 SMALL_TAIL = 1_000_000
 """Parameters up to which a second thread costs a classifier on the CPU more than it gives."""

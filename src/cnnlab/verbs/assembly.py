@@ -279,7 +279,7 @@ def keep_records_from(cfg: Config, classifier: Classifier, data: DataModule, tra
     """What of the config group `data` says that images are decoded once; where features are kept, they are not read."""
     if isinstance(data, ImageDataModule):
         epochs = reading_epochs(classifier, data, trainer)
-        keep_records(cfg["data"]["record_cache"], data, store_from(cfg), epochs, show=trainer.is_global_zero)
+        keep_records(cfg["data"]["record_cache"], data, store_from(cfg), epochs)
 
 
 def reading_epochs(classifier: Classifier, data: DataModule, trainer: L.Trainer) -> int:

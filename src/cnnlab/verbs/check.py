@@ -148,9 +148,7 @@ def _diagnosis(run: DryRun) -> str:
     if len(run.phases) > 1:
         said.insert(0, f"Most of the time goes into {_epochs(phase)}.")
     if run.records == "to be made":
-        said.append(
-            "Before the first epoch all images are resized and kept, after which the loader is faster than here."
-        )
+        said.append("The first epoch keeps the images as training needs them; after it the loader is faster than here.")
     return textwrap.fill(" ".join(said), WIDTH)
 
 

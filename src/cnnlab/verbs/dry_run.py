@@ -14,8 +14,7 @@ from torch.utils.data import DataLoader
 
 from cnnlab.config import build, build_entries, trusted_prefixes
 from cnnlab.data.datamodule import ImageDataModule
-from cnnlab.data.records import record_parts, require_use, wanted
-from cnnlab.data.transforms import EvalTransform, TrainTransform
+from cnnlab.data.records import records_of, require_use, wanted
 from cnnlab.errors import InputError, Problems
 from cnnlab.runs.folder import RunFolder
 from cnnlab.training.feature_cache import FeatureCache
@@ -141,17 +140,9 @@ class DryRun:
             if setting == "on":
                 raise InputError(f"data.record_cache=on cannot be: {error}") from error
             return str(error)
-        transforms: dict[str, EvalTransform | TrainTransform] = {
-            "train": data.train_transform,
-            "val": data.eval_transform,
-        }
-        found = {}
-        for part, transform in transforms.items():
-            images = getattr(data.parts, part)
-            if images is not None:
-                found[part] = store.look("records", record_parts(transform, data.channels))
-                if found[part].missing(images.digest(index) for index in range(len(images))):
-                    return "to be made"
+        found = records_of(data, store.look)
+        if any(records.missing() for records in found.values()):
+            return "to be made"
         data.records = found
         return "kept"
 

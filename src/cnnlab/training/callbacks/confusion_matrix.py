@@ -3,7 +3,8 @@
 import lightning as L
 
 from cnnlab.explain.confusion import confusion_figure
-from cnnlab.training.callbacks.tensorboard import tensorboard_writer
+from cnnlab.explain.sheets import figure_image
+from cnnlab.training.callbacks.tensorboard import add_picture, tensorboard_writer
 from cnnlab.training.classifier import Classifier
 
 
@@ -18,4 +19,5 @@ class ConfusionMatrix(L.Callback):
         writer = tensorboard_writer(trainer)
         if writer is None or len(pl_module.classes) > self.max_classes:
             return
-        writer.add_figure("confusion/val", confusion_figure(counts, pl_module.classes), trainer.global_step)
+        picture = figure_image(confusion_figure(counts, pl_module.classes))
+        add_picture(writer, "confusion/val", picture, trainer.global_step)

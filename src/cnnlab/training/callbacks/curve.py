@@ -6,8 +6,9 @@ import torch
 from matplotlib.figure import Figure
 
 from cnnlab.data.datasets.four_points import four_points, parabola
+from cnnlab.explain.sheets import figure_image
 from cnnlab.models.polynomial import Polynomial
-from cnnlab.training.callbacks.tensorboard import tensorboard_writer
+from cnnlab.training.callbacks.tensorboard import add_picture, tensorboard_writer
 from cnnlab.training.classifier import Classifier
 
 
@@ -25,7 +26,7 @@ class Curve(L.Callback):
         grey = np.arange(256)
         pixels = torch.tensor(grey, dtype=torch.float32, device=pl_module.device).view(-1, 1, 1, 1) / 255
         values = network.classifier(network.features(pl_module.preprocessing(pixels))).flatten().cpu().numpy()
-        writer.add_figure("curve", _figure(grey, values), trainer.global_step)
+        add_picture(writer, "curve", figure_image(_figure(grey, values)), trainer.global_step)
 
 
 def _figure(grey: np.ndarray, values: np.ndarray) -> Figure:

@@ -11,7 +11,8 @@ from torch.optim import Optimizer
 from torch.utils.hooks import RemovableHandle
 
 from cnnlab.explain.depth_profile import depth_profile
-from cnnlab.training.callbacks.tensorboard import tensorboard_writer
+from cnnlab.explain.sheets import figure_image
+from cnnlab.training.callbacks.tensorboard import add_picture, tensorboard_writer
 from cnnlab.training.classifier import Classifier
 
 WEIGHTED = (_ConvNd, nn.Linear)
@@ -28,7 +29,8 @@ class Diagnostics(L.Callback):
     gradient_norm, weight_norm: Euclidean, of its weight. sparsity: the weight's share of exact zeros.
     update_ratio: |change of the weight by this step| / |weight|; about 1e-3 is healthy.
 
-    `diagnostics/depth` draws the curves over the layers. Inside a compiled network activations cannot be seen.
+    `diagnostics/depth` draws the curves over the layers, if more than one is passed. Inside a compiled network
+    activations cannot be seen.
     """
 
     def __init__(self, every_n_epochs: int = 1) -> None:
@@ -81,7 +83,8 @@ class Diagnostics(L.Callback):
             for name in weighted_layers(pl_module.network)
             if not self._found[name].keys() <= {"weight_norm", "sparsity"}  # of frozen layers whose outputs are kept
         }
-        writer.add_figure("diagnostics/depth", depth_profile(passed, self._step), self._step)
+        if len(passed) > 1:
+            add_picture(writer, "diagnostics/depth", figure_image(depth_profile(passed, self._step)), self._step)
 
 
 def weighted_layers(network: nn.Module) -> dict[str, Any]:

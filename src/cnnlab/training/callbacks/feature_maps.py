@@ -1,7 +1,6 @@
 """Feature maps of fixed validation images in TensorBoard: the step slider shows them change."""
 
 import lightning as L
-import numpy as np
 import torch
 from torch import Tensor
 
@@ -10,7 +9,7 @@ from cnnlab.explain.feature_maps import feature_maps, resolve_layers
 from cnnlab.explain.features import describe_maps, layer_title, maps_sheet
 from cnnlab.explain.receptive_fields import receptive_fields
 from cnnlab.models.modes import evaluating
-from cnnlab.training.callbacks.tensorboard import tensorboard_writer
+from cnnlab.training.callbacks.tensorboard import add_picture, tensorboard_writer
 from cnnlab.training.classifier import Classifier
 
 WIDTH = 320
@@ -20,7 +19,7 @@ WIDTH = 320
 class FeatureMaps(L.Callback):
     """Logs `features/<layer>/<image>`: every channel of the layer in one grid.
 
-    Before training, and every `every_n_epochs`.
+    Before training, and every `every_n_epochs` if they have changed, which those of frozen layers do not.
 
     layers: names or globs of layers, or "auto" (first, middle and last stage).
     images: how many of the first validation images.
@@ -31,6 +30,8 @@ class FeatureMaps(L.Callback):
         self.images = images
         self.every_n_epochs = every_n_epochs
         self._fixed: Tensor | None = None
+        self._shown: dict[str, Tensor] = {}
+        """Layer -> its maps as they were logged last."""
 
     def on_train_start(self, trainer: L.Trainer, pl_module: Classifier) -> None:
         self._log(trainer, pl_module)
@@ -51,11 +52,13 @@ class FeatureMaps(L.Callback):
             inputs = classifier.preprocessed(images.to(classifier.device))
             found = feature_maps(classifier.network, inputs, layers)
         for layer, maps_NCHW in found.items():
+            if layer in self._shown and torch.equal(maps_NCHW, self._shown[layer]):
+                continue
+            self._shown[layer] = maps_NCHW
             for number, maps_CHW in enumerate(maps_NCHW):
                 title = layer_title(f"step {trainer.global_step}", layer, layers[layer])
                 sheet = maps_sheet(title, maps_CHW, describe_maps(maps_CHW, fields.get(layer)), width=WIDTH)
-                tag = f"features/{layer}/{number}"
-                writer.add_image(tag, np.asarray(sheet), trainer.global_step, dataformats="HWC")
+                add_picture(writer, f"features/{layer}/{number}", sheet, trainer.global_step)
 
     def _fixed_images(self, trainer: L.Trainer) -> Tensor | None:
         data: DataModule = trainer.datamodule  # type: ignore[attr-defined]

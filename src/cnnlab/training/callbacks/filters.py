@@ -1,11 +1,12 @@
 """First-layer filters in TensorBoard."""
 
 import lightning as L
-import numpy as np
+import torch
+from torch import Tensor
 
 from cnnlab.explain.feature_maps import first_conv
 from cnnlab.explain.filters import filters_sheet
-from cnnlab.training.callbacks.tensorboard import tensorboard_writer
+from cnnlab.training.callbacks.tensorboard import add_picture, tensorboard_writer
 from cnnlab.training.classifier import Classifier
 
 WIDTH = 640
@@ -13,10 +14,12 @@ WIDTH = 640
 
 
 class Filters(L.Callback):
-    """Logs `filters/<layer>`, the first convolution's filters, before training and every `every_n_epochs`."""
+    """Logs `filters/<layer>`, the first convolution's filters, before training and every `every_n_epochs` if they have
+    changed."""
 
     def __init__(self, every_n_epochs: int = 1) -> None:
         self.every_n_epochs = every_n_epochs
+        self._shown: Tensor | None = None
 
     def on_train_start(self, trainer: L.Trainer, pl_module: Classifier) -> None:
         if trainer.global_step == 0:  # the run is not resumed
@@ -29,5 +32,9 @@ class Filters(L.Callback):
     def _log(self, trainer: L.Trainer, classifier: Classifier) -> None:
         if writer := tensorboard_writer(trainer):
             name, conv = first_conv(classifier.network)
-            sheet = filters_sheet(f"{name} · step {trainer.global_step}", conv.weight.detach().cpu(), width=WIDTH)
-            writer.add_image(f"filters/{name}", np.asarray(sheet), trainer.global_step, dataformats="HWC")
+            weight = conv.weight.detach().cpu().clone()
+            if self._shown is not None and torch.equal(weight, self._shown):
+                return
+            self._shown = weight
+            sheet = filters_sheet(f"{name} · step {trainer.global_step}", weight, width=WIDTH)
+            add_picture(writer, f"filters/{name}", sheet, trainer.global_step)

@@ -6,8 +6,9 @@ import lightning as L
 import torch
 
 from cnnlab.explain.grids import tile, to_uint8
+from cnnlab.explain.sheets import tensor_image
 from cnnlab.seeds import seed_generators
-from cnnlab.training.callbacks.tensorboard import tensorboard_writer
+from cnnlab.training.callbacks.tensorboard import add_picture, tensorboard_writer
 from cnnlab.training.classifier import Classifier, FeatureBatch
 
 
@@ -34,4 +35,5 @@ class InputBatch(L.Callback):
                     seed_generators(pl_module.step_seed(), pl_module.device)
                     images, _ = pl_module.augment(*batch)
             if images.shape[1] in (1, 3):
-                writer.add_image("input/train", tile(to_uint8(images[: self.images].cpu())), trainer.global_step)
+                shown = tensor_image(tile(to_uint8(images[: self.images].cpu())))
+                add_picture(writer, "input/train", shown, trainer.global_step)

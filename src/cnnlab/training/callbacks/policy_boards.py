@@ -1,12 +1,11 @@
 """What a policy network of Go thinks of fixed validation positions, in TensorBoard: the step slider shows it learn."""
 
 import lightning as L
-import numpy as np
 import torch
 
 from cnnlab.explain.boards import board_picture
 from cnnlab.models.modes import evaluating
-from cnnlab.training.callbacks.tensorboard import tensorboard_writer
+from cnnlab.training.callbacks.tensorboard import add_picture, tensorboard_writer
 from cnnlab.training.classifier import Classifier
 
 
@@ -48,4 +47,4 @@ class PolicyBoards(L.Callback):
             picture = board_picture(
                 board.rows(), shares[number].reshape(size, size), title, last, divmod(label, size), cell=24
             )
-            writer.add_image(f"policy/{number}", np.asarray(picture), trainer.global_step, dataformats="HWC")
+            add_picture(writer, f"policy/{number}", picture, trainer.global_step)
