@@ -77,7 +77,7 @@ def test_maps_and_filters_begin_before_training_and_follow_every_epoch(events):
     expected = [0, EPOCH, 2 * EPOCH, 3 * EPOCH]
     for tag in ("features/features.0/0", "features/features.5/1", "filters/features.0"):
         assert steps(events.Images(tag)) == expected
-    assert steps(events.Images("input/train")) == expected[:-1]
+    assert steps(events.Images("input/train")) == [0]  # every tenth epoch
     assert len(steps(events.Images("confusion/val"))) == 3
 
 

@@ -6,13 +6,13 @@ again, in an order drawn by the seed. Validation images have the one that evalua
 
 import logging
 from collections.abc import Callable, Iterable, Iterator, Sequence
+from pathlib import Path
 from typing import Any
 
 import lightning as L
 import torch
 from lightning.pytorch.strategies import DDPStrategy, SingleDeviceStrategy
 from torch import Tensor
-from torch.nn.modules.batchnorm import _BatchNorm
 from torch.utils.data import DataLoader, Dataset
 
 from cnnlab.data.datamodule import ImageDataModule
@@ -29,6 +29,8 @@ from cnnlab.training.classifier import Classifier, FeatureBatch
 log = logging.getLogger(__name__)
 FORMAT = 2
 """Counts up when the same key gives other features than before."""
+MANY = 100_000
+"""Images up to which the views of their features are kept, of some 600 bytes each."""
 SMALL_TAIL = 1_000_000
 """Parameters up to which a second thread costs a classifier on the CPU more than it gives."""
 
@@ -70,6 +72,7 @@ class FeatureCache:
         self._cuts: dict[str, Cut] = {}
         self._entries: dict[tuple[str, int], Entry] = {}
         self._digests: dict[str, list[str]] = {}
+        self._rows: dict[tuple[Path, bool], list[Tensor]] = {}
         self._stage: str | None = None
         self._check()
 
@@ -128,17 +131,11 @@ class FeatureCache:
         for phase in recipe.plan.phases:
             stage = recipe.plan.first_trained(network, phase.epoch)
             if stage is not None:
-                self._check_frozen(network, stage)
+                if not recipe.plan.constant(network, phase.epoch):
+                    raise InputError("freeze.batch_norm=train lets the statistics of frozen stages drift.")
                 cut = self._cut_in_front_of(stage)
                 self._check_room(cut.prefix(self._sample())[0])
         self._cuts.clear()  # weights and device may change until training begins
-
-    def _check_frozen(self, network: torch.nn.Module, stage: str) -> None:
-        names = list(stages(network))
-        below = [stages(network)[name] for name in names[: names.index(stage)]]
-        norms = any(isinstance(layer, _BatchNorm) for module in below for layer in module.modules())
-        if norms and self.classifier.recipe.plan.batch_norm == "train":
-            raise InputError("freeze.batch_norm=train lets the statistics of frozen stages drift.")
 
     def _check_room(self, features: Tensor) -> None:
         """Whether all views fit into the store and onto its disk."""
@@ -171,8 +168,8 @@ class FeatureCache:
         batches = [[(view, index) for _, index in draws] for draws in loader.batch_sampler or ()]
         entry = self._filled(cut, images, dataset, view) if self.keep else None
         if entry is not None:
-            digests = self._digests_of(images)
-            found = (torch.stack([entry[digests[index]] for _, index in draws]) for draws in batches)
+            features_of = self._look_up(entry, images)
+            found = (torch.stack([features_of(index) for _, index in draws]) for draws in batches)
             torch.set_num_threads(self.threads(cut))
         else:
             torch.set_num_threads(self._threads)
@@ -180,6 +177,16 @@ class FeatureCache:
         for draws, features in zip(batches, found, strict=True):
             labels = torch.from_numpy(images.labels[[index for _, index in draws]])
             yield FeatureBatch(features, labels, torch.tensor(draws))
+
+    def _look_up(self, entry: Entry, images: LabelledImages) -> Callable[[int], Tensor]:
+        """Index of an image -> its features; each is looked up once, unless they are too many to keep their views."""
+        digests = self._digests_of(images)
+        if len(digests) > MANY:
+            return lambda index: entry[digests[index]]
+        key = (entry.path, images is self.data.parts.train)
+        if key not in self._rows:
+            self._rows[key] = [entry[digest] for digest in digests]
+        return self._rows[key].__getitem__
 
     def _filled(self, cut: Cut, images: LabelledImages, dataset: Dataset, view: int) -> Entry | None:
         """The entry of `view`, with the features of all `images`; None if they cannot be written."""

@@ -63,6 +63,20 @@ class FreezePlan:
         first = next((name for name in weighted if name in trained), None)
         return None if first == weighted[0] else first
 
+    def constant(self, network: nn.Module, epoch: int) -> list[str]:
+        """The stages whose outputs for an image are the same from the first epoch to the end of `epoch`.
+
+        None where statistics of batch norm drift.
+        """
+        names, first = list(stages(network)), self.first_trained(network, epoch)
+        below = names[: names.index(first)] if first else []
+        layers = [layer for name in below for layer in stages(network)[name].modules()]
+        return [] if self.batch_norm == "train" and any(isinstance(layer, _BatchNorm) for layer in layers) else below
+
+    def is_constant(self, network: nn.Module, layer: str, epoch: int) -> bool:
+        """Whether the layer belongs to one of those stages."""
+        return any(layer == stage or layer.startswith(f"{stage}.") for stage in self.constant(network, epoch))
+
     def apply(self, network: nn.Module, epoch: int) -> None:
         """Set requires_grad, and the mode of batch norm, of every stage; call after anything that calls `train()`."""
         trainable = set(self.trainable(epoch))

@@ -2,7 +2,7 @@
 
 import lightning as L
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from cnnlab.data.datamodule import DataModule
 from cnnlab.explain.feature_maps import feature_maps, resolve_layers
@@ -19,7 +19,7 @@ WIDTH = 320
 class FeatureMaps(L.Callback):
     """Logs `features/<layer>/<image>`: every channel of the layer in one grid.
 
-    Before training, and every `every_n_epochs` if they have changed, which those of frozen layers do not.
+    Before training, and every `every_n_epochs`, then without layers that have been frozen so far.
 
     layers: names or globs of layers, or "auto" (first, middle and last stage).
     images: how many of the first validation images.
@@ -30,31 +30,29 @@ class FeatureMaps(L.Callback):
         self.images = images
         self.every_n_epochs = every_n_epochs
         self._fixed: Tensor | None = None
-        self._shown: dict[str, Tensor] = {}
-        """Layer -> its maps as they were logged last."""
 
     def on_train_start(self, trainer: L.Trainer, pl_module: Classifier) -> None:
-        self._log(trainer, pl_module)
+        if trainer.global_step == 0:  # the run is not resumed
+            self._log(trainer, pl_module, resolve_layers(pl_module.network, self.layers))
 
     def on_train_epoch_end(self, trainer: L.Trainer, pl_module: Classifier) -> None:
         if (trainer.current_epoch + 1) % self.every_n_epochs == 0:
-            self._log(trainer, pl_module)
+            plan, network = pl_module.recipe.plan, pl_module.network
+            layers = resolve_layers(network, self.layers)
+            changed = {k: v for k, v in layers.items() if not plan.is_constant(network, k, trainer.current_epoch)}
+            self._log(trainer, pl_module, changed)
 
     @torch.no_grad()
-    def _log(self, trainer: L.Trainer, classifier: Classifier) -> None:
+    def _log(self, trainer: L.Trainer, classifier: Classifier, layers: dict[str, nn.Module]) -> None:
         writer = tensorboard_writer(trainer)
         images = self._fixed_images(trainer)
-        if writer is None or images is None:
+        if writer is None or images is None or not layers:
             return
-        layers = resolve_layers(classifier.network, self.layers)
         fields = receptive_fields(classifier.network)
         with evaluating(classifier):
             inputs = classifier.preprocessed(images.to(classifier.device))
             found = feature_maps(classifier.network, inputs, layers)
         for layer, maps_NCHW in found.items():
-            if layer in self._shown and torch.equal(maps_NCHW, self._shown[layer]):
-                continue
-            self._shown[layer] = maps_NCHW
             for number, maps_CHW in enumerate(maps_NCHW):
                 title = layer_title(f"step {trainer.global_step}", layer, layers[layer])
                 sheet = maps_sheet(title, maps_CHW, describe_maps(maps_CHW, fields.get(layer)), width=WIDTH)

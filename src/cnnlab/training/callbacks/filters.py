@@ -1,8 +1,6 @@
 """First-layer filters in TensorBoard."""
 
 import lightning as L
-import torch
-from torch import Tensor
 
 from cnnlab.explain.feature_maps import first_conv
 from cnnlab.explain.filters import filters_sheet
@@ -14,12 +12,11 @@ WIDTH = 640
 
 
 class Filters(L.Callback):
-    """Logs `filters/<layer>`, the first convolution's filters, before training and every `every_n_epochs` if they have
-    changed."""
+    """Logs `filters/<layer>`, the first convolution's filters, before training and every `every_n_epochs` unless they
+    have been frozen so far."""
 
     def __init__(self, every_n_epochs: int = 1) -> None:
         self.every_n_epochs = every_n_epochs
-        self._shown: Tensor | None = None
 
     def on_train_start(self, trainer: L.Trainer, pl_module: Classifier) -> None:
         if trainer.global_step == 0:  # the run is not resumed
@@ -27,14 +24,13 @@ class Filters(L.Callback):
 
     def on_train_epoch_end(self, trainer: L.Trainer, pl_module: Classifier) -> None:
         if (trainer.current_epoch + 1) % self.every_n_epochs == 0:
-            self._log(trainer, pl_module)
+            self._log(trainer, pl_module, trained=trainer.current_epoch)
 
-    def _log(self, trainer: L.Trainer, classifier: Classifier) -> None:
+    def _log(self, trainer: L.Trainer, classifier: Classifier, trained: int | None = None) -> None:
+        """trained: the epoch that has just ended."""
         if writer := tensorboard_writer(trainer):
             name, conv = first_conv(classifier.network)
-            weight = conv.weight.detach().cpu().clone()
-            if self._shown is not None and torch.equal(weight, self._shown):
+            if trained is not None and classifier.recipe.plan.is_constant(classifier.network, name, trained):
                 return
-            self._shown = weight
-            sheet = filters_sheet(f"{name} · step {trainer.global_step}", weight, width=WIDTH)
+            sheet = filters_sheet(f"{name} · step {trainer.global_step}", conv.weight.detach().cpu(), width=WIDTH)
             add_picture(writer, f"filters/{name}", sheet, trainer.global_step)
