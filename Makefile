@@ -50,10 +50,12 @@ board: setup  ## Start TensorBoard on outputs/, for this machine only
 gallery: setup  ## Draw docs/gallery anew from networks trained here (under ten minutes; DATA=FOLDER for data elsewhere)
 	$(BIN)/python docs/gallery.py --data $(DATA)
 
-benchmark: $(PEERS)/.installed  ## Measure speed against other loaders, loops and the course's script (an hour; data/ must be there)
-	$(PEERS)/bin/python benchmarks/input_pipeline.py
-	$(PEERS)/bin/python benchmarks/training_step.py
-	$(PEERS)/bin/python benchmarks/transfer_sweep.py
+benchmark: $(PEERS)/.installed  ## Measure speed against other loaders, loops and the course's script (under an hour; DATA=FOLDER for data elsewhere)
+	$(PEERS)/bin/python benchmarks/input_pipeline.py --data $(DATA)
+	$(PEERS)/bin/python benchmarks/training_step.py --data $(DATA)
+	$(PEERS)/bin/python benchmarks/transfer_sweep.py --data $(DATA)
+	$(PEERS)/bin/python benchmarks/scaling.py --data $(DATA)
+	$(PEERS)/bin/python benchmarks/startup.py --data $(DATA)
 
 $(PEERS)/.installed: pyproject.toml constraints.txt
 	$(PYTHON) -m venv $(PEERS)

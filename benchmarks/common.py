@@ -12,7 +12,7 @@ from collections.abc import Callable, Mapping, Sequence
 from datetime import date
 from pathlib import Path
 from statistics import median
-from typing import Any
+from typing import Any, TypeVar
 
 from cnnlab.runs.folder import versions
 
@@ -29,17 +29,22 @@ def arguments(description: str) -> argparse.ArgumentParser:
     return parser
 
 
-def interleaved(variants: Mapping[str, Callable[[], float]], rounds: int) -> dict[str, list[float]]:
+T = TypeVar("T", float, list[float])
+
+
+def interleaved(variants: Mapping[str, Callable[[], T]], rounds: int) -> dict[str, list[T]]:
     """Every variant once, then every one again: what slows the machine down for a while hits all of them."""
-    found: dict[str, list[float]] = {name: [] for name in variants}
+    found: dict[str, list[T]] = {name: [] for name in variants}
     for number in range(rounds):
         for name, measure in variants.items():
-            found[name].append(measure())
-            print(f"round {number + 1} of {rounds}: {name} {found[name][-1]:.4g}", flush=True)
+            value = measure()
+            found[name].append(value)
+            shown = " ".join(f"{part:.4g}" for part in (value if isinstance(value, list) else [value]))
+            print(f"round {number + 1} of {rounds}: {name} {shown}", flush=True)
     return found
 
 
-def apart(measure: Callable[[], float]) -> float:
+def apart(measure: Callable[[], T]) -> T:
     """What `measure` returns in a process of its own, so that no variant inherits the memory or threads of another."""
     context = multiprocessing.get_context("fork")
     receiver, sender = context.Pipe(duplex=False)
@@ -54,7 +59,7 @@ def apart(measure: Callable[[], float]) -> float:
         process.join()
 
 
-def each_apart(variants: Mapping[str, Callable[[], float]]) -> dict[str, Callable[[], float]]:
+def each_apart(variants: Mapping[str, Callable[[], T]]) -> dict[str, Callable[[], T]]:
     return {name: lambda measure=measure: apart(measure) for name, measure in variants.items()}
 
 

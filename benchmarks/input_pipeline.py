@@ -3,12 +3,14 @@
     python benchmarks/input_pipeline.py --data FOLDER [--quick] [--json FILE]
 
 Every loader cuts RandomResizedCrop(224, scale 0.35 to 1), flips, and gives normalised float batches of 32 of all the
-flowers, with the same number of worker processes, whose start counts, and one thread in the main process, so that it
-does not take the cores from them; each in a process of its own. Ours is measured twice: its first epoch, which decodes
-and keeps records in an empty cache, and its second, which reads them; and once without records. --quick takes fewer
-repetitions.
+flowers for four epochs, with the same number of worker processes, whose start counts, and one thread in the main
+process, so that it does not take the cores from them; each in a process of its own. Ours is measured with records,
+which the first epoch keeps in an empty cache while it decodes, and the later ones read, and without. The workers of
+torchvision's loader start anew in each epoch, as is its default and most scripts'; timm's go on, as is its. --quick
+takes fewer repetitions.
 """
 
+import itertools
 import shutil
 import tempfile
 import time
@@ -32,6 +34,8 @@ from cnnlab.models.preprocessing import Normalize
 
 BATCH = 32
 SCALE = (0.35, 1.0)
+EPOCHS = {"first epoch": 1, "later epochs": 3}
+"""How many are measured together."""
 
 
 def main() -> None:
@@ -43,28 +47,41 @@ def main() -> None:
     scans = Path(tempfile.mkdtemp())
     ours(root, given.workers, scans)  # the list of checked files is kept by then
     variants = {
-        "torchvision": lambda: speed_of(torchvision_loader(root, given.workers), time.perf_counter()),
-        "timm": lambda: speed_of(timm_loader(root, given.workers), time.perf_counter()),
-        **our_epochs(root, given.workers, scans),
+        "torchvision": lambda: speeds_of(torchvision_loader(root, given.workers), time.perf_counter()),
+        "timm": lambda: speeds_of(timm_loader(root, given.workers), time.perf_counter()),
+        "records": lambda: our_speeds(root, given.workers, scans, records=True),
+        "no records": lambda: our_speeds(root, given.workers, scans, records=False),
     }
-    speeds = interleaved(each_apart(variants), rounds=2 if given.quick else 5)
+    measured = interleaved(each_apart(variants), rounds=2 if given.quick else 5)
     shutil.rmtree(scans)
+    speeds = {
+        f"{name}, {epoch}": [pair[number] for pair in pairs]
+        for name, pairs in measured.items()
+        for number, epoch in enumerate(EPOCHS)
+    }
     ratios = {
-        f"{epoch} / {peer}": ratio(speeds[epoch], speeds[peer])
-        for epoch in ("first epoch", "second epoch", "no records")
+        f"{mine}, {epoch} / {peer}": ratio(speeds[f"{mine}, {epoch}"], speeds[f"{peer}, {epoch}"])
+        for mine in ("records", "no records")
+        for epoch in EPOCHS
         for peer in ("torchvision", "timm")
     }
     report("input_pipeline", given, {"images_per_second": speeds, "workers": given.workers}, ratios)
 
 
-def speed_of(batches: Iterable, began: float) -> float:
-    """Images per second of one epoch, from `began` to the last batch; worker start-up counts, their end does not."""
-    images, ended = 0, began
-    for batch, _ in batches:
-        assert batch.dtype == torch.float32
-        assert batch.shape[1:] == (3, 224, 224)
-        images, ended = images + len(batch), time.perf_counter()
-    return images / (ended - began)
+def speeds_of(batches: Iterable, began: float, set_epoch: Callable[[int], object] = lambda epoch: None) -> list[float]:
+    """Images per second of each of EPOCHS, to its last batch, the first from `began`; workers may end later."""
+    speeds, epochs = [], itertools.count()
+    for count in EPOCHS.values():
+        images, ended = 0, began
+        for _ in range(count):
+            set_epoch(next(epochs))
+            for batch, _ in batches:
+                assert batch.dtype == torch.float32
+                assert batch.shape[1:] == (3, 224, 224)
+                images, ended = images + len(batch), time.perf_counter()
+        speeds.append(images / (ended - began))
+        began = time.perf_counter()
+    return speeds
 
 
 def torchvision_loader(root: Path, workers: int) -> DataLoader:
@@ -97,7 +114,6 @@ def timm_loader(root: Path, workers: int):
         std=IMAGENET_STD,
         num_workers=workers,
         device=torch.device("cpu"),
-        persistent_workers=False,
     )
 
 
@@ -116,32 +132,27 @@ def ours(root: Path, workers: int, cache: Path) -> ImageDataModule:
     )
 
 
-def our_epochs(root: Path, workers: int, scans: Path) -> dict[str, Callable[[], float]]:
-    normalize = Normalize(IMAGENET_MEAN, IMAGENET_STD)
-    cache = scans / "records"
+class Normalized:
+    """The batches of `data` as Classifier prepares them."""
 
-    def batches(data: ImageDataModule) -> Iterator[tuple[torch.Tensor, torch.Tensor]]:
-        """As Classifier prepares them."""
-        for images, labels in data.train_dataloader():
-            yield normalize.from_uint8(images), labels
+    def __init__(self, data: ImageDataModule) -> None:
+        self.loader = data.train_dataloader()
+        self.normalize = Normalize(IMAGENET_MEAN, IMAGENET_STD)
 
-    def epoch(data: ImageDataModule, store: Store | None) -> float:
-        """Building what is missing of the records counts."""
-        keep_freed_memory()
-        began = time.perf_counter()
-        if store:
-            keep_records("on", data, store, epochs=10, show=False)
-        return speed_of(batches(data), began)
+    def __iter__(self) -> Iterator[tuple[torch.Tensor, torch.Tensor]]:
+        for images, labels in self.loader:
+            yield self.normalize.from_uint8(images), labels
 
-    def first() -> float:
-        shutil.rmtree(cache, ignore_errors=True)
-        return epoch(ours(root, workers, scans), Store(cache))
 
-    return {
-        "no records": lambda: epoch(ours(root, workers, scans), None),
-        "first epoch": first,
-        "second epoch": lambda: epoch(ours(root, workers, scans), Store(cache)),
-    }
+def our_speeds(root: Path, workers: int, scans: Path, records: bool) -> list[float]:
+    keep_freed_memory()
+    data = ours(root, workers, scans)
+    shutil.rmtree(scans / "records", ignore_errors=True)
+    began = time.perf_counter()
+    if records:
+        keep_records("on", data, Store(scans / "records"), epochs=10)
+    batches = Normalized(data)
+    return speeds_of(batches, began, batches.loader.batch_sampler.sampler.set_epoch)
 
 
 if __name__ == "__main__":

@@ -27,13 +27,14 @@ class Poison(L.Callback):
 
 
 class Kill(L.Callback):
-    """Sends SIGKILL to its own process of rank 0 in the middle of the training step `step`."""
+    """Sends SIGKILL to the process `rank`, its own, in the middle of the training step `step`."""
 
-    def __init__(self, step: int) -> None:
+    def __init__(self, step: int, rank: int = 0) -> None:
         self.step = step
+        self.rank = rank
 
     def on_before_optimizer_step(self, trainer: L.Trainer, pl_module: L.LightningModule, optimizer: Any) -> None:
-        if trainer.global_step == self.step and trainer.global_rank == 0:
+        if trainer.global_step == self.step and trainer.global_rank == self.rank:
             os.kill(os.getpid(), signal.SIGKILL)
 
 

@@ -250,9 +250,18 @@ def resumable(folder: Path, *overrides: str) -> Path:
     return folder
 
 
+def with_config(folder: Path, **changes: object) -> Path:
+    """The config that the overrides in `folder` compose to, with `changes` of its parts, in config.yaml."""
+    config = cli.resolved(compose(yaml.safe_load((folder / "overrides.yaml").read_text())), folder)
+    for part, values in changes.items():
+        config[part] |= values
+    (folder / "config.yaml").write_text(yaml.safe_dump(config))
+    return folder
+
+
 @pytest.mark.parametrize("name", ["run", "a run, (1) of it's = ü"])
 def test_resuming_repeats_the_stored_command(started, tmp_path, name):
-    folder = resumable(tmp_path / name, "seed=3", "trainer.max_epochs=5")
+    folder = with_config(resumable(tmp_path / name, "seed=3", "trainer.max_epochs=5"))
     assert train(f"resume={name}", "trainer.max_epochs=9") == 0
     *overrides, resume, run_dir = started[0]
     assert overrides == [*DIGITS, "seed=3", "trainer.max_epochs=9"]
@@ -303,13 +312,76 @@ def test_resumed_run_of_an_own_package_is_told_again_to_trust_it(started, tmp_pa
         "from torch.nn import CrossEntropyLoss\n\nclass Mine(CrossEntropyLoss): ...\n"
     )
     monkeypatch.syspath_prepend(tmp_path)
-    resumable(tmp_path / "run", "trusted_packages=[my_losses]", "loss._target_=my_losses.Mine", "loss._partial_=true")
+    own = ("trusted_packages=[my_losses]", "loss._target_=my_losses.Mine", "loss._partial_=true")
+    with_config(resumable(tmp_path / "run", *own))
     assert train("resume=run", "trusted_packages=[my_losses]") == 0
     assert started[0][len(DIGITS) :][:3] == [
         "loss._target_=my_losses.Mine",
         "loss._partial_=true",
         "trusted_packages=[my_losses]",
     ]
+
+
+def test_run_whose_configs_have_changed_is_not_continued(started, tmp_path, capsys):
+    with_config(resumable(tmp_path / "run"), optimizer={"lr": 0.5}, trainer={"max_epochs": 77}, init={"gain": 2})
+    assert train("resume=run") == 2
+    said = complaint(capsys)
+    assert f"The run in {tmp_path / 'run'} cannot go on as it began, since the configs have changed: " in said
+    assert "optimizer.lr: 0.5 -> 0.001" in said
+    assert "init.gain: 2 -> none" in said
+    assert "trainer.max_epochs: 77 -> " in said
+    assert started == []
+    with_config(tmp_path / "run", paths={"data_dir": "elsewhere"})
+    assert train("resume=run") == 0
+
+
+JOB = {"SLURM_JOB_ID": "7", "SLURM_RESTART_COUNT": "1"}
+
+
+@pytest.fixture
+def restarted(started, monkeypatch) -> list[list[str]]:
+    """`started`, in a job that SLURM starts for the second time."""
+    for name, value in JOB.items():
+        monkeypatch.setenv(name, value)
+    return started
+
+
+@pytest.mark.parametrize("named", [True, False])
+def test_job_that_slurm_starts_again_goes_on(restarted, tmp_path, named):
+    overrides = [*DIGITS, "seed=3", *(["paths.output_dir=mine"] if named else [])]
+    folder = tmp_path / ("mine" if named else "outputs/digits/lenet5-seed-3-2")
+    folder = with_config(resumable(folder, *overrides[len(DIGITS) :]))
+    (folder / "run.json").write_text('{"slurm_job": "7"}')
+    other = tmp_path / "outputs" / "digits" / "lenet5-seed-3"
+    other.mkdir(parents=True, exist_ok=True)
+    (other / "run.json").write_text('{"slurm_job": "6"}')
+    assert train(*overrides) == 0
+    resume, run_dir = started_with(restarted)
+    assert (parsed(resume), parsed(run_dir)) == (str(folder), str(folder))
+
+
+def started_with(commands: list[list[str]]) -> list[str]:
+    """Where the only run that was started goes on and writes."""
+    (command,) = commands
+    return [override for override in command if override.startswith(("resume=", "hydra.run.dir="))]
+
+
+def test_job_without_a_checkpoint_begins_anew_in_its_folder(restarted, tmp_path):
+    folder = tmp_path / "mine"
+    folder.mkdir()
+    (folder / "run.json").write_text('{"slurm_job": "7"}')
+    (folder / "events.out.tfevents.1").touch()
+    assert train(*DIGITS, "paths.output_dir=mine") == 0
+    (run_dir,) = started_with(restarted)
+    assert parsed(run_dir) == str(folder)
+    assert [path.name for path in folder.iterdir()] == ["run.json"]
+
+
+def test_folder_of_another_job_is_left_alone(restarted, tmp_path, capsys):
+    (tmp_path / "mine").mkdir()
+    (tmp_path / "mine" / "run.json").write_text('{"slurm_job": "6"}')
+    assert train(*DIGITS, "paths.output_dir=mine") == 2
+    assert "holds a run already" in complaint(capsys)
 
 
 @pytest.mark.parametrize("contents", ["", "a: 1", "[1, 2]", "[[seed=1]]", "}", "!!python/object/apply:os.getcwd []"])

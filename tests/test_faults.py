@@ -7,9 +7,11 @@ import subprocess
 import pytest
 import torch
 from harm import fill_disk
-from in_process import DIGITS, command_line
+from in_process import DIGITS, command_line, digits_with
 
 from cnnlab import cli
+from cnnlab.errors import DataError
+from cnnlab.faults import explained
 from cnnlab.loading import load_run
 
 RUN = (
@@ -106,6 +108,23 @@ def test_full_disk_of_the_cache_costs_time_only(small_disk, tmp_path, monkeypatc
     assert "could not be kept (No space left on device): it is fitted anew" in (run / "train.log").read_text()
 
 
+def test_cache_that_fills_up_within_an_epoch_costs_time_only(small_disk, tmp_path, monkeypatch, capfd):
+    """The first view of the features fits onto the disk, of the second a part: the classifier learns the same."""
+    options = digits_with("freeze=features", "freeze.cache_views=2", "augmentation=[noise]", "data.images_per_class=40")
+    harm = (fill(small_disk, 3, 250_000), "trusted_packages=[harm]", f"paths.cache_dir={small_disk}")
+    weights = []
+    for number, more in enumerate((harm, ("freeze.cache=off",))):
+        run = tmp_path / str(number)
+        assert command_line(monkeypatch, *options, *more, "trainer.max_epochs=2", f"paths.output_dir={run}") == 0
+        weights.append(torch.load(run / "best_weights.pth", weights_only=True))
+    said = [line for line in capfd.readouterr().err.splitlines() if "No space left on device" in line]
+    assert len(said) == 1
+    assert f"Features cannot be kept in {small_disk}" in said[0]
+    assert len(list(small_disk.glob("features/*/*.safetensors"))) > 4  # validation and the first view have four each
+    for name, value in weights[0].items():
+        torch.testing.assert_close(value, weights[1][name], rtol=0, atol=1e-4)
+
+
 def test_full_disk_while_a_report_is_written(small_disk, quick_run, monkeypatch, capsys):
     run = small_disk / "run"
     shutil.copytree(quick_run, run, ignore=shutil.ignore_patterns("events.*", "last.ckpt", "*.pth"))
@@ -158,3 +177,17 @@ def test_worker_that_is_killed(tmp_path, monkeypatch, capfd):
     record, _ = ends_well(run, capfd, code)
     assert code == 3
     assert "was killed, most likely because memory ran out. Fewer of them take less" in record["error"]
+
+
+def test_killed_worker_is_recognised_behind_the_error_that_its_signal_met():
+    """Torch raises from a signal handler, here in the middle of what takes any exception for its own."""
+    try:
+        try:
+            raise RuntimeError("DataLoader worker (pid 7) is killed by signal: Killed. ")
+        except RuntimeError as found:
+            raise TypeError("unsupported callable") from found
+    except TypeError as met:
+        error = explained(met)
+    assert isinstance(error, DataError)
+    assert str(error).startswith("A process that loads data was killed")
+    assert explained(TypeError("unsupported callable")) is None

@@ -3,6 +3,7 @@
 Composes and checks everything first, reports all problems at once, and imports nothing heavy before that.
 """
 
+import glob
 import importlib
 import logging
 import os
@@ -135,11 +136,27 @@ def _prepared(overrides: list[str], config_dir: str | None) -> list[str]:
         raise InputError("sweep.dir, sweep.resume and hydra.mode are for sweeps: add -m.")
     cfg = compose(overrides, config_dir)
     check(cfg)
-    return [*overrides, f"hydra.run.dir={quoted(str(_folder(cfg, overrides)))}"]
+    if folder := _begun_before(cfg, overrides):
+        if (folder / "checkpoints" / "last.ckpt").is_file():
+            changeable = [override for override in overrides if override.startswith(RESUMABLE)]
+            return _resumed([*changeable, f"resume={quoted(str(folder))}"], config_dir)
+    else:
+        folder = _claimed(cfg, overrides)
+    return [*overrides, f"hydra.run.dir={quoted(str(folder))}"]
 
 
-def _folder(cfg: DictConfig, overrides: list[str]) -> Path:
-    """Claim the run's folder."""
+def _begun_before(cfg: DictConfig, overrides: list[str]) -> Path | None:
+    """The run's folder, if SLURM starts its job again."""
+    from cnnlab.runs.slurm import begun_before
+
+    if cfg.paths.output_dir:
+        return begun_before([Path(cfg.paths.output_dir).absolute()])
+    folder = _named(cfg, overrides).absolute()
+    return begun_before(folder.parent.glob(f"{glob.escape(folder.name)}*"))
+
+
+def _claimed(cfg: DictConfig, overrides: list[str]) -> Path:
+    """The run's folder, created."""
     started_elsewhere = os.environ.get("RANK", os.environ.get("SLURM_PROCID"))
     if started_elsewhere is not None:
         if not cfg.paths.output_dir:
@@ -150,8 +167,13 @@ def _folder(cfg: DictConfig, overrides: list[str]) -> Path:
             return Path(cfg.paths.output_dir).absolute()
     if cfg.paths.output_dir:
         return claim_exactly(Path(cfg.paths.output_dir))
+    return claim(_named(cfg, overrides))
+
+
+def _named(cfg: DictConfig, overrides: list[str]) -> Path:
+    """The run's folder where the user names none; the next ones get numbers."""
     experiment = next((value for key, _, value in map(_parts, overrides) if key == "experiment"), cfg.data.name)
-    return claim(Path(cfg.paths.root) / experiment / run_name(overrides, cfg.model.name))
+    return Path(cfg.paths.root) / experiment / run_name(overrides, cfg.model.name)
 
 
 def _parts(override: str) -> tuple[str, str, str]:
@@ -161,7 +183,7 @@ def _parts(override: str) -> tuple[str, str, str]:
 
 def _resumed(overrides: list[str], config_dir: str | None) -> list[str]:
     """The stored overrides of the run to resume, with the few that may change; whom to trust the folder cannot say."""
-    from cnnlab.runs.folder import read_overrides
+    from cnnlab.runs.folder import read_overrides, require_same_config
 
     resume = next(override for override in overrides if override.startswith("resume="))
     folder = Path(str(OverridesParser.create().parse_override(resume).value())).expanduser().absolute()
@@ -174,13 +196,15 @@ def _resumed(overrides: list[str], config_dir: str | None) -> list[str]:
     if not (folder / "checkpoints" / "last.ckpt").is_file():
         raise InputError(f"{folder} cannot be resumed: it has no checkpoints/last.ckpt.")
     changed = {_parts(override)[0] for override in new}
-    stored = [override for override in read_overrides(folder) if _parts(override)[0].lstrip("+") not in changed]
+    whole = read_overrides(folder)
+    stored = [override for override in whole if _parts(override)[0].lstrip("+") not in changed]
     for override in stored:
         if re.split(r"\W", override.lstrip("+~ "))[0] == "trusted_packages":
             raise InputError(
                 f"The run in {folder} was made with {override}: whatever code is in there would be run. "
                 f"If you trust it, add {override} to the command."
             )
+    require_same_config(folder, resolved(compose(whole, config_dir), folder))
     check(compose([*stored, *new], config_dir))
     return [*stored, *new, resume, f"hydra.run.dir={quoted(str(folder))}"]
 
@@ -199,18 +223,18 @@ def _task(cfg: DictConfig, rerun: list[str], failures: list[int]) -> None:
     rerun: what was typed to start this run; of a sweep only the program and its flags, to which a job's overrides go.
     failures: takes the exit code of a run that fails.
     """
-    from cnnlab.runs.folder import RunFolder
+    from cnnlab.runs.folder import RunFolder, require_same_config
 
     hydra_cfg = HydraConfig.get()
     folder = Path(hydra_cfg.runtime.output_dir)
-    cfg.paths.output_dir = str(folder)
-    plain: dict[str, Any] = OmegaConf.to_container(cfg, resolve=True)  # type: ignore[assignment]
-    resumes = plain.pop("resume") is not None
-    del plain["sweep"]
+    resumes = cfg.resume is not None
+    plain = resolved(cfg, folder)
     stored = [override for override in hydra_cfg.overrides.task if not override.startswith(("resume=", "sweep."))]
     chosen = plain
     if hydra_cfg.mode == RunMode.MULTIRUN:
         resumes = (folder / "checkpoints" / "last.ckpt").is_file()
+        if resumes:
+            require_same_config(folder, plain)
         resume = [f"resume={quoted(str(folder))}"] if resumes else []
         places = [override for override in hydra_cfg.overrides.hydra if override.startswith("hydra.searchpath=")]
         rerun = [*rerun, *places, *stored, *resume, f"hydra.run.dir={quoted(str(folder))}"]
@@ -255,6 +279,15 @@ def _task(cfg: DictConfig, rerun: list[str], failures: list[int]) -> None:
         run.end(status="failed", error=f"{type(error).__name__}: {error}", exit_code=1)
         log.exception("The run in %s failed.", folder)
         failures.append(1)
+
+
+def resolved(cfg: DictConfig, folder: Path) -> dict[str, Any]:
+    """The plain config of a run in `folder`, without what is for one command only."""
+    cfg.paths.output_dir = str(folder)
+    plain: dict[str, Any] = OmegaConf.to_container(cfg, resolve=True)  # type: ignore[assignment]
+    for key in ("resume", "sweep"):
+        del plain[key]
+    return plain
 
 
 def _resuming(folder: Path, plain: dict[str, Any]) -> str:

@@ -39,9 +39,17 @@ def explained(error: BaseException) -> CnnlabError | None:
 
 
 def _lost_a_worker(error: BaseException) -> bool:
-    """Whether torch says so, or the pipe from a worker has broken."""
-    if isinstance(error, RuntimeError):
-        return str(error).startswith("DataLoader worker (pid")
+    """Whether torch says so, or the pipe from a worker has broken.
+
+    Torch says it from a signal handler: whatever runs at that moment may turn it into an error of its own.
+    """
+    chain: list[BaseException] = []
+    link: BaseException | None = error
+    while link is not None and link not in chain:  # an error that is raised from one it has caused closes a ring
+        chain.append(link)
+        link = link.__cause__ or link.__context__
+    if any(isinstance(each, RuntimeError) and str(each).startswith("DataLoader worker (pid") for each in chain):
+        return True
     files = (frame.filename for frame in traceback.extract_tb(error.__traceback__))
     return isinstance(error, ConnectionError | EOFError) and any("multiprocessing" in file for file in files)
 

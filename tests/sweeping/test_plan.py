@@ -171,6 +171,20 @@ def test_resumed_sweep_runs_what_has_not_finished(here, tasks, capsys):
     assert tasks["folders"] == []
 
 
+def test_job_whose_configs_have_changed_does_not_go_on(here):
+    short = ("trainer.max_epochs=1", "trainer.limit_train_batches=1", "trainer.limit_val_batches=1")
+    command = ["-m", *DIGITS, *short, "seed=0,1", "sweep.dir=s"]
+    assert train(*command) == 0
+    path = here / "s" / "seed-1" / "config.yaml"
+    path.write_text(path.read_text().replace("max_epochs: 1", "max_epochs: 2"))
+    record = json.loads((path.parent / "run.json").read_text())
+    write_json(path.parent / "run.json", record | {"status": "interrupted"})
+    assert train(*command, "sweep.resume=true") == 2
+    job = sweep_json(here / "s")["jobs"][1]
+    assert (job["status"], job["exit_code"]) == ("failed", 2)
+    assert "the configs have changed: trainer.max_epochs: 2 -> 1" in job["error"]
+
+
 @pytest.mark.parametrize(
     ("changes", "message"),
     [

@@ -47,6 +47,15 @@ def test_batch_size_and_workers_change_nothing_of_the_result(run):
     assert found["loss"] == pytest.approx(expected["loss"], rel=1e-5)
 
 
+def test_data_that_have_changed_since_are_told(run, caplog):
+    evaluate_run(run, {})
+    assert caplog.text == ""
+    record = json.loads((run / "run.json").read_text())
+    (run / "run.json").write_text(json.dumps(record | {"split_hash": "another"}))
+    evaluate_run(run, {})
+    assert f"The data are not those of the run (split {record['split_hash']}, then another)" in caplog.text
+
+
 def test_report_names_the_images_of_the_split(run):
     evaluate_run(run, {"split": "val"})
     lines = (run / "report" / "predictions.csv").read_text().splitlines()[1:]

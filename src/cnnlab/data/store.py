@@ -31,7 +31,7 @@ from filelock import FileLock, Timeout
 from tqdm import tqdm
 
 from cnnlab.errors import DataError, InputError
-from cnnlab.files import read_json, write_atomically, write_json
+from cnnlab.files import read_json, write_atomically, write_json, write_safetensors
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -143,9 +143,8 @@ class Entry:
         from safetensors import SafetensorError, safe_open
 
         self._changed = self._last_change()
-        for file in sorted(self.path.glob("*.safetensors")):
-            if file.name in self._shards:
-                continue
+        for name in sorted(self._names() - self._shards.keys()):
+            file = self.path / name
             try:
                 shard = safe_open(file, framework="pt")
             except FileNotFoundError:  # another process has just removed the entry
@@ -154,7 +153,7 @@ class Entry:
                 log.warning("Cache: %s is damaged (%s) and was removed.", file, error)
                 file.unlink(missing_ok=True)
                 continue
-            self._shards[file.name] = shard
+            self._shards[name] = shard
             for image in shard.keys():  # noqa: SIM118
                 self._shard_of.setdefault(image, shard)
 
@@ -162,6 +161,13 @@ class Entry:
         """The same where the folder shows a change; one within a tick of its clock may stay unseen until the next."""
         if self._last_change() != self._changed:
             self.refresh()
+
+    def _names(self) -> set[str]:
+        """The shards that are there."""
+        try:
+            return {name for name in os.listdir(self.path) if name.endswith(".safetensors")}
+        except OSError:  # nothing is kept, or another process has removed the entry
+            return set()
 
     def _last_change(self) -> int:
         try:
@@ -186,7 +192,7 @@ class Entry:
         Raises OSError if the disk is full or cannot be written.
         """
         self.path.mkdir(parents=True, exist_ok=True)
-        with FileLock(self.path / "added.lock"):
+        with FileLock(self.path / "added.lock", poll_interval=0.002):
             self.refresh()
             if left := {image: tensors[image] for image in self.missing(tensors)}:
                 self._write("added", left)
@@ -251,19 +257,14 @@ class Entry:
         return wrote
 
     def _write(self, name: str, tensors: dict[str, Tensor]) -> None:
-        from safetensors import SafetensorError
-        from safetensors.torch import save_file
-
-        for unfinished in self.path.glob(f".{name}-*"):  # of a process that was killed: its lock is ours now
-            unfinished.unlink(missing_ok=True)
         self.describe()  # the entry may have been removed meanwhile
-        number = len(list(self.path.glob(f"{name}-*.safetensors")))
+        for other in os.listdir(self.path):
+            if other.startswith(f".{name}-"):  # unfinished, of a process that was killed: its lock is ours now
+                (self.path / other).unlink(missing_ok=True)
+        number = sum(shard.startswith(f"{name}-") for shard in self._names())
         path = self.path / f"{name}-{number}.safetensors"
         # Not waiting for the disk: what a power cut leaves of a shard is too short, hence found damaged and made again.
-        try:
-            write_atomically(path, lambda file: save_file(tensors, file.name), durable=False)
-        except SafetensorError as error:
-            raise OSError(str(error)) from error
+        write_atomically(path, lambda file: write_safetensors(file, tensors), durable=False)
         self.refresh()
 
 

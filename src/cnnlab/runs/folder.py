@@ -4,12 +4,13 @@ import contextlib
 import hashlib
 import json
 import logging
+import os
 import platform
 import re
 import subprocess
 import sys
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from datetime import UTC, datetime
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
@@ -37,6 +38,10 @@ PACKAGES = (
     "tensorboard",
     "numpy",
 )
+PLACES = ("paths", "logger")
+"""Parts of the config that say where a run reads, writes and logs, not what it is."""
+ABSENT = "none"
+MOST_SHOWN = 5
 RECORD: dict[str, type | tuple[type, ...]] = {
     "status": str,
     "error": str,
@@ -90,6 +95,8 @@ class RunFolder:
             "python": platform.python_version(),
             "versions": versions(PACKAGES),
         }
+        if "SLURM_JOB_ID" in os.environ:
+            record["slurm_job"] = os.environ["SLURM_JOB_ID"]
         run = cls(path, record, writes)
         if writes:
             path.mkdir(parents=True, exist_ok=True)
@@ -139,8 +146,40 @@ class RunFolder:
 
 def config_hash(config: dict[str, Any]) -> str:
     """16 hexadecimal digits of the resolved config, without where it reads, writes and logs."""
-    chosen = {key: value for key, value in config.items() if key not in ("paths", "logger")}
+    chosen = {key: value for key, value in config.items() if key not in PLACES}
     return hashlib.blake2b(json.dumps(chosen, sort_keys=True, default=str).encode(), digest_size=8).hexdigest()
+
+
+def remove_events(folder: Path) -> None:
+    """Remove what TensorBoard shows of a run, which begins anew."""
+    for events in folder.glob("events.out.tfevents.*"):
+        events.unlink()
+
+
+def require_same_config(folder: Path, config: Mapping[str, Any]) -> None:
+    """Raises InputError if a run would go on with a resolved config that is not the one it began with.
+
+    Its overrides are the same: then the files in configs/ have changed, or cnnlab itself has.
+    """
+    changed = list(_differences(read_config(folder), config))
+    if changed:
+        shown = ", ".join(changed[:MOST_SHOWN]) + (", ..." if len(changed) > MOST_SHOWN else "")
+        raise InputError(
+            f"The run in {folder} cannot go on as it began, since the configs have changed: {shown}. "
+            "Undo that, or begin a new run."
+        )
+
+
+def _differences(before: Mapping[str, Any], now: Mapping[str, Any], prefix: str = "") -> Iterator[str]:
+    """`key: value then -> value now` of what is not the same, outside of the places."""
+    for key in dict.fromkeys([*before, *now]):
+        if not prefix and key in PLACES:
+            continue
+        old, new = (side.get(key, ABSENT) for side in (before, now))
+        if isinstance(old, Mapping) and isinstance(new, Mapping):
+            yield from _differences(old, new, f"{prefix}{key}.")
+        elif old != new and not (old != old and new != new):
+            yield f"{prefix}{key}: {old} -> {new}"
 
 
 def read_config(folder: Path) -> dict[str, Any]:

@@ -8,7 +8,7 @@ from typing import Any
 
 from cnnlab.errors import DataError, InputError
 from cnnlab.files import read_json, write_json
-from cnnlab.runs.folder import read_record
+from cnnlab.runs.folder import read_record, remove_events
 from cnnlab.runs.processes import is_alive, this_process
 
 NAME = "sweep.json"
@@ -113,13 +113,12 @@ class Sweep:
         if run:
             write_json(self.path_of(job) / "run.json", run | {"status": "pending"})
         if not self.has_checkpoint(job):
-            for events in self.path_of(job).glob("events.out.tfevents.*"):
-                events.unlink()
+            remove_events(self.path_of(job))
         self._look_at([job])
 
-    def give_up(self, job: Job, reason: str) -> None:
+    def give_up(self, job: Job, reason: str, exit_code: int) -> None:
         """Record that a job failed which could not say so itself."""
-        run = read_record(self.path_of(job)) | {"status": "failed", "error": reason, "exit_code": 1}
+        run = read_record(self.path_of(job)) | {"status": "failed", "error": reason, "exit_code": exit_code}
         write_json(self.path_of(job) / "run.json", run)
         with self._lock:
             self._look_at([job])

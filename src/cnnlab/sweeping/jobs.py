@@ -14,6 +14,7 @@ from hydra.core.utils import JobReturn, JobStatus, env_override
 from hydra.plugins.launcher import Launcher
 
 from cnnlab.config import quoted
+from cnnlab.errors import CnnlabError
 from cnnlab.files import read_json
 from cnnlab.runs.processes import PARENT, cores, device_count
 from cnnlab.runs.sweep import ENDED, NAME, Job, Sweep
@@ -41,15 +42,18 @@ def launch(launcher: Launcher, sweep: Sweep, jobs: Sequence[Job]) -> None:
                 print(f"hydra/launcher={name}: {type(error).__name__}: {error}", flush=True)
         for job, answer in itertools.zip_longest(batch, answers):
             if job["status"] not in ENDED and (answer or sweep.is_lost(job)):
-                sweep.give_up(job, _what_happened(answer))
+                sweep.give_up(job, *_what_happened(answer))
                 announce(sweep, [job])
 
 
-def _what_happened(answer: JobReturn | None) -> str:
-    """Why a job has no record of its end."""
-    if answer and answer.status == JobStatus.FAILED:
-        return f"{type(answer._return_value).__name__}: {answer._return_value}"
-    return "its process ended without a word: killed, or out of memory"
+def _what_happened(answer: JobReturn | None) -> tuple[str, int]:
+    """Why a job has no record of its end, and its exit code."""
+    if not answer or answer.status != JobStatus.FAILED:
+        return "its process ended without a word: killed, or out of memory", 1
+    error = answer._return_value
+    if isinstance(error, CnnlabError):
+        return str(error), error.exit_code
+    return f"{type(error).__name__}: {error}", 1
 
 
 @contextlib.contextmanager

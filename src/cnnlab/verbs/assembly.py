@@ -10,6 +10,7 @@ from typing import Any
 import lightning as L
 import numpy as np
 import torch
+from lightning.pytorch.plugins.environments import SLURMEnvironment
 from lightning.pytorch.strategies import DDPStrategy
 from torch import nn
 
@@ -33,6 +34,7 @@ from cnnlab.training.checkpoints import AtomicCheckpoints, Resumable
 from cnnlab.training.classifier import Classifier, Recipe
 from cnnlab.training.feature_cache import FeatureCache, build_feature_cache
 from cnnlab.training.freezing import FreezePlan
+from cnnlab.training.ranks import Ranks
 from cnnlab.training.regularization import (
     AdversarialTraining,
     LabelSmoothing,
@@ -235,6 +237,7 @@ def trainer_from(
             find_unused_parameters=classifier.recipe.plan.ever_freezes(classifier.network)
         )
     callbacks = [
+        Ranks(lambda error: run.end(status="failed", error=str(error), exit_code=error.exit_code)),
         Throughput(),
         build(cfg["divergence"], trusted),
         BestMetric(),
@@ -243,13 +246,15 @@ def trainer_from(
         *(checkpoints_from(cfg, run.path, trusted) if cfg["trainer"].get("enable_checkpointing", True) else []),
     ]
     loggers = list(build_entries(cfg["logger"], trusted).values())
+    # A job that SLURM starts again goes on from last.ckpt: Lightning's own checkpoint for that knows less.
+    of_slurm = [SLURMEnvironment(auto_requeue=False)] if SLURMEnvironment.detect() else []
     progress = bool(cfg["callbacks"].get("progress"))
     return build(
         arguments,
         trusted,
         callbacks=callbacks,
         logger=loggers,
-        plugins=[*arguments.pop("plugins", []), AtomicCheckpoints()],
+        plugins=[*arguments.pop("plugins", []), AtomicCheckpoints(), *of_slurm],
         enable_progress_bar=progress,
         default_root_dir=str(run.path),
     )

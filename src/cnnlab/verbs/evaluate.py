@@ -1,6 +1,7 @@
 """`cnnlab evaluate`: score a run on its own data, or pretrained weights on any data set, and write a report."""
 
 import functools
+import logging
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -21,7 +22,7 @@ from cnnlab.errors import InputError
 from cnnlab.loading import load_run
 from cnnlab.models.preprocessing import fit
 from cnnlab.models.weights import find_weights
-from cnnlab.runs.folder import read_config
+from cnnlab.runs.folder import read_config, read_record
 from cnnlab.runs.naming import claim, run_name
 from cnnlab.runs.report import Scored, write_report
 from cnnlab.training.classifier import Classifier
@@ -36,6 +37,7 @@ from cnnlab.verbs.subjects import (
     value_of,
 )
 
+log = logging.getLogger(__name__)
 PARTS = ("train", "val", "test")
 GO_KEYS: dict[str, int | None] = {"symmetries": 8, "positions": None}
 """Keys for runs of data=go, with their defaults."""
@@ -66,6 +68,7 @@ def evaluate_run(run: Path, changes: dict[str, str]) -> dict:
     part = changes.pop("split", None)
     packages = value_of("trusted_packages", changes.pop("trusted_packages", "[]"), [])
     go = {key: value_of(key, changes.pop(key), old) for key, old in GO_KEYS.items() if key in own and key in changes}
+    moved = any(key in changes for key in ("data.root", "paths.data_dir"))
     apply_changes(cfg, changes, own=own)
     loaded = load_run(run, packages)
     data = data_of_run(cfg, loaded.spec, packages)
@@ -78,6 +81,13 @@ def evaluate_run(run: Path, changes: dict[str, str]) -> dict:
         raise InputError(
             f"The data have the classes {', '.join(data.classes[:9])}; "
             f"the network knows {', '.join(loaded.classes[:9])}."
+        )
+    if not moved and data.split_hash != (stored := read_record(run).get("split_hash", data.split_hash)):
+        log.warning(
+            "The data are not those of the run (split %s, then %s): the %s images may have been trained on.",
+            data.split_hash,
+            stored,
+            part,
         )
     if is_go(cfg["data"]):
         title = f"{run.name}: {part} positions of {cfg['data']['name']}"

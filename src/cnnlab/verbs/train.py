@@ -3,12 +3,13 @@
 import logging
 import warnings
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import joblib
 import lightning as L
 import torch
 from lightning.pytorch.utilities.exceptions import MisconfigurationException, SIGTERMException
+from torch.distributed import DistError
 
 from cnnlab.config import build_entries, trusted_prefixes
 from cnnlab.data.datamodule import DataModule
@@ -21,6 +22,7 @@ from cnnlab.training.callbacks.best_metric import BestMetric
 from cnnlab.training.callbacks.progress import Throughput, peak_memory
 from cnnlab.training.classifier import Classifier
 from cnnlab.training.divergence import Divergence
+from cnnlab.training.ranks import PATIENCE, Ranks
 from cnnlab.training.regularization import is_proximal, sparsity
 from cnnlab.verbs.assembly import (
     Config,
@@ -52,7 +54,11 @@ def train(cfg: Config, run: RunFolder, resume_from: Path | None = None) -> dict[
     if resume_from and run.writes:
         cut_events(run.path, load_tensors(resume_from).get("event_sizes", event_sizes(run.path)))
     with session(trainer.loggers, run.record["settings"]):
-        fit(trainer, classifier, data, resume_from)
+        try:
+            fit(trainer, classifier, data, resume_from)
+        finally:
+            if events := of_kind(Divergence, trainer).events:  # type: ignore[type-abstract]
+                run.record["divergence"] = events
         keep_best(run, trainer, classifier, data)
     return run.record
 
@@ -120,25 +126,45 @@ def describe(run: RunFolder, data: DataModule, trainer: L.Trainer) -> None:
 
 
 def fit(trainer: L.Trainer, classifier: Classifier, data: DataModule, resume_from: Path | None) -> None:
-    """Lightning turns Ctrl-C and SIGTERM into exits, wrong settings into its own error; give back what they are."""
+    """Train, and raise what ended it rather than what Lightning makes of that; no process of the run is left behind."""
     threads = torch.get_num_threads()
+    ranks = of_kind(Ranks, trainer)
     try:
         trainer.fit(classifier, datamodule=data, ckpt_path=resume_from)
-    except MisconfigurationException as error:
-        raise InputError(str(error)) from error
-    except SystemExit as error:
-        if isinstance(error, SIGTERMException) or isinstance(error.__context__, KeyboardInterrupt):
-            raise KeyboardInterrupt from error
-        raise
+    except BaseException as error:
+        meant = meaning(error, ranks)
+        ranks.end()
+        if meant is error:
+            raise
+        raise meant from error
     finally:
         torch.set_num_threads(threads)  # training on cached features takes fewer
 
 
+def meaning(error: BaseException, ranks: Ranks) -> BaseException:
+    """Lightning turns Ctrl-C and SIGTERM into exits, and wrong settings into its own error; a process that has failed
+    is a lost connection to the others."""
+    if isinstance(error, MisconfigurationException):
+        return InputError(str(error))
+    if isinstance(error, SystemExit):
+        stopped = isinstance(error, SIGTERMException) or isinstance(error.__context__, KeyboardInterrupt)
+        return KeyboardInterrupt() if stopped else error
+    if isinstance(error, RuntimeError) and (isinstance(error, DistError) or "gloo" in str(error)):
+        return ranks.failure(wait=PATIENCE) or error
+    return error
+
+
+C = TypeVar("C", bound=L.Callback)
+
+
+def of_kind(kind: type[C], trainer: L.Trainer) -> C:
+    """The callback of that kind, which every run has."""
+    return next(callback for callback in trainer.callbacks if isinstance(callback, kind))  # type: ignore[attr-defined]
+
+
 def keep_best(run: RunFolder, trainer: L.Trainer, classifier: Classifier, data: DataModule) -> None:
     """Record the metrics, score the best network on the test images if there are any, and export its weights."""
-    callbacks: list[L.Callback] = trainer.callbacks  # type: ignore[attr-defined]
-    best = next(callback for callback in callbacks if isinstance(callback, BestMetric))
-    throughput = next(callback for callback in callbacks if isinstance(callback, Throughput))
+    best, throughput = of_kind(BestMetric, trainer), of_kind(Throughput, trainer)
     last = {key: float(value) for key, value in trainer.callback_metrics.items() if key.startswith(("val/", "train/"))}
     if throughput.speed or "last" not in run.record:  # a finished run that is resumed keeps what it recorded
         run.update(
@@ -155,9 +181,6 @@ def keep_best(run: RunFolder, trainer: L.Trainer, classifier: Classifier, data: 
             100 * (throughput.wait_share or 0.0),
             run.record["peak_memory_gib"],
         )
-    divergence = next(callback for callback in callbacks if isinstance(callback, Divergence))
-    if divergence.events:
-        run.update(divergence=divergence.events)
     if not run.best_checkpoint.is_file():
         return
     test: dict[str, float] = {}
