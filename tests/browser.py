@@ -97,6 +97,12 @@ class Browser:
                 return text
             time.sleep(0.5)
 
+    def wait_for(self, expression: str, seconds: float = 60) -> None:
+        """Until a JavaScript expression is true; the time is an end, not a claim."""
+        end = time.monotonic() + seconds
+        while not self.evaluate(expression) and time.monotonic() < end:
+            time.sleep(0.1)
+
     def picture(self, path: Path) -> None:
         """Keep what is seen, once curves have come to rest."""
         time.sleep(1.5)

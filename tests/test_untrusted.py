@@ -207,6 +207,7 @@ def test_names_in_pages_are_text_and_run_nothing(hostile_pages, tmp_path):
         browser.call("Page.addScriptToEvaluateOnNewDocument", source=TRAP)
         browser.open(bait.as_uri())
         browser.text_with("bait")
+        browser.wait_for("ran.length")
         assert browser.evaluate("ran") == [2]  # the trap catches what is not escaped
         for name, page in hostile_pages.items():
             shown = [HOSTILE[1], HOSTILE[2]] if name != "explore" else []

@@ -211,6 +211,11 @@ class ImageDataModule(DataModule):
         slots = Slots(self.num_workers, self.batch_size, self.image_size, self.channels)
         return SharedLoader(dataset, batches, slots, **self._workers())
 
+    def teardown(self, stage: str) -> None:
+        """Records that this process has made, where it loads the images itself, are written; workers write theirs."""
+        for records in self.records.values():
+            records.write()
+
     def listing(self, part: LabelledImages) -> Iterator[str]:
         return (part.name(index) for index in range(len(part)))
 

@@ -67,6 +67,8 @@ class Records:
 
     def write(self) -> None:
         """Add what this process has made to the entry; if the disk refuses, nothing more is kept."""
+        if not self._made:
+            return
         try:
             self.entry.add(self._made)
         except OSError as error:
@@ -95,7 +97,7 @@ class Records:
 
 
 def write_rest(entry: Entry, made: dict[str, Tensor]) -> None:
-    """Add what a process that ends has made; it has nobody to tell if the disk refuses."""
+    """Add what a worker that ends has made; it has nobody to tell if the disk refuses."""
     with suppress(OSError):
         entry.add(made)
 

@@ -237,12 +237,12 @@ def trainer_from(
             find_unused_parameters=classifier.recipe.plan.ever_freezes(classifier.network)
         )
     callbacks = [
-        Ranks(lambda error: run.end(status="failed", error=str(error), exit_code=error.exit_code)),
         Throughput(),
         build(cfg["divergence"], trusted),
         BestMetric(),
         *build_entries(cfg["callbacks"], trusted).values(),
         *(entry for entry in regularizers.values() if isinstance(entry, L.Callback)),
+        Ranks(lambda error: run.end(status="failed", error=str(error), exit_code=error.exit_code)),
         *(checkpoints_from(cfg, run.path, trusted) if cfg["trainer"].get("enable_checkpointing", True) else []),
     ]
     loggers = list(build_entries(cfg["logger"], trusted).values())
