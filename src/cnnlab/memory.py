@@ -1,6 +1,7 @@
 """How this process treats memory that it has freed."""
 
 import ctypes
+from collections.abc import Callable
 
 M_TRIM_THRESHOLD, M_TOP_PAD, M_MMAP_MAX = -1, -2, -4
 """Parameters of mallopt(3)."""
@@ -12,10 +13,20 @@ def keep_freed_memory() -> None:
     By default every tensor beyond 32 MiB is mapped anew, and its pages are cleared one fault at a time: on the CPU a
     sixth of a training step of MobileNetV2. Costs some 5 % more memory. Does nothing where the C library is another.
     """
-    try:
-        mallopt = ctypes.CDLL(None).mallopt
-    except (AttributeError, OSError, TypeError):  # macOS, musl, Windows
-        return
+    mallopt = _glibc("mallopt")
     mallopt(M_MMAP_MAX, 0)
     mallopt(M_TRIM_THRESHOLD, 2**31 - 1)
     mallopt(M_TOP_PAD, 64 * 2**20)
+
+
+def give_back_freed_memory() -> None:
+    """Let the operating system have what is kept: before a fork, since a child keeps its parent's old pages alive."""
+    _glibc("malloc_trim")(0)
+
+
+def _glibc(name: str) -> Callable[..., object]:
+    """A function of glibc; one that does nothing where the C library is another."""
+    try:
+        return getattr(ctypes.CDLL(None), name)
+    except (AttributeError, OSError, TypeError):  # macOS, musl, Windows
+        return lambda *arguments: None

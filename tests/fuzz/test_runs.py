@@ -6,7 +6,7 @@ import json
 import pytest
 import yaml
 from fuzzing import changed, damaged, fuzzed, plain_values
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import strategies as st
 from planted import plant
 
@@ -74,6 +74,7 @@ def as_yaml(values):
 
 
 @given(st.one_of(as_json(changed(RECORD)), as_json(plain_values(list(RECORD))), damaged(json.dumps(RECORD).encode())))
+@example(contents=b'{"status": ""}')
 @fuzzed
 def test_record(folder, contents):
     path = folder / "zero-2"
@@ -142,6 +143,7 @@ def test_billions_in_a_few_lines_are_refused(tmp_path):
 
 
 @given(changed(SWEEP), st.lists(changed(JOB), max_size=2), damaged(json.dumps(SWEEP | {"jobs": [JOB]}).encode()))
+@example(sweep=SWEEP, jobs=[JOB | {"name": "9" * 300}], other=b"")
 @fuzzed
 def test_sweep(tmp_path, sweep, jobs, other):
     for contents in (json.dumps({"jobs": jobs} | sweep).encode(), other):

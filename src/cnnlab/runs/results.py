@@ -76,7 +76,7 @@ def read_result(folder: Path) -> RunResult:
         record = read_json(folder / "run.json")
     except DataError:
         return RunResult(folder, "run.json cannot be read", "unreadable")
-    if not isinstance(record, dict) or not isinstance(record.get("status"), str):
+    if not isinstance(record, dict) or not isinstance(record.get("status"), str) or not record["status"]:
         return RunResult(folder, "run.json is of another program: it has no status", "unreadable")
     status = record["status"]
     config, overrides = _yaml(folder / "config.yaml", dict), _yaml(folder / "overrides.yaml", list)

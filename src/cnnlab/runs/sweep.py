@@ -16,6 +16,8 @@ KEPT = ("best", "wall_seconds", "error", "exit_code")
 """What a job's entry repeats of its run.json."""
 
 ENDED = ("finished", "failed")
+LONGEST_NAME = 255
+"""Bytes, on the file systems of Linux, macOS and Windows."""
 
 Job = dict[str, Any]
 
@@ -164,7 +166,12 @@ def _is_plan(record: Any) -> bool:
 def _is_job(job: Any) -> bool:
     kinds = {"number": int, "name": str, "status": str}
     known = isinstance(job, dict) and all(isinstance(job.get(key), kind) for key, kind in kinds.items())
-    return known and "\0" not in job["name"] and _are_strings(job.get("overrides"))
+    return known and _is_name(job["name"]) and _are_strings(job.get("overrides"))
+
+
+def _is_name(name: str) -> bool:
+    """Whether file systems can have a folder of that name."""
+    return "\0" not in name and len(name.encode(errors="surrogatepass")) <= LONGEST_NAME
 
 
 def _are_strings(values: Any) -> bool:
