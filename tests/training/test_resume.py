@@ -2,6 +2,7 @@
 
 import json
 import random
+import shutil
 import signal
 import subprocess
 import sys
@@ -239,6 +240,7 @@ def test_two_processes_are_resumed_within_an_epoch(tmp_path):
     assert run_program(*options, *kill, f"paths.output_dir={twin}", cwd=tmp_path).returncode == -signal.SIGKILL
     stored = twin / "overrides.yaml"
     stored.write_text("".join(line for line in stored.read_text().splitlines(True) if "harm" not in line))
+    shutil.copy(whole / "config.yaml", twin / "config.yaml")
     done = run_program(f"resume={twin}", cwd=tmp_path)
     assert done.returncode == 0, done.stderr
     assert torch.load(twin / "checkpoints" / "last.ckpt", weights_only=True)["global_step"] == 27
