@@ -112,9 +112,9 @@ def keep_records(setting: str, data: ImageDataModule, store: Store, epochs: int)
         return
     try:
         size = require_use(setting, data, store, epochs)
-        data.records = records_of(data, store.entry)
-        missing = sum(len(records.missing()) for records in data.records.values())
-        store.shrink(size * missing)
+        records = records_of(data, store.entry)
+        store.shrink(size * sum(len(each.missing()) for each in records.values()))
+        data.records = records
     except (InputError, OSError) as error:
         if setting == "on":
             raise InputError(f"data.record_cache=on cannot be: {error}") from error

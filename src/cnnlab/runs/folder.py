@@ -41,7 +41,9 @@ PACKAGES = (
 PLACES = ("paths", "logger")
 """Parts of the config that say where a run reads, writes and logs, not what it is."""
 ABSENT = "none"
+"""What stands for a key that a config does not have."""
 MOST_SHOWN = 5
+"""Changed keys that a message names."""
 RECORD: dict[str, type | tuple[type, ...]] = {
     "status": str,
     "error": str,
