@@ -8,10 +8,21 @@ from pathlib import Path
 import pytest
 import torch
 from malicious import Malicious
-from safetensors.torch import save_file
+from safetensors import SafetensorError
+from safetensors.torch import load_file, save_file
 
 from cnnlab.errors import DataError
-from cnnlab.files import load_tensors, write_atomically, write_bytes, write_json, write_text
+from cnnlab.files import (
+    MappedTensors,
+    load_tensors,
+    write_atomically,
+    write_bytes,
+    write_json,
+    write_safetensors,
+    write_text,
+)
+
+FLOATS = (torch.float32, torch.float16, torch.bfloat16)
 
 
 def dump_pickle(contents: object, path: Path) -> None:
@@ -46,6 +57,37 @@ def test_tensors_come_back_as_they_were_saved(tmp_path, ending):
     assert (found["count"].item(), found["count"].dtype) == (7, torch.int64)
     assert (found["half"].tolist(), found["half"].dtype) == ([1, 1], torch.bfloat16)
     assert len(found) == 3
+
+
+def test_mapped_tensors_are_safetensors_own(tmp_path):
+    """Of every type that is written, of other shapes side by side, and of an empty one."""
+    generator = torch.Generator().manual_seed(0)
+    tensors = {
+        "pixels": torch.randint(0, 256, (5, 7, 3), generator=generator, dtype=torch.uint8),
+        "odd": torch.randint(0, 256, (3,), generator=generator, dtype=torch.uint8),
+        "none": torch.empty(0, 3, dtype=torch.uint8),
+    }
+    floats = {str(dtype): torch.randn(2, 3, generator=generator).to(dtype) for dtype in FLOATS}
+    for number, written in enumerate((tensors, floats)):
+        path = tmp_path / f"{number}.safetensors"
+        with path.open("wb") as file:
+            write_safetensors(file, written)
+        mapped, expected = MappedTensors(path), load_file(path)
+        assert set(mapped.names()) == set(expected) == set(written)
+        for name, tensor in written.items():
+            assert (mapped[name].dtype, mapped[name].shape) == (tensor.dtype, tensor.shape)
+            assert torch.equal(mapped[name], expected[name])
+            assert torch.equal(mapped[name], tensor)
+
+
+@pytest.mark.parametrize("kept", [0, 10, 0.5, -1])
+def test_mapped_file_that_is_too_short_is_found_damaged(tmp_path, kept):
+    path = tmp_path / "x.safetensors"
+    save_file({"a": torch.arange(1000.0)}, path)
+    contents = path.read_bytes()
+    path.write_bytes(contents[: int(kept * len(contents)) if kept == 0.5 else kept])
+    with pytest.raises((SafetensorError, OSError)):
+        MappedTensors(path)
 
 
 @pytest.mark.parametrize("kept", [0, 10, 0.5, -1])

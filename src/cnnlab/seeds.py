@@ -23,9 +23,13 @@ def derived_rng(*parts: int | str) -> Iterator[None]:
     """Seed torch's CPU generator with `derive(*parts)` inside the block, and give the old state back after it."""
     import torch
 
-    with torch.random.fork_rng(devices=[]):
-        torch.default_generator.manual_seed(derive(*parts))
+    generator = torch.default_generator
+    state = generator.get_state()
+    generator.manual_seed(derive(*parts))
+    try:
         yield
+    finally:
+        generator.set_state(state)
 
 
 def seed_generators(seed: int, device: "torch.device") -> None:

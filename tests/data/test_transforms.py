@@ -173,10 +173,12 @@ def test_random_crop_is_a_window_of_the_padded_image():
 @pytest.mark.parametrize("interpolation", list(v2.InterpolationMode)[:4])
 @pytest.mark.parametrize("antialias", [True, False])
 @pytest.mark.parametrize(
-    ("mode", "height", "width", "size"), [("RGB", 90, 131, 64), ("L", 75, 50, 32), ("RGB", 9, 7, 16)]
+    ("mode", "height", "width", "size"),
+    [("RGB", 90, 131, 64), ("L", 75, 50, 32), ("RGB", 9, 7, 16), ("RGB", 8, 200, 16), ("L", 120, 6, 16)],
 )
 def test_fast_crop_is_torchvisions_to_the_bit(mode, height, width, size, antialias, interpolation):
-    """Of images in both layouts, and of windows that are enlarged, reduced, or neither; the same numbers are drawn."""
+    """Of images in both layouts, and of windows that are enlarged, reduced, or neither, also of pictures too narrow for
+    any window that is drawn; the same numbers are drawn."""
     step = v2.RandomResizedCrop(size, scale=(0.05, 1.0), interpolation=interpolation, antialias=antialias)
     shape = (height, width, 3) if mode == "RGB" else (height, width)
     by_pixel = to_pixels(Image.fromarray(np.random.default_rng(0).integers(0, 256, shape, dtype=np.uint8)))

@@ -11,8 +11,6 @@ import torch
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset, get_worker_info
 
-from cnnlab.memory import give_back_freed_memory
-
 AHEAD = 2
 """Batches that each worker prepares in advance (`prefetch_factor`)."""
 SLOTS = AHEAD + 1
@@ -68,8 +66,6 @@ class SharedLoader(DataLoader):
         self.slots = slots
 
     def __iter__(self) -> Iterator[Any]:
-        if self._iterator is None:  # the workers are about to start
-            give_back_freed_memory()
         for made in super().__iter__():
             yield self.slots.batch(made) if isinstance(made, Place) else made
 

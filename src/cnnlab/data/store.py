@@ -31,7 +31,7 @@ from filelock import FileLock, Timeout
 from tqdm import tqdm
 
 from cnnlab.errors import DataError, InputError
-from cnnlab.files import read_json, write_atomically, write_json, write_safetensors
+from cnnlab.files import MappedTensors, read_json, write_atomically, write_json, write_safetensors
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -123,8 +123,8 @@ class Entry:
     def __init__(self, path: Path, parts: dict[str, Any]) -> None:
         self.path = path
         self.parts = parts
-        self._shards: dict[str, Any] = {}
-        self._shard_of: dict[str, Any] = {}
+        self._shards: dict[str, MappedTensors] = {}
+        self._shard_of: dict[str, MappedTensors] = {}
         self._changed = 0
         """When the folder had last changed before it was read."""
         self.refresh()
@@ -140,21 +140,20 @@ class Entry:
 
     def refresh(self) -> None:
         """Open the shards that are new; a damaged one is removed, and its images are missing again."""
-        from safetensors import SafetensorError, safe_open
+        from safetensors import SafetensorError
 
         self._changed = self._last_change()
         for name in sorted(self._names() - self._shards.keys()):
             file = self.path / name
             try:
-                shard = safe_open(file, framework="pt")
-            except FileNotFoundError:  # another process has just removed the entry
-                continue
+                shard = MappedTensors(file)
             except (SafetensorError, OSError) as error:
-                log.warning("Cache: %s is damaged (%s) and was removed.", file, error)
-                file.unlink(missing_ok=True)
+                if file.exists():  # otherwise another process has just removed the entry
+                    log.warning("Cache: %s is damaged (%s) and was removed.", file, error)
+                    file.unlink(missing_ok=True)
                 continue
             self._shards[name] = shard
-            for image in shard.keys():  # noqa: SIM118
+            for image in shard.names():
                 self._shard_of.setdefault(image, shard)
 
     def refresh_if_changed(self) -> None:
@@ -180,7 +179,7 @@ class Entry:
 
     def __getitem__(self, image: str) -> Tensor:
         """A view of the memory map: not to be written to."""
-        return self._shard_of[image].get_tensor(image)
+        return self._shard_of[image][image]
 
     def missing(self, images: Iterable[str]) -> list[str]:
         """Those of `images` that the entry does not hold, each once, in order."""

@@ -2,11 +2,13 @@
 
 import math
 from collections.abc import Callable, Iterable, Sequence
+from functools import cache
 from typing import Any
 
 import torch
 from PIL import Image
 from torch import Tensor
+from torch.nn.functional import interpolate
 from torchvision.transforms import v2
 
 from cnnlab.data.decoding import to_pixels
@@ -100,13 +102,39 @@ class TrainTransform:
 def resized_crop(step: v2.RandomResizedCrop, pixels: Tensor) -> Tensor:
     """What `step` makes of uint8 C x H x W, drawn alike and equal to the bit, with the layout of `to_pixels`.
 
-    It takes half the time: torch's resize has a fast path for pixels that lie side by side without gaps between rows.
+    It takes a third of the time: torch's resize has a fast path for pixels that lie side by side without gaps between
+    rows, and torchvision's way to it costs half as much as the resize. (Where a CPU is neither ARM nor has AVX2,
+    torchvision resizes floats, and a value may differ by 1.)
     """
-    drawn = step.make_params([pixels])
-    rows = slice(drawn["top"], drawn["top"] + drawn["height"])
-    columns = slice(drawn["left"], drawn["left"] + drawn["width"])
-    window = pixels[None, :, rows, columns].contiguous(memory_format=torch.channels_last)
+    top, left, height, width = draw_window(step, *pixels.shape[-2:])
+    window = pixels[None, :, top : top + height, left : left + width].contiguous(memory_format=torch.channels_last)
+    if step.antialias and step.interpolation in ("bilinear", v2.InterpolationMode.BILINEAR):
+        return interpolate(window, list(step.size), mode="bilinear", antialias=True)[0]
     return v2.functional.resize(window, step.size, step.interpolation, antialias=step.antialias)[0]
+
+
+def draw_window(step: v2.RandomResizedCrop, height: int, width: int) -> tuple[int, int, int, int]:
+    """Top, left, height and width of what `step.make_params` cuts from an image of that size, drawn alike, in half the
+    time."""
+    low, high = _logarithms(*step.ratio)
+    number = torch.empty(1)
+    for _ in range(10):
+        area = height * width * number.uniform_(*step.scale).item()
+        ratio = number.uniform_(low, high).exp_().item()
+        columns, rows = round(math.sqrt(area * ratio)), round(math.sqrt(area / ratio))
+        if 0 < columns <= width and 0 < rows <= height:
+            top = torch.randint(height - rows + 1, (1,)).item()
+            left = torch.randint(width - columns + 1, (1,)).item()
+            return int(top), int(left), rows, columns
+    rows = min(height, round(width / min(step.ratio)))
+    columns = min(width, round(height * max(step.ratio)))
+    return (height - rows) // 2, (width - columns) // 2, rows, columns
+
+
+@cache
+def _logarithms(*numbers: float) -> list[float]:
+    """In single precision."""
+    return torch.tensor(numbers).log().tolist()
 
 
 def horizontal_flip(step: v2.RandomHorizontalFlip, pixels: Tensor) -> Tensor:
