@@ -17,10 +17,11 @@ from in_process import train_in_process
 from PIL import Image
 from torchvision.transforms import v2
 
-from cnnlab.data.datamodule import EpochSampler, ImageDataModule, build_data, default_workers
+from cnnlab.data.datamodule import ImageDataModule, build_data, default_workers
 from cnnlab.data.datasets.flowers import flowers
 from cnnlab.data.datasets.image_folder import image_folder
 from cnnlab.data.images import ImageArray, Splits
+from cnnlab.data.sampling import EpochSampler
 from cnnlab.errors import DataError, InputError
 
 COUNT = 23

@@ -5,8 +5,8 @@ import pytest
 import torch
 from go_records import write_games
 
-from cnnlab.data.datamodule import EpochSampler
 from cnnlab.data.positions import GoDataModule, build_positions
+from cnnlab.data.sampling import EpochSampler
 from cnnlab.errors import DataError, InputError
 from cnnlab.go.planes import game_planes
 from cnnlab.go.symmetries import transform

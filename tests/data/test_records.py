@@ -13,10 +13,11 @@ from PIL import Image
 from safetensors import safe_open
 from torchvision.transforms import v2
 
-from cnnlab.data.datamodule import Draw, ImageDataModule, build_data
+from cnnlab.data.datamodule import ImageDataModule, build_data
 from cnnlab.data.datasets.digits import digits
 from cnnlab.data.datasets.image_folder import image_folder
 from cnnlab.data.records import keep_records
+from cnnlab.data.sampling import Draw
 from cnnlab.data.store import Store
 from cnnlab.errors import InputError
 

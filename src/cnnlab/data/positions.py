@@ -17,7 +17,8 @@ import torch
 from torch import Tensor
 from torch.utils.data import Dataset
 
-from cnnlab.data.datamodule import DataModule, Draw, check_loading, default_workers
+from cnnlab.data.datamodule import DataModule, check_loading, default_workers
+from cnnlab.data.sampling import Draw
 from cnnlab.errors import DataError, InputError
 from cnnlab.go.archive import Archive, Filters, open_archive
 from cnnlab.go.board import Board
