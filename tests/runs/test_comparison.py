@@ -107,6 +107,22 @@ def test_a_value_that_was_not_typed_is_read_from_the_config(tmp_path):
     assert {setting.values for setting in it.settings} == {("default", "none"), ("zero", "[l2]")}
 
 
+def test_names_leave_out_what_a_run_does_not_have(tmp_path):
+    plant(tmp_path / "a", ["regularization=none"], 0, [0.5])
+    plant(tmp_path / "b", ["regularization=[l2]", "regularization.l2.lambd=0.01"], 0, [0.6])
+    it = compare(tmp_path)
+    names = {it.name(setting.values) for setting in it.settings}
+    assert names == {"regularization=none", "regularization=[l2] regularization.l2.lambd=0.01"}
+
+
+def test_a_name_always_says_something(tmp_path):
+    """Also of a run that has none of the keys that were typed for others."""
+    plant(tmp_path / "a", [], 0, [0.5])
+    plant(tmp_path / "b", ["+model.width=2"], 0, [0.6])
+    it = compare(tmp_path)
+    assert {it.name(setting.values) for setting in it.settings} == {"model.width=-", "model.width=2"}
+
+
 def test_a_default_that_was_changed_between_runs_is_a_factor(tmp_path):
     for number, seed in itertools.product(range(2), range(2)):
         run = plant(tmp_path / f"{number}-{seed}", ["init=zero"], seed, [0.5 + number / 10])

@@ -60,8 +60,11 @@ class Study:
         return 1 / max(images) if self.metric.endswith("/acc") and any(images) else 0.0
 
     def name(self, values: Sequence[Value]) -> str:
-        """init=orthogonal regularization=[l2]; of a study without factors "the one setting"."""
-        return " ".join(f"{key}={value}" for key, value in zip(self.factors, values, strict=True)) or "the one setting"
+        """init=orthogonal regularization=[l2], without the keys that a run does not have, unless it has none of them;
+        of a study without factors "the one setting"."""
+        pairs = list(zip(self.factors, values, strict=True))
+        there = [(key, value) for key, value in pairs if value != ABSENT] or pairs
+        return " ".join(f"{key}={value}" for key, value in there) or "the one setting"
 
 
 def study(results: Sequence[RunResult], metric: str | None = None, split: str | None = None) -> Study:
