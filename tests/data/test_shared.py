@@ -64,16 +64,48 @@ def test_batches_that_do_not_fit_are_sent_as_they_are(dtype, side):
     check(batches, dtype, side)
 
 
-def test_worker_waits_for_the_copy_of_what_it_would_write_over(monkeypatch):
-    """A main process that is slow to copy gives the worker time to be as far ahead as it may."""
-    copied = Slots.batch
+def test_worker_leaves_alone_what_has_not_been_taken_yet(monkeypatch):
+    """A main process that is slow to take its batches gives the worker time to be as far ahead as it may."""
+    taken = Slots.batch
 
     def slowly(slots: Slots, place: Place) -> tuple[torch.Tensor, torch.Tensor]:
         time.sleep(0.02)
-        return copied(slots, place)
+        return taken(slots, place)
 
     monkeypatch.setattr(Slots, "batch", slowly)
     check(list(loader_of(Counted(), workers=1)))
+
+
+@pytest.mark.parametrize("workers", [1, 2])
+def test_views_of_a_batch_keep_its_memory(workers):
+    """A part of every third batch is kept, in another layout, and nothing else of any."""
+    kept = []
+    for number, (images, _) in enumerate(loader_of(Counted(), workers)):
+        if number % 3 == 0:
+            kept.append((number, images[1:2].permute(0, 2, 3, 1)[..., 0]))
+    assert len(kept) == 12 > workers * SLOTS
+    for number, part in kept[:-1]:
+        assert part.unique().tolist() == [3 * number + 1]
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="batches are copied to pinned memory")
+def test_memory_of_batches_that_nothing_refers_to_is_used_again(monkeypatch):
+    """34 batches that are used one by one, of which the main process may hold two, all lie in the shared memory."""
+    taken, places = Slots.batch, []
+
+    def noted(slots: Slots, place: Place) -> tuple[torch.Tensor, torch.Tensor]:
+        places.append(place)
+        return taken(slots, place)
+
+    monkeypatch.setattr(Slots, "batch", noted)
+    loader = loader_of(Counted(), workers=1)
+    current = None
+    for following in loader:  # as Lightning does, which has one batch more than the one it works on
+        current = following
+    assert len(places) == 34
+    assert {place.slot for place in places} <= set(range(SLOTS))
+    del current, following
+    assert not loader.slots.held.any()
 
 
 def test_plain_batch_has_the_same_layout():

@@ -1,11 +1,13 @@
-"""Batches in memory that the workers write and the main process reads: nothing is allocated, or sent, for each batch.
+"""Batches in memory that the workers write and the main process reads: nothing is allocated, copied or sent for each.
 
 New memory costs the operating system more than a small picture costs to prepare, in the worker and again in the main
 process; so the pages of a few batches are used over and over.
 """
 
+from collections import deque
 from collections.abc import Iterable, Iterator
 from typing import Any, NamedTuple
+from weakref import finalize
 
 import torch
 from torch import Tensor
@@ -13,8 +15,8 @@ from torch.utils.data import DataLoader, Dataset, get_worker_info
 
 AHEAD = 2
 """Batches that each worker prepares in advance (`prefetch_factor`)."""
-SLOTS = AHEAD + 1
-"""The worker may be at its k + AHEAD-th batch while the main process copies its k-th, but not further."""
+SLOTS = AHEAD + 2
+"""Beside those, one that the main process works on, and one that it has asked for meanwhile."""
 
 
 class Place(NamedTuple):
@@ -34,28 +36,44 @@ class Slots:
     def __init__(self, workers: int, batch_size: int, image_size: int, channels: int) -> None:
         shape = (workers, SLOTS, batch_size, image_size, image_size, channels)
         self.memory = torch.empty(shape, dtype=torch.uint8).share_memory_()
-        self.next = 0
-        """The worker's own: which of its slots comes next."""
+        self.held = torch.zeros(workers, SLOTS, dtype=torch.bool).share_memory_()
+        """Where a batch lies that the main process has taken and still refers to."""
+        self.recent: deque[int] = deque(maxlen=AHEAD)
+        """The worker's own: where its last batches lie, which the main process may not have taken yet."""
 
     def __call__(self, examples: list[tuple[Tensor, int]]) -> Place | tuple[Tensor, Tensor]:
-        """Put a batch where it belongs; one that does not fit there, of floats for instance, is sent as it is."""
+        """Put a batch where none lies; one that does not fit, of floats for instance, or too many, is sent as it is."""
         images, labels = zip(*examples, strict=True)
         worker = get_worker_info()
         assert worker is not None
-        room = self.memory[worker.id, self.next]
+        held = self.held[worker.id].tolist()
+        slot = next((slot for slot in range(SLOTS) if not held[slot] and slot not in self.recent), None)
+        room = self.memory[worker.id, slot or 0]
         rows = [image.permute(1, 2, 0) for image in images]
-        if len(rows) > len(room) or any(row.shape != room.shape[1:] or row.dtype != room.dtype for row in rows):
+        fit = len(rows) <= len(room) and all(row.shape == room.shape[1:] and row.dtype == room.dtype for row in rows)
+        if slot is None or not fit:
             return channels_last_batch(examples)
         torch.stack(rows, out=room[: len(rows)])
-        place = Place(worker.id, self.next, list(labels))
-        self.next = (self.next + 1) % SLOTS
-        return place
+        self.recent.append(slot)
+        return Place(worker.id, slot, list(labels))
 
     def batch(self, place: Place) -> tuple[Tensor, Tensor]:
-        """A copy of the batch, as `channels_last_batch` makes it; to be taken before the next one is asked for."""
+        """The batch as `channels_last_batch` makes it; its memory is used again once nothing refers to it any more.
+
+        Where there is a GPU it is a copy in pinned memory. To be taken before the next one is asked for.
+        """
         images = self.memory[place.worker, place.slot, : len(place.labels)]
-        copy = torch.empty(images.shape, dtype=images.dtype, pin_memory=torch.cuda.is_available()).copy_(images)
-        return copy.permute(0, 3, 1, 2), torch.tensor(place.labels)
+        if torch.cuda.is_available():
+            images = torch.empty(images.shape, dtype=images.dtype, pin_memory=True).copy_(images)
+        else:
+            pixels = images.numpy()
+            self.held[place.worker, place.slot] = True
+            finalize(pixels, self._release, place).atexit = False
+            images = torch.from_numpy(pixels)  # refers to `pixels` as long as anything refers to its memory
+        return images.permute(0, 3, 1, 2), torch.tensor(place.labels)
+
+    def _release(self, place: Place) -> None:
+        self.held[place.worker, place.slot] = False
 
 
 class SharedLoader(DataLoader):
