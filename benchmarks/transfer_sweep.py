@@ -6,10 +6,12 @@ Ten epochs of MobileNetV2 with frozen features on the flowers. Ours is the progr
 filling an empty cache included. The course's script is a plain loop (batch 8, ImageFolder, float32, two workers,
 features recomputed in every epoch); two of its epochs are timed and taken times five, a sweep of it times twelve more.
 --accuracy instead trains both to the end with three seeds (most of an hour), and compares the best validation
-accuracies on the same images of three splits; --quick then takes two epochs and one seed.
+accuracies on the same images of three splits; what a seed came to is kept in outputs/transfer_accuracy, so that a
+benchmark that was interrupted goes on. --quick then takes two epochs and one seed, and keeps nothing.
 """
 
 import json
+import shutil
 import tempfile
 import time
 from pathlib import Path
@@ -30,6 +32,7 @@ SETTINGS = [
 ]
 """Twelve."""
 VIEWS = {"one view": ["augmentation=none"], "four views": ["freeze.cache_views=4"]}
+KEPT = Path("outputs/transfer_accuracy")
 QUICK = 20
 """Images of each class with --quick."""
 
@@ -39,7 +42,7 @@ def main() -> None:
     parser.add_argument("--accuracy", action="store_true", help="compare accuracies instead of times")
     given = parser.parse_args()
     given.data = given.data.absolute()
-    work = Path(tempfile.mkdtemp(prefix="transfer_sweep_"))
+    work = KEPT if given.accuracy and not given.quick else Path(tempfile.mkdtemp(prefix="transfer_sweep_"))
     print(f"runs and caches: {work}")
     course = Course(given.data, QUICK if given.quick else None)
     if given.accuracy:
@@ -76,25 +79,33 @@ def compare_times(given, course: "Course", work: Path) -> None:
 
 def compare_accuracies(given, course: "Course", work: Path) -> None:
     """Seed and split are both 0, 1, 2; one view and four, and the course's script, on the same validation images."""
-    found: dict[str, list[float]] = {name: [] for name in (*VIEWS, "course")}
-    epochs = 2 if given.quick else EPOCHS
+    seeds = []
     for seed in range(1 if given.quick else 3):
-        chosen = (f"data.split_seed={seed}", f"seed={seed}", f"trainer.max_epochs={epochs}")
-        for name, overrides in VIEWS.items():
-            folder = work / f"{name.replace(' ', '_')}_{seed}"
-            seconds_of(given, folder, *overrides, *chosen)
-            run = next(folder.rglob("run.json"))
-            found[name].append(json.loads(run.read_text())["best"]["val/acc"])
-        names = set((run.parent / "splits" / "val.txt").read_text().splitlines())
-        paths = (Path(path) for path, _ in course.val_set.samples)
-        validated = [i for i, path in enumerate(paths) if f"{path.parent.name}/{path.name}" in names]
-        found["course"].append(course.best_accuracy(seed, validated, epochs))
-        print(f"seed {seed}: {', '.join(f'{name} {values[-1]:.4f}' for name, values in found.items())}", flush=True)
+        kept = work / f"seed_{seed}.json"
+        if not kept.is_file():
+            kept.write_text(json.dumps(accuracies(given, course, work.absolute(), seed)))
+        seeds.append(json.loads(kept.read_text()))
+        print(f"seed {seed}: {', '.join(f'{name} {value:.4f}' for name, value in seeds[-1].items())}", flush=True)
     ratios = {
-        f"accuracy, {name} - course": spread([a - b for a, b in zip(found[name], found["course"], strict=True)])
-        for name in VIEWS
+        f"accuracy, {name} - course": spread([found[name] - found["course"] for found in seeds]) for name in VIEWS
     }
-    report("transfer_accuracy", given, {"best validation accuracy": found}, ratios)
+    report("transfer_accuracy", given, {"best validation accuracy": seeds}, ratios)
+
+
+def accuracies(given, course: "Course", work: Path, seed: int) -> dict[str, float]:
+    """The best validation accuracy of each number of views, and of the course's script."""
+    found = {}
+    epochs = 2 if given.quick else EPOCHS
+    for name, overrides in VIEWS.items():
+        folder = work / f"{name.replace(' ', '_')}_{seed}"
+        shutil.rmtree(folder, ignore_errors=True)
+        seconds_of(given, folder, *overrides, f"data.split_seed={seed}", f"seed={seed}", f"trainer.max_epochs={epochs}")
+        run = next(folder.rglob("run.json"))
+        found[name] = json.loads(run.read_text())["best"]["val/acc"]
+    names = set((run.parent / "splits" / "val.txt").read_text().splitlines())
+    paths = (Path(path) for path, _ in course.val_set.samples)
+    validated = [i for i, path in enumerate(paths) if f"{path.parent.name}/{path.name}" in names]
+    return found | {"course": course.best_accuracy(seed, validated, epochs)}
 
 
 def seconds_of(given, folder: Path, *overrides: str) -> float:

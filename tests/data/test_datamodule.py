@@ -15,6 +15,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from in_process import train_in_process
 from PIL import Image
+from torch.utils.data import DataLoader
 from torchvision.transforms import v2
 
 from cnnlab.data.datamodule import ImageDataModule, build_data, default_workers
@@ -22,6 +23,7 @@ from cnnlab.data.datasets.flowers import flowers
 from cnnlab.data.datasets.image_folder import image_folder
 from cnnlab.data.images import ImageArray, Splits
 from cnnlab.data.sampling import EpochSampler
+from cnnlab.data.shared import SLOTS, SharedLoader
 from cnnlab.errors import DataError, InputError
 
 COUNT = 23
@@ -197,6 +199,17 @@ def test_workers_change_nothing():
         assert equal(none[epoch], one[epoch])
         assert equal(none[epoch], three[epoch])
     assert not equal(none[0], none[1])
+
+
+def test_without_room_in_shared_memory_batches_are_sent_as_they_are(monkeypatch):
+    """As in a container, where a page too many ends the worker with a bus error."""
+    alone = epochs(data_of(augmentations=RANDOM), 1)
+    room = 2 * SLOTS * 4 * 12 * 12 * 3  # workers, slots, images, pixels
+    for free, kind in ((room, DataLoader), (room + 1, SharedLoader)):
+        monkeypatch.setattr(shutil, "disk_usage", lambda folder, free=free: SimpleNamespace(free=free))
+        data = data_of(augmentations=RANDOM, workers=2)
+        assert type(data.train_dataloader()) is kind
+        assert equal(alone[0], epochs(data, 1)[0])
 
 
 def test_seed_and_epoch_and_index_change_the_augmentation():

@@ -4,6 +4,7 @@ New memory costs the operating system more than a small picture costs to prepare
 process; so the pages of a few batches are used over and over.
 """
 
+import shutil
 from collections import deque
 from collections.abc import Iterable, Iterator
 from typing import Any, NamedTuple
@@ -13,8 +14,9 @@ import torch
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset, get_worker_info
 
-AHEAD = 2
-"""Batches that each worker prepares in advance (`prefetch_factor`)."""
+AHEAD = 4
+"""Batches that each worker prepares in advance (`prefetch_factor`); with fewer, cores that it shares with the main
+process stand still for a twentieth of the time."""
 SLOTS = AHEAD + 2
 """Beside those, one that the main process works on, and one that it has asked for meanwhile."""
 
@@ -40,6 +42,11 @@ class Slots:
         """Where a batch lies that the main process has taken and still refers to."""
         self.recent: deque[int] = deque(maxlen=AHEAD)
         """The worker's own: where its last batches lie, which the main process may not have taken yet."""
+
+    @staticmethod
+    def size(workers: int, batch_size: int, image_size: int, channels: int) -> int:
+        """Bytes."""
+        return workers * SLOTS * batch_size * image_size**2 * channels
 
     def __call__(self, examples: list[tuple[Tensor, int]]) -> Place | tuple[Tensor, Tensor]:
         """Put a batch where none lies; one that does not fit, of floats for instance, or too many, is sent as it is."""
@@ -86,6 +93,14 @@ class SharedLoader(DataLoader):
     def __iter__(self) -> Iterator[Any]:
         for made in super().__iter__():
             yield self.slots.batch(made) if isinstance(made, Place) else made
+
+
+def has_room(size: int) -> bool:
+    """Whether the file system of shared memory, of which containers often have 64 MiB, has `size` bytes left."""
+    try:
+        return shutil.disk_usage("/dev/shm").free > size
+    except OSError:  # macOS and Windows keep it elsewhere
+        return True
 
 
 def channels_last_batch(examples: list[tuple[Tensor, int]]) -> tuple[Tensor, Tensor]:
