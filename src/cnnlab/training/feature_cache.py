@@ -31,6 +31,8 @@ FORMAT = 2
 """Counts up when the same key gives other features than before."""
 MANY = 100_000
 """Images up to which the views of their features are kept, of some 600 bytes each."""
+CPU_BATCH = 32
+"""Images that are put through the frozen stages at once on the CPU: more take memory, and no less time."""
 SMALL_TAIL = 1_000_000
 """Parameters up to which a second thread costs a classifier on the CPU more than it gives."""
 
@@ -213,7 +215,9 @@ class FeatureCache:
                 yield [row.clone(memory_format=torch.contiguous_format) for row in features]
 
         name = "as evaluation sees them" if view == EVALUATION else f"view {view + 1} of {self.views}"
-        entry.fill(digests, produce, self.data.batch_size, f"Features, {name}", show=self.trainer.is_global_zero)
+        on_cpu = self.classifier.device.type == "cpu"
+        batch_size = min(self.data.batch_size, CPU_BATCH) if on_cpu else self.data.batch_size
+        entry.fill(digests, produce, batch_size, f"Features, {name}", show=self.trainer.is_global_zero)
 
     @torch.no_grad()
     def _compute(self, pixels: Tensor) -> Tensor:
