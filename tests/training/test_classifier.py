@@ -1,11 +1,14 @@
 """What the classifier computes, against scikit-learn and closed forms."""
 
+import csv
 import math
 from types import SimpleNamespace
+from typing import ClassVar
 
+import lightning as L
 import pytest
 import torch
-from in_process import DIGITS, parts_of_a_run, train_in_process
+from in_process import DIGITS, digits_with, parts_of_a_run, train_in_process
 from sklearn.metrics import accuracy_score, f1_score, log_loss, top_k_accuracy_score
 from torch import nn
 
@@ -101,17 +104,15 @@ def test_l2_penalty_is_half_the_squared_weights_of_the_layers():
     torch.manual_seed(0)
     network = LeNet5()
     classes, batch = [str(i) for i in range(10)], (torch.rand(8, 1, 32, 32), torch.arange(8))
-    logged: dict[str, float] = {}
     losses = []
     for penalty in (L2Penalty(0.0), L2Penalty(0.3)):
         classifier = Classifier(nn.Identity(), network, classes, {}, recipe_for(network, penalties=[penalty]))
-        classifier.log = lambda name, value, **options: logged.update({name: value})
         losses.append(classifier.training_step(batch, 0).item())
     weights = [value.detach().double() for name, value in network.named_parameters() if name.endswith("weight")]
     expected = 0.15 * sum(weight.square().sum().item() for weight in weights)
     assert losses[1] - losses[0] == pytest.approx(expected, rel=1e-4)
-    assert logged["train/l2"].item() == pytest.approx(expected, rel=1e-5)
-    assert logged["train/loss"].item() == pytest.approx(losses[0])
+    assert classifier.step_values["train/l2"].item() == pytest.approx(expected, rel=1e-5)
+    assert classifier.step_values["train/loss"].item() == pytest.approx(losses[0])
 
 
 def test_loss_that_is_no_number_ends_the_run_and_says_where(tmp_path):
@@ -186,7 +187,6 @@ def test_network_of_zeros_has_the_entropy_of_chance():
     for parameter in network.parameters():
         nn.init.zeros_(parameter)
     classifier = Classifier(nn.Identity(), network, [str(i) for i in range(10)], {}, recipe_for(network))
-    classifier.log = classifier.log_dict = lambda *arguments, **options: None
     loss = classifier.training_step((torch.rand(4, 1, 32, 32), torch.tensor([0, 3, 3, 9])), 0)
     assert loss.item() == pytest.approx(math.log(10))
 
@@ -207,3 +207,26 @@ def test_step_schedule_counts_epochs_of_optimizer_steps(tmp_path):
     trainer.fit(classifier, datamodule=data)
     assert trainer.global_step == 6
     assert trainer.optimizers[0].param_groups[0]["lr"] == pytest.approx(0.002)
+
+
+def test_every_third_step_is_logged_with_the_values_of_that_step(tmp_path):
+    """Also over the end of an epoch, whose last step is what the trainer knows at its end."""
+
+    class Noted(L.Callback):
+        steps: ClassVar[list[dict[str, float]]] = []
+
+        def on_train_batch_end(self, trainer, pl_module, outputs, batch, batch_idx):
+            right = (pl_module(batch[0]).argmax(1) == batch[1]).float().mean()
+            self.steps.append({"loss": outputs["loss"].item(), "right": right.item()})
+
+    limits = ("trainer.max_epochs=2", "trainer.limit_train_batches=5", "trainer.log_every_n_steps=3")
+    trainer, classifier, data = parts_of_a_run(tmp_path / "run", *digits_with("logger=csv"), *limits, "optimizer.lr=0")
+    trainer.callbacks.append(Noted())
+    trainer.fit(classifier, datamodule=data)
+    with (tmp_path / "run" / "metrics.csv").open(newline="") as file:
+        logged = {int(row["step"]): row for row in csv.DictReader(file) if row["train/loss"]}
+    assert sorted(logged) == [2, 5, 8]
+    for step, row in logged.items():
+        assert float(row["train/loss"]) == pytest.approx(Noted.steps[step]["loss"], rel=1e-6)
+        assert float(row["train/acc"]) == pytest.approx(Noted.steps[step]["right"])
+    assert trainer.callback_metrics["train/loss"].item() == pytest.approx(Noted.steps[-1]["loss"])

@@ -78,6 +78,8 @@ class Classifier(L.LightningModule):
         self.cut: Cut | None = None
         self.step_ended = 0.0
         """When the callbacks of the last training batch were done, on time.perf_counter's clock."""
+        self.step_values: dict[str, Tensor] = {}
+        """The metrics of the last training step."""
         count = len(classes)
         self.train_accuracy = MulticlassAccuracy(count, average="micro", validate_args=False)
         self.train_loss_epoch = MeanMetric()
@@ -175,7 +177,7 @@ class Classifier(L.LightningModule):
             term = penalty.loss(self.network)
             values[f"train/{penalty.name}"] = term.detach()
             loss = loss + term
-        self.log_dict(values, on_step=True, on_epoch=False)
+        self.step_values = values
         return loss
 
     def on_train_epoch_end(self) -> None:
@@ -184,7 +186,7 @@ class Classifier(L.LightningModule):
         means = {name: metric.compute() for name, metric in metrics.items()}
         for metric in metrics.values():
             metric.reset()
-        self.log_dict(means, logger=False)
+        self.log_dict(means | self.step_values, logger=False)
         for logger in self.loggers:
             logger.log_metrics(
                 {name: value.item() for name, value in means.items()} | {"epoch": self.current_epoch},
@@ -192,6 +194,9 @@ class Classifier(L.LightningModule):
             )
 
     def on_train_batch_end(self, outputs: Any, batch: Any, batch_idx: int) -> None:
+        # Lightning's log takes as long as the forward pass of a small network, and keeps one of `log_every_n_steps`.
+        if self.trainer._logger_connector.should_update_logs:
+            self.log_dict(self.step_values, on_step=True, on_epoch=False)
         self.step_ended = time.perf_counter()
 
     def validation_step(self, batch: tuple[Tensor, Tensor] | FeatureBatch, batch_idx: int) -> None:

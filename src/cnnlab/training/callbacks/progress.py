@@ -21,7 +21,7 @@ class Progress(TQDMProgressBar):
             self.on_train_epoch_start(trainer)
 
     def get_metrics(self, trainer: L.Trainer, pl_module: Classifier) -> dict[str, Any]:
-        metrics = trainer.callback_metrics
+        metrics = trainer.callback_metrics | pl_module.step_values
         shown = {"loss": "train/loss", "acc": "train/acc", "val_acc": "val/acc", "best": "best/val/acc"}
         items: dict[str, Any] = {label: f"{metrics[key]:.3f}" for label, key in shown.items() if key in metrics}
         callbacks: list[L.Callback] = trainer.callbacks  # type: ignore[attr-defined]
