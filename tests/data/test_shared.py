@@ -1,5 +1,6 @@
 """Batches that come through shared memory are those of a plain loop over the data set, and stay what they are."""
 
+import os
 import time
 from itertools import islice
 
@@ -113,3 +114,18 @@ def test_plain_batch_has_the_same_layout():
     assert torch.equal(images, torch.stack([Counted()[index][0] for index in range(4)]))
     assert images.is_contiguous(memory_format=torch.channels_last)
     assert labels.tolist() == [0, 1, 2, 3]
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="batches are copied to pinned memory")
+def test_forked_process_releases_nothing_of_its_parent():
+    loader = loader_of(Counted(), workers=1)
+    batches = iter(loader)
+    images, _ = next(batches)
+    child = os.fork()
+    if not child:
+        del images
+        os._exit(0)
+    assert os.waitpid(child, 0)[1] == 0
+    assert loader.slots.held.sum() == 1
+    del images
+    assert not loader.slots.held.any()

@@ -4,6 +4,7 @@ New memory costs the operating system more than a small picture costs to prepare
 process; so the pages of a few batches are used over and over.
 """
 
+import os
 import shutil
 from collections import deque
 from collections.abc import Iterable, Iterator
@@ -75,12 +76,13 @@ class Slots:
         else:
             pixels = images.numpy()
             self.held[place.worker, place.slot] = True
-            finalize(pixels, self._release, place).atexit = False
+            finalize(pixels, self._release, place, os.getpid()).atexit = False
             images = torch.from_numpy(pixels)  # refers to `pixels` as long as anything refers to its memory
         return images.permute(0, 3, 1, 2), torch.tensor(place.labels)
 
-    def _release(self, place: Place) -> None:
-        self.held[place.worker, place.slot] = False
+    def _release(self, place: Place, owner: int) -> None:
+        if os.getpid() == owner:  # not a worker that was forked meanwhile, and has the main process's objects too
+            self.held[place.worker, place.slot] = False
 
 
 class SharedLoader(DataLoader):
