@@ -6,8 +6,8 @@ Ten epochs of MobileNetV2 with frozen features on the flowers. Ours is the progr
 filling an empty cache included. The course's script is a plain loop (batch 8, ImageFolder, float32, two workers,
 features recomputed in every epoch); two of its epochs are timed and taken times five, a sweep of it times twelve more.
 --accuracy instead trains both to the end with three seeds (most of an hour), and compares the best validation
-accuracies on the same images of three splits; what a seed came to is kept in outputs/transfer_accuracy, so that a
-benchmark that was interrupted goes on. --quick then takes two epochs and one seed, and keeps nothing.
+accuracies on the same images of three splits; what a seed came to is kept in outputs/transfer_accuracy until all are
+done, so that a benchmark that was interrupted goes on. --quick then takes two epochs and one seed, and keeps nothing.
 """
 
 import json
@@ -33,6 +33,7 @@ SETTINGS = [
 """Twelve."""
 VIEWS = {"one view": ["augmentation=none"], "four views": ["freeze.cache_views=4"]}
 KEPT = Path("outputs/transfer_accuracy")
+"""What an interrupted comparison of accuracies has come to."""
 QUICK = 20
 """Images of each class with --quick."""
 
@@ -90,6 +91,7 @@ def compare_accuracies(given, course: "Course", work: Path) -> None:
         f"accuracy, {name} - course": spread([found[name] - found["course"] for found in seeds]) for name in VIEWS
     }
     report("transfer_accuracy", given, {"best validation accuracy": seeds}, ratios)
+    shutil.rmtree(work)
 
 
 def accuracies(given, course: "Course", work: Path, seed: int) -> dict[str, float]:

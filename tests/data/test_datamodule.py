@@ -201,14 +201,17 @@ def test_workers_change_nothing():
     assert not equal(none[0], none[1])
 
 
-def test_without_room_in_shared_memory_batches_are_sent_as_they_are(monkeypatch):
+def test_without_room_in_shared_memory_batches_are_sent_as_they_are(monkeypatch, caplog):
     """As in a container, where a page too many ends the worker with a bus error."""
     alone = epochs(data_of(augmentations=RANDOM), 1)
     room = 2 * SLOTS * 4 * 12 * 12 * 3  # workers, slots, images, pixels
     for free, kind in ((room, DataLoader), (room + 1, SharedLoader)):
         monkeypatch.setattr(shutil, "disk_usage", lambda folder, free=free: SimpleNamespace(free=free))
         data = data_of(augmentations=RANDOM, workers=2)
-        assert type(data.train_dataloader()) is kind
+        caplog.clear()
+        with caplog.at_level(logging.INFO):
+            assert type(data.train_dataloader()) is kind
+        assert ("docker run --shm-size" in caplog.text) == (kind is DataLoader)
         assert equal(alone[0], epochs(data, 1)[0])
 
 

@@ -30,7 +30,7 @@ class Counted(Dataset):
 
 
 def loader_of(dataset: Dataset, workers: int = 2, batch_size: int = 3) -> SharedLoader:
-    slots = Slots(workers, batch_size, SIZE, 3)
+    slots = Slots((workers, SLOTS, batch_size, SIZE, SIZE, 3))
     batches = BatchSampler(range(100), batch_size, drop_last=False)
     return SharedLoader(dataset, batches, slots, num_workers=workers, persistent_workers=True)
 

@@ -17,7 +17,7 @@ from cnnlab.data.images import LabelledImages, Splits
 from cnnlab.data.records import Records
 from cnnlab.data.sampling import Draw, EpochBatches, EpochSampler, ResumedEpochs
 from cnnlab.data.scanning import scan
-from cnnlab.data.shared import SharedLoader, Slots, channels_last_batch, has_room
+from cnnlab.data.shared import image_loader
 from cnnlab.data.splitting import content_hash, fewer, report_copies, select, split
 from cnnlab.data.transforms import EvalTransform, TrainTransform
 from cnnlab.errors import InputError
@@ -201,10 +201,7 @@ class ImageDataModule(DataModule):
     def loader(self, dataset: Dataset, batches: Iterable) -> DataLoader:
         if not isinstance(dataset, ImageDataset):
             return super().loader(dataset, batches)
-        room = (self.num_workers, self.batch_size, self.image_size, self.channels)
-        if self.num_workers and has_room(Slots.size(*room)):
-            return SharedLoader(dataset, batches, Slots(*room), **self._workers())
-        return DataLoader(dataset, batch_sampler=batches, collate_fn=channels_last_batch, **self._workers())
+        return image_loader(dataset, batches, self.batch_size, self.image_size, self.channels, **self._workers())
 
     def teardown(self, stage: str) -> None:
         """Records that this process has made, where it loads the images itself, are written; workers write theirs."""

@@ -4,6 +4,8 @@ New memory costs the operating system more than a small picture costs to prepare
 process; so the pages of a few batches are used over and over.
 """
 
+import logging
+import math
 import os
 import shutil
 from collections import deque
@@ -15,6 +17,9 @@ import torch
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset, get_worker_info
 
+log = logging.getLogger(__name__)
+SHARED_MEMORY = "/dev/shm"
+MIB = 1 << 20
 AHEAD = 4
 """Batches that each worker prepares in advance (`prefetch_factor`); with fewer, cores that it shares with the main
 process stand still for a twentieth of the time."""
@@ -31,39 +36,38 @@ class Place(NamedTuple):
 
 
 class Slots:
-    """Room for the batches under way: uint8 workers x SLOTS x N x H x W x C, shared by all processes.
+    """Room for the batches under way, of `shape` workers x SLOTS x N x H x W x C, uint8, shared by all processes.
 
     Called by the worker, as DataLoader's collate_fn; `batch` is for the main process.
     """
 
-    def __init__(self, workers: int, batch_size: int, image_size: int, channels: int) -> None:
-        shape = (workers, SLOTS, batch_size, image_size, image_size, channels)
+    def __init__(self, shape: tuple[int, ...]) -> None:
         self.memory = torch.empty(shape, dtype=torch.uint8).share_memory_()
-        self.held = torch.zeros(workers, SLOTS, dtype=torch.bool).share_memory_()
+        self.held = torch.zeros(shape[:2], dtype=torch.bool).share_memory_()
         """Where a batch lies that the main process has taken and still refers to."""
         self.recent: deque[int] = deque(maxlen=AHEAD)
         """The worker's own: where its last batches lie, which the main process may not have taken yet."""
-
-    @staticmethod
-    def size(workers: int, batch_size: int, image_size: int, channels: int) -> int:
-        """Bytes."""
-        return workers * SLOTS * batch_size * image_size**2 * channels
 
     def __call__(self, examples: list[tuple[Tensor, int]]) -> Place | tuple[Tensor, Tensor]:
         """Put a batch where none lies; one that does not fit, of floats for instance, or too many, is sent as it is."""
         images, labels = zip(*examples, strict=True)
         worker = get_worker_info()
         assert worker is not None
-        held = self.held[worker.id].tolist()
-        slot = next((slot for slot in range(SLOTS) if not held[slot] and slot not in self.recent), None)
-        room = self.memory[worker.id, slot or 0]
         rows = [image.permute(1, 2, 0) for image in images]
-        fit = len(rows) <= len(room) and all(row.shape == room.shape[1:] and row.dtype == room.dtype for row in rows)
-        if slot is None or not fit:
+        slot = self._free_slot(worker.id)
+        if slot is None or not self._fit(rows):
             return channels_last_batch(examples)
-        torch.stack(rows, out=room[: len(rows)])
+        torch.stack(rows, out=self.memory[worker.id, slot, : len(rows)])
         self.recent.append(slot)
         return Place(worker.id, slot, list(labels))
+
+    def _free_slot(self, worker: int) -> int | None:
+        held = self.held[worker].tolist()
+        return next((slot for slot in range(SLOTS) if not held[slot] and slot not in self.recent), None)
+
+    def _fit(self, rows: list[Tensor]) -> bool:
+        room = self.memory[0, 0]
+        return len(rows) <= len(room) and all(row.shape == room.shape[1:] and row.dtype == room.dtype for row in rows)
 
     def batch(self, place: Place) -> tuple[Tensor, Tensor]:
         """The batch as `channels_last_batch` makes it; its memory is used again once nothing refers to it any more.
@@ -97,12 +101,31 @@ class SharedLoader(DataLoader):
             yield self.slots.batch(made) if isinstance(made, Place) else made
 
 
-def has_room(size: int) -> bool:
-    """Whether the file system of shared memory, of which containers often have 64 MiB, has `size` bytes left."""
+def image_loader(
+    dataset: Dataset, batches: Iterable, batch_size: int, image_size: int, channels: int, **options: Any
+) -> DataLoader:
+    """The batches of a data set of (uint8 C x H x W, int), shared where workers prepare them and there is room.
+
+    options: what DataLoader is told about its workers.
+    """
+    shape = (options["num_workers"], SLOTS, batch_size, image_size, image_size, channels)
+    if options["num_workers"] and _has_room(math.prod(shape)):
+        return SharedLoader(dataset, batches, Slots(shape), **options)
+    return DataLoader(dataset, batch_sampler=batches, collate_fn=channels_last_batch, **options)
+
+
+def _has_room(size: int) -> bool:
+    """Whether shared memory, of which containers often have 64 MiB, has `size` bytes left: else a worker would die."""
     try:
-        return shutil.disk_usage("/dev/shm").free > size
+        free = shutil.disk_usage(SHARED_MEMORY).free
     except OSError:  # macOS and Windows keep it elsewhere
         return True
+    if free <= size:
+        log.info(
+            "Batches are sent one by one: %s has %.0f MiB, shared ones need %.0f (docker run --shm-size).",
+            *(SHARED_MEMORY, free / MIB, size / MIB),
+        )
+    return free > size
 
 
 def channels_last_batch(examples: list[tuple[Tensor, int]]) -> tuple[Tensor, Tensor]:
