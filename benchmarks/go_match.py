@@ -19,10 +19,10 @@ import torch
 from common import hardware
 from scipy.stats import binomtest
 
-from cnnlab.loading import load_run
+from cnnlab.api import load_run
 from cnnlab.models.alphago_policy import AlphaGoPolicy
-from cnnlab.playing import player_of
 from cnnlab.runs.folder import read_config
+from cnnlab.tasks.moves.playing import player_of
 
 GNUGO = shutil.which("gnugo") or shutil.which("gnugo", path="/usr/games")
 PAPER_MS = 4.8

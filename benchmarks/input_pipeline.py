@@ -25,12 +25,12 @@ from torchvision import transforms as v1
 from torchvision.transforms import v2
 
 from cnnlab.data.datamodule import ImageDataModule, build_data
-from cnnlab.data.datasets.flowers import flowers
 from cnnlab.data.records import keep_records
+from cnnlab.data.sources.flowers import flowers
 from cnnlab.data.store import Store
-from cnnlab.memory import keep_freed_memory
 from cnnlab.models.building import IMAGENET_MEAN, IMAGENET_STD
 from cnnlab.models.preprocessing import Normalize
+from cnnlab.system.memory import keep_freed_memory
 
 BATCH = 32
 SCALE = (0.35, 1.0)

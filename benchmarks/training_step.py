@@ -25,12 +25,12 @@ from common import arguments, each_apart, interleaved, ratio, report, spread
 from torch import Tensor, nn
 from torch.utils.data import DataLoader
 
-from cnnlab.memory import keep_freed_memory
 from cnnlab.models.building import IMAGENET_MEAN, IMAGENET_STD
 from cnnlab.models.lenet5 import LeNet5
 from cnnlab.models.preprocessing import Normalize
 from cnnlab.models.stages import with_features_and_classifier
-from cnnlab.training.classifier import Classifier, Recipe
+from cnnlab.system.memory import keep_freed_memory
+from cnnlab.tasks.classification.module import Classifier, Recipe
 from cnnlab.training.freezing import FreezePlan
 from cnnlab.training.schedulers import constant
 

@@ -23,9 +23,9 @@ from pathlib import Path
 import numpy as np
 from PIL import Image, ImageDraw
 
+from cnnlab.cli.visualize import visualize
 from cnnlab.errors import DataError
-from cnnlab.files import write_bytes
-from cnnlab.verbs.visualize import visualize
+from cnnlab.system.files import write_bytes
 
 HERE = Path(__file__).parent / "gallery"
 OUTPUTS = Path("outputs/gallery")

@@ -2,8 +2,6 @@
 
 import logging
 import os
-import subprocess
-import sys
 import urllib.request
 from collections.abc import Iterator
 from pathlib import Path
@@ -14,13 +12,9 @@ os.environ.setdefault("OMP_NUM_THREADS", "1")
 # What Numba compiles stays beside the code, not in the cache folder of whoever runs the tests.
 os.environ.setdefault("NUMBA_CACHE_DIR", str(Path(__file__).parents[1] / ".cache" / "numba"))
 
-import numpy as np
 import pytest
-from PIL import Image, ImageDraw
-
-REPOSITORY = Path(__file__).parents[1]
-SHARED = REPOSITORY.parent / "shared" / "data"
-
+from in_process import train_in_process
+from program import SHARED, draw_picture
 
 @pytest.fixture(scope="session")
 def shared_data() -> Path:
@@ -28,19 +22,6 @@ def shared_data() -> Path:
     if not SHARED.is_dir():
         pytest.skip(f"no data in {SHARED}")
     return SHARED
-
-
-def draw_picture(path: Path, shape: str, seed: int, size: tuple[int, int] = (48, 40)) -> None:
-    """A circle or a square of random place and colour on a random background, as a file of the path's format."""
-    rng = np.random.default_rng(seed)
-    image = Image.new("RGB", size, tuple(rng.integers(0, 100, 3).tolist()))
-    left, top = rng.integers(2, 14, 2).tolist()
-    box = (left, top, left + 20, top + 20)
-    colour = tuple(rng.integers(150, 256, 3).tolist())
-    pen = ImageDraw.Draw(image)
-    (pen.ellipse if shape == "circle" else pen.rectangle)(box, fill=colour)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    image.save(path)
 
 
 @pytest.fixture
@@ -77,30 +58,9 @@ def kept_logging() -> Iterator[None]:
     root.setLevel(level)
 
 
-def run_program(
-    *arguments: str, cwd: Path, program: str = "train.py", timeout: float = 300
-) -> subprocess.CompletedProcess:
-    """`python train.py ARGUMENTS` (or `python -m cnnlab ARGUMENTS` with program="cnnlab") as a user types it.
-
-    It can import the modules of tests.
-    """
-    command = ["-m", "cnnlab"] if program == "cnnlab" else [str(REPOSITORY / program)]
-    modules = os.pathsep.join([str(REPOSITORY / "tests"), os.environ.get("PYTHONPATH", "")])
-    environment = {**os.environ, "PYTHONWARNINGS": "default", "PYTHONPATH": modules}
-    return subprocess.run(
-        [sys.executable, *command, *arguments],
-        cwd=cwd,
-        env=environment,
-        capture_output=True,
-        text=True,
-        timeout=timeout,
-    )
-
-
 @pytest.fixture(scope="session")
 def quick_run(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The folder of a finished three-epoch run of LeNet-5 on digits with every default callback."""
     folder = tmp_path_factory.mktemp("quick") / "run"
-    done = run_program("experiment=quickstart", "trainer.max_epochs=3", f"paths.output_dir={folder}", cwd=folder.parent)
-    assert done.returncode == 0, done.stderr
+    train_in_process(folder, "experiment=quickstart", "trainer.max_epochs=3", "callbacks.progress=null")
     return folder

@@ -7,12 +7,12 @@ from dataclasses import fields
 from pathlib import Path
 
 import pytest
-from conftest import REPOSITORY
+from program import REPOSITORY
 from PIL import Image
 
 from cnnlab.config import check, compose, quote_path
-from cnnlab.verbs import visualize
-from cnnlab.verbs.arguments import parse
+from cnnlab.config.arguments import parse
+from cnnlab.cli import visualize
 
 DOCS = REPOSITORY / "docs"
 SPEC = importlib.util.spec_from_file_location("gallery", DOCS / "gallery.py")

@@ -11,14 +11,14 @@ from pathlib import Path
 
 import pytest
 import torch
-from conftest import REPOSITORY
+from program import REPOSITORY
 from go_records import write_games
 from in_process import DIGITS
 from tensorboard.backend.event_processing.event_file_loader import EventFileLoader
 
 from cnnlab.go.archive import Filters, open_archive
 from cnnlab.models.preprocessing import fit_once
-from cnnlab.runs.tensorboard import RunEvents
+from cnnlab.runs.events import RunEvents
 
 JOBS, WARM = 220, 20
 ONE_STEP = ("trainer.max_epochs=1", "trainer.limit_train_batches=1", "trainer.limit_val_batches=1")
@@ -27,7 +27,7 @@ MIB = 2**20
 
 WATCHED = """
 import json, os, sys
-from cnnlab import cli
+from cnnlab.cli import main as cli
 task = cli._task
 
 def watched(cfg, rerun, failures):

@@ -7,12 +7,12 @@ from dataclasses import fields
 from urllib.parse import unquote
 
 import pytest
-from conftest import REPOSITORY
+from program import REPOSITORY
 
-from cnnlab.cli import VERBS
+from cnnlab.cli.main import VERBS
 from cnnlab.config import check, compose, quote_path
 from cnnlab.errors import CnnlabError
-from cnnlab.verbs import visualize
+from cnnlab.cli import visualize
 
 README = (REPOSITORY / "README.md").read_text(encoding="utf-8")
 

@@ -9,18 +9,18 @@ import pytest
 import torch
 import yaml
 from browser import CHROMIUM, Browser
-from conftest import draw_picture
+from program import draw_picture
 from go_records import write_games
 from in_process import DIGITS, train_in_process
 from malicious import unpickle, write_malicious
 from planted import plant
 
+from cnnlab.cli.evaluate import evaluate_model, evaluate_run
+from cnnlab.cli.visualize import visualize
 from cnnlab.config import TRUSTED_TARGETS
 from cnnlab.errors import CnnlabError, DataError, InputError
 from cnnlab.go.archive import Filters, open_archive
-from cnnlab.verbs import cache, compare, play, predict
-from cnnlab.verbs.evaluate import evaluate_model, evaluate_run
-from cnnlab.verbs.visualize import visualize
+from cnnlab.cli import cache, compare, play, predict
 
 SHORT = (*DIGITS, "trainer.max_epochs=1", "trainer.limit_train_batches=1")
 FORMATS = (".pth", ".pt", ".ckpt", ".safetensors", ".npz", ".npy")
@@ -86,7 +86,7 @@ def test_run_whose_checkpoint_would_run_code_is_refused(foreign_run, marker, use
     [
         {"_target_": "os.system", "command": "touch MARKER"},
         {"_target_": "builtins.exec", "_args_": ["open('MARKER', 'w')"], "_partial_": True},
-        {"_target_": "cnnlab.files.os.system", "command": "touch MARKER"},
+        {"_target_": "cnnlab.system.files.os.system", "command": "touch MARKER"},
         {"_target_": "torch.hub.load", "repo_or_dir": "MARKER", "source": "local"},
     ],
 )

@@ -4,7 +4,10 @@
 """
 
 import difflib
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from typing import Any, TypeVar
+
+T = TypeVar("T")
 
 
 class CnnlabError(Exception):
@@ -36,13 +39,14 @@ class DivergedError(CnnlabError):
 
 
 def nearest(wanted: Sequence[str], options: Sequence[str]) -> str:
-    """A sentence with the options that look like what was wanted, or with all if they are few."""
+    """Return a sentence with the options that look like what was wanted, or with all of them if they are few."""
     near = [match for word in wanted for match in difflib.get_close_matches(word, options, n=3, cutoff=0.55)]
     if not near:
         near = [option for word in wanted for option in options if option.rsplit(".", 1)[-1] == word.rsplit(".", 1)[-1]]
     if near:
-        return f"Nearest: {', '.join(dict.fromkeys(near))}."
-    return f"There are: {', '.join(options)}." if len(options) <= 40 else ""
+        *others, last = dict.fromkeys(near)
+        return f"Did you mean {', '.join(others)} or {last}?" if others else f"Did you mean {last}?"
+    return f"Available: {', '.join(options)}." if 0 < len(options) <= 40 else ""
 
 
 def several(problems: list[str], heading: str) -> InputError:
@@ -64,8 +68,14 @@ class Problems:
             self.found += [problem for problem in error.problems if problem not in self.found]
         return isinstance(error, InputError)
 
+    def attempt(self, function: Callable[..., T], *arguments: Any, **options: Any) -> T | None:
+        """Return what the function returns, or None after keeping its InputError."""
+        with self:
+            return function(*arguments, **options)
+        return None
+
     def raise_all(self, heading: str) -> None:
-        """Raises the only problem as it is, several under `heading`."""
+        """Raise the only problem as it is, several under `heading`."""
         if len(self.found) == 1:
             raise InputError(self.found[0])
         if self.found:

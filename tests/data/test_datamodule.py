@@ -10,7 +10,7 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 import torch
-from conftest import draw_picture
+from program import draw_picture
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from in_process import train_in_process
@@ -19,11 +19,11 @@ from torch.utils.data import DataLoader
 from torchvision.transforms import v2
 
 from cnnlab.data.datamodule import ImageDataModule, build_data, default_workers
-from cnnlab.data.datasets.flowers import flowers
-from cnnlab.data.datasets.image_folder import image_folder
 from cnnlab.data.images import ImageArray, Splits
 from cnnlab.data.sampling import EpochSampler
 from cnnlab.data.shared import SLOTS, SharedLoader
+from cnnlab.data.sources.flowers import flowers
+from cnnlab.data.sources.image_folder import image_folder
 from cnnlab.errors import DataError, InputError
 
 COUNT = 23
@@ -328,7 +328,7 @@ def test_copy_of_a_training_image_in_a_published_part_is_reported(tmp_path, capl
         ({"bad_images": "ignore"}, r"data\.bad_images=ignore"),
         ({"val_fraction": 1.5}, r"data\.val_fraction=1\.5"),
         ({"images_per_class": 0}, r"data\.images_per_class=0"),
-        ({"classes": ["sqare", "circle"]}, r"no class sqare\. Nearest: square"),
+        ({"classes": ["sqare", "circle"]}, r"no class sqare\. Did you mean square"),
     ],
 )
 def test_options_that_cannot_work_are_refused(folder, options, message):

@@ -7,17 +7,17 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from conftest import draw_picture
+from program import draw_picture
 from in_process import train_in_process
 from PIL import Image
 from safetensors import safe_open
 from torchvision.transforms import v2
 
 from cnnlab.data.datamodule import ImageDataModule, build_data
-from cnnlab.data.datasets.digits import digits
-from cnnlab.data.datasets.image_folder import image_folder
-from cnnlab.data.records import keep_records
+from cnnlab.data.records import open_records
 from cnnlab.data.sampling import Draw
+from cnnlab.data.sources.digits import digits
+from cnnlab.data.sources.image_folder import image_folder
 from cnnlab.data.store import Store
 from cnnlab.errors import InputError
 
@@ -63,6 +63,10 @@ def epoch_of(data: ImageDataModule, epoch: int = 3) -> list[torch.Tensor]:
 def batches_of(data: ImageDataModule) -> list[Draw]:
     """What the first epoch trains on."""
     return [draw for batch in data.train_dataloader().batch_sampler for draw in batch]
+
+
+def keep_records(setting: str, data: ImageDataModule, store: Store, epochs: int) -> None:
+    data.records = open_records(setting, data.recordable, data.channels, store, epochs)
 
 
 def filled(data: ImageDataModule, store: Store) -> ImageDataModule:
@@ -156,7 +160,7 @@ def test_reasons_against_records(tmp_path, drawn, caplog):
     assert data.records == {}
     assert "Record cache off: training reads each image once." in caplog.text
     assert "Record cache off: Resized images need 0.0 GiB" in caplog.text
-    with pytest.raises(InputError, match=r"data\.record_cache=on cannot be: Resized images need"):
+    with pytest.raises(InputError, match=r"data\.record_cache=on is not possible: Resized images need"):
         keep_records("on", data, Store(tmp_path / "cache", limit_gib=1e-9), epochs=5)
     with pytest.raises(InputError, match=r"data\.record_cache=yes: use auto, on or off"):
         keep_records("yes", data, Store(tmp_path / "cache"), epochs=5)

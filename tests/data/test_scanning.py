@@ -9,12 +9,12 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from conftest import draw_picture
+from program import draw_picture
 
 from cnnlab.data import scanning
-from cnnlab.data.datasets.image_folder import class_folders
 from cnnlab.data.images import ImageArray
 from cnnlab.data.scanning import scan
+from cnnlab.data.sources.image_folder import class_folders
 from cnnlab.errors import DataError, InputError
 
 

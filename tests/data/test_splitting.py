@@ -10,9 +10,9 @@ import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
-from cnnlab.data.datasets.flowers import flowers
 from cnnlab.data.images import ImageArray, Splits
 from cnnlab.data.scanning import Scan, scan
+from cnnlab.data.sources.flowers import flowers
 from cnnlab.data.splitting import content_hash, report_copies, select, split
 from cnnlab.errors import DataError, InputError
 
@@ -191,7 +191,7 @@ def test_classes_named_by_numbers_are_names():
 @pytest.mark.parametrize(
     ("classes", "message"),
     [
-        (["dog", "crain"], r"no class crain\. Nearest: crane"),
+        (["dog", "crain"], r"no class crain\. Did you mean crane"),
         (["dog", "xyzzy"], r"no class xyzzy\. They are: cat, crane, dog, eel"),
         (5, r"data\.classes=5: the data have 4 classes"),
         (1, r"data\.classes=1: .*at least 2"),

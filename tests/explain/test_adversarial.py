@@ -8,10 +8,10 @@ import torch
 from in_process import DIGITS, train_in_process
 from torch.utils.data import DataLoader, TensorDataset
 
+from cnnlab.cli.subjects import RunSubject
+from cnnlab.cli.visualize import visualize
 from cnnlab.errors import InputError
-from cnnlab.explain.attacks import Attack
-from cnnlab.verbs.subjects import RunSubject
-from cnnlab.verbs.visualize import visualize
+from cnnlab.models.attacks import Attack
 
 EPSILON = 0.1
 

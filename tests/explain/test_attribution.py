@@ -8,6 +8,8 @@ import torch
 import torchvision
 from torch import nn
 
+from cnnlab.cli.subjects import RunSubject
+from cnnlab.cli.visualize import visualize
 from cnnlab.errors import InputError
 from cnnlab.explain.attribution import (
     Options,
@@ -20,8 +22,6 @@ from cnnlab.explain.attribution import (
     usable,
 )
 from cnnlab.models.lenet5 import LeNet5
-from cnnlab.verbs.subjects import RunSubject
-from cnnlab.verbs.visualize import visualize
 
 pytest.importorskip("captum")
 

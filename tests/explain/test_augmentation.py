@@ -4,13 +4,13 @@ import json
 
 import pytest
 import torch
-from conftest import draw_picture
+from program import draw_picture
 from PIL import Image
 from torchvision.transforms import v2
 
+from cnnlab.cli.subjects import ModelSubject
+from cnnlab.cli.visualize import visualize
 from cnnlab.explain.augmentation import augmented, described, recorded
-from cnnlab.verbs.subjects import ModelSubject
-from cnnlab.verbs.visualize import visualize
 
 CHAIN = "augmentation=[rotate,flip,color_jitter]"
 

@@ -13,7 +13,7 @@ from cnnlab.explain.chain import Layer, chain_of
 from cnnlab.models.lenet5 import LeNet5
 from cnnlab.models.plain import Plain
 from cnnlab.models.preprocessing import Normalize
-from cnnlab.models.surgery import Dropout
+from cnnlab.training.regularizers.surgery import Dropout
 
 
 def convolved(x, layer: Layer):

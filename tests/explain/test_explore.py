@@ -18,16 +18,16 @@ from PIL import Image
 from torch import Tensor, nn
 from torchvision.transforms import v2
 
-from cnnlab.data.datasets.digits import digits
+from cnnlab.cli.subjects import RunSubject
+from cnnlab.cli.visualize import visualize
+from cnnlab.data.sources.digits import digits
 from cnnlab.data.transforms import EvalTransform
 from cnnlab.errors import DataError, InputError
 from cnnlab.explain import explore
 from cnnlab.explain.explore import page_of
-from cnnlab.loading import load_run
+from cnnlab.api import load_run
 from cnnlab.models.alphago_policy import AlphaGoPolicy
 from cnnlab.models.building import InputSpec
-from cnnlab.verbs.subjects import RunSubject
-from cnnlab.verbs.visualize import visualize
 
 pytestmark = pytest.mark.filterwarnings("ignore:Using padding='same' with even kernel")
 BROWSER = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")

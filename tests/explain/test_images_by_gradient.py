@@ -8,14 +8,14 @@ import torch.nn.functional as F
 from PIL import Image
 from torch import nn
 
+from cnnlab.cli.visualize import visualize
 from cnnlab.errors import CnnlabError, InputError
 from cnnlab.explain import dream, style
-from cnnlab.explain.feature_maps import layer_outputs
-from cnnlab.explain.gradients import input_gradient
 from cnnlab.explain.maximize import FourierImages
-from cnnlab.loading import load_run
+from cnnlab.api import load_run
+from cnnlab.models.feature_maps import layer_outputs
+from cnnlab.models.gradients import input_gradient
 from cnnlab.models.lenet5 import LeNet5
-from cnnlab.verbs.visualize import visualize
 
 
 def test_gradient_with_respect_to_images_is_there_in_inference_mode_and_leaves_parameters_alone():

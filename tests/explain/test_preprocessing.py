@@ -6,10 +6,10 @@ import numpy as np
 import pytest
 import torch
 
+from cnnlab.cli.subjects import RunSubject
+from cnnlab.cli.visualize import visualize
 from cnnlab.errors import InputError
 from cnnlab.explain.preprocessing import described, reduced
-from cnnlab.verbs.subjects import RunSubject
-from cnnlab.verbs.visualize import visualize
 
 
 def test_covariance_and_its_numbers():

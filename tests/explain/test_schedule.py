@@ -5,8 +5,8 @@ import math
 
 import pytest
 
+from cnnlab.cli.visualize import visualize
 from cnnlab.errors import InputError
-from cnnlab.verbs.visualize import visualize
 
 LENET = ["what=schedule", "model=lenet5", "optimizer.lr=0.1", "trainer.max_epochs=10", "steps=20"]
 

@@ -6,8 +6,8 @@ import numpy as np
 import pytest
 import torch
 
-from cnnlab.loading import load_run
-from cnnlab.verbs.visualize import visualize
+from cnnlab.cli.visualize import visualize
+from cnnlab.api import load_run
 
 
 def test_patch_alone_gives_the_value_that_is_claimed_for_it(quick_run, tmp_path):
@@ -15,7 +15,7 @@ def test_patch_alone_gives_the_value_that_is_claimed_for_it(quick_run, tmp_path)
     visualize([f"run={quick_run}", "what=top_patches", "layer=3", "patches=4", f"output={tmp_path}"])
     found = json.loads((tmp_path / "patches_features.3.json").read_text())
     network = load_run(quick_run).network.eval()
-    from cnnlab.verbs.subjects import RunSubject
+    from cnnlab.cli.subjects import RunSubject
 
     pictures = {picture.name: picture for picture in RunSubject(quick_run, {}).pictures(None, 10**6)}
     batch = torch.cat([picture.batch for picture in pictures.values()])

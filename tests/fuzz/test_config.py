@@ -9,14 +9,14 @@ from hypothesis import strategies as st
 from omegaconf import OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
+from cnnlab.cli.subjects import value_of
 from cnnlab.config import check, compose, quote_path
+from cnnlab.config.arguments import parse
+from cnnlab.config.overrides import every_combination, every_value
 from cnnlab.errors import CnnlabError
 from cnnlab.runs.naming import job_names, run_name
 from cnnlab.runs.settings import typed
-from cnnlab.sweeping.values import every_combination, every_value
-from cnnlab.verbs import cache, predict
-from cnnlab.verbs.arguments import parse
-from cnnlab.verbs.subjects import value_of
+from cnnlab.cli import cache, predict
 
 KEYS = [
     *("seed", "model", "data", "augmentation", "regularization", "optimizer.lr", "data.root", "run", "+x", "~init"),

@@ -13,15 +13,15 @@ from hypothesis import strategies as st
 from safetensors.torch import save
 from torch import nn
 
+from cnnlab.cli.cache import listing
 from cnnlab.data.images import ImageArray
 from cnnlab.data.scanning import _load
 from cnnlab.data.splitting import select
 from cnnlab.data.store import Store
 from cnnlab.errors import CnnlabError
-from cnnlab.files import load_tensors
-from cnnlab.loading import load_run
+from cnnlab.api import load_run
 from cnnlab.models.preprocessing import fit_once
-from cnnlab.verbs.cache import listing
+from cnnlab.system.files import load_tensors
 
 IMAGE = "0123456789abcdef0123456789abcdef"
 SHARD = save({IMAGE: torch.arange(6.0).view(2, 3)})

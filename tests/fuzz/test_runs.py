@@ -10,17 +10,17 @@ from hypothesis import example, given
 from hypothesis import strategies as st
 from planted import plant
 
+from cnnlab.cli.subjects import apply_changes
 from cnnlab.errors import CnnlabError, InputError
-from cnnlab.runs.comparison import study
-from cnnlab.runs.comparison_report import as_text
-from cnnlab.runs.comparison_sections import sections
+from cnnlab.reports.comparison import study
+from cnnlab.reports.comparison_report import as_text
+from cnnlab.reports.comparison_sections import sections
 from cnnlab.runs.folder import read_config, read_overrides, read_record
 from cnnlab.runs.metrics_csv import MetricsCsv
-from cnnlab.runs.processes import is_alive
 from cnnlab.runs.results import find_results, read_result
 from cnnlab.runs.sweep import Sweep
 from cnnlab.sweeping.console import announce, describe
-from cnnlab.verbs.subjects import apply_changes
+from cnnlab.system.processes import is_alive
 
 RECORD = {
     "status": "finished",

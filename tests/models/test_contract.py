@@ -14,8 +14,8 @@ from cnnlab.models.building import build_network, input_spec
 from cnnlab.models.lenet5 import LeNet5
 from cnnlab.models.nndl_ch5 import NndlCh5
 from cnnlab.models.plain import Plain
-from cnnlab.models.polynomial import Polynomial
 from cnnlab.models.stages import stage_of_parameter, stages, with_features_and_classifier
+from cnnlab.tasks.regression.polynomial import Polynomial
 
 OPTIONS = sorted(path.stem for path in (CONFIG_DIR / "model").glob("*.yaml"))
 LIGHTER = {

@@ -9,7 +9,7 @@ from cnnlab.errors import InputError
 from cnnlab.models.cutting import Cut, cut_below
 from cnnlab.models.lenet5 import LeNet5
 from cnnlab.models.stages import stages, with_features_and_classifier
-from cnnlab.models.surgery import Dropout
+from cnnlab.training.regularizers.surgery import Dropout
 
 NETWORKS = {
     "lenet5": lambda: LeNet5(num_classes=5, in_channels=3),

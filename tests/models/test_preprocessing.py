@@ -7,7 +7,7 @@ from sklearn.decomposition import PCA
 from sklearn.preprocessing import MaxAbsScaler, StandardScaler
 from torch import nn
 
-from cnnlab.data.datasets.digits import digits
+from cnnlab.data.sources.digits import digits
 from cnnlab.errors import DataError, InputError
 from cnnlab.models.preprocessing import NAMES, Normalize, check_fit, fit, fit_once, from_state
 

@@ -6,14 +6,14 @@ import pytest
 import torch
 import torchvision
 import yaml
-from conftest import draw_picture
+from program import draw_picture
 from in_process import DIGITS, KeptSignals, command_line, interrupt_at_epoch, train_in_process
 from sklearn.datasets import load_digits
 
 from cnnlab.errors import InputError
-from cnnlab.files import read_yaml
 from cnnlab.models.lenet5 import LeNet5
 from cnnlab.runs.folder import RunFolder, read_config, read_overrides
+from cnnlab.system.files import read_yaml
 
 
 def record_of(folder) -> dict:

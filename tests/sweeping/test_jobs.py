@@ -11,16 +11,16 @@ from pathlib import Path
 
 import pytest
 import torch
-from conftest import REPOSITORY, run_program
+from program import REPOSITORY, run_program
 from hydra.core.hydra_config import HydraConfig
 from in_process import DIGITS
 from in_slurm import install_slurm
 from test_plan import here, statuses, sweep_json, tasks, train  # noqa: F401
 
-from cnnlab import cli
-from cnnlab.files import write_json
+from cnnlab.cli import main as cli
 from cnnlab.sweeping import jobs
 from cnnlab.sweeping.jobs import share
+from cnnlab.system.files import write_json
 
 TINY = (*DIGITS, "trainer.max_epochs=1", "trainer.limit_train_batches=2")
 

@@ -10,16 +10,16 @@ from pathlib import Path
 
 import pytest
 import torch
-from conftest import REPOSITORY, run_program
+from program import REPOSITORY, run_program
 from hydra.core.hydra_config import HydraConfig
 from in_process import DIGITS, train_in_process
 
-from cnnlab import cli
+from cnnlab.cli import main as cli
 from cnnlab.config import compose
-from cnnlab.files import write_json
-from cnnlab.runs.board import HOST, SAMPLES, link
+from cnnlab.config.overrides import every_combination
+from cnnlab.runs.tensorboard import HOST, SAMPLES, link
 from cnnlab.sweeping import plan
-from cnnlab.sweeping.values import every_combination
+from cnnlab.system.files import write_json
 
 
 @pytest.fixture
@@ -241,7 +241,7 @@ def test_job_without_a_checkpoint_begins_with_clean_events(here, tasks):
     [
         (["model=lenet5,vgg17", "seed=0,abc"], ["vgg17 is no option of model", "seed='abc' is not int"]),
         (["seed=0,1", "sweep.resume=true"], ["which sweep? Add sweep.dir=FOLDER"]),
-        (["seed=0,1", "sweep.dri=x"], ["there is no key sweep.dri. Nearest: sweep.dir"]),
+        (["seed=0,1", "sweep.dri=x"], ["there is no key sweep.dri. Did you mean sweep.dir"]),
         (["seed=0,1", "sweep.resume=maybe"], ["sweep.resume='maybe' is not bool"]),
         (["seed=0,1", "sweep.dir=run"], ["sweep.dir=", "holds a single run"]),
         (["seed=0,1", "sweep.dir=file"], ["is a file: name a folder"]),

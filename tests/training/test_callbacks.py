@@ -13,8 +13,8 @@ from torch.utils.tensorboard import SummaryWriter
 
 from cnnlab.training.callbacks.best_metric import BestMetric
 from cnnlab.training.callbacks.histograms import Histograms, _add
+from cnnlab.training.callbacks.pictures import add_picture
 from cnnlab.training.callbacks.stage_table import stage_table
-from cnnlab.training.callbacks.tensorboard import add_picture
 
 EPOCH = 39
 """Steps of an epoch of the quick run: 1,266 training images in whole batches of 32."""

@@ -6,9 +6,9 @@ import json
 import pytest
 import torch
 import torchvision
-from conftest import draw_picture, run_program
+from program import draw_picture, run_program
 
-from cnnlab.loading import load_run
+from cnnlab.api import load_run
 from cnnlab.models.building import build_network
 
 PHASES = (

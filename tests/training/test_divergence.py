@@ -5,7 +5,7 @@ import json
 import lightning as L
 import pytest
 import torch
-from conftest import draw_picture, run_program
+from program import draw_picture, run_program
 from harm import Poison
 from in_process import DIGITS, parts_of_a_run, train_in_process
 

@@ -8,8 +8,8 @@ import lightning as L
 import numpy as np
 import pytest
 import torch
-from conftest import draw_picture
-from in_process import KeptSignals, config, interrupt_at_epoch, parts_of_a_run, train_in_process
+from program import draw_picture
+from in_process import KeptSignals, interrupt_at_epoch, parts_of_a_run, train_in_process
 from PIL import Image
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 from torchvision.transforms import v2
@@ -17,9 +17,8 @@ from torchvision.transforms import v2
 from cnnlab.data.datamodule import ImageDataModule
 from cnnlab.data.store import Store
 from cnnlab.errors import InputError
-from cnnlab.training.classifier import Classifier
+from cnnlab.tasks.classification.module import Classifier
 from cnnlab.training.feature_cache import build_feature_cache
-from cnnlab.verbs import assembly
 
 TINY = {
     "model": "mobilenet_v2",
@@ -93,8 +92,6 @@ def overrides(pictures: Path, **changes: str) -> list[str]:
 def with_cache(folder: Path, given: list[str]) -> tuple[L.Trainer, Classifier, ImageDataModule]:
     """The parts of a run, with its feature cache in the data."""
     trainer, classifier, data = parts_of_a_run(folder / "run", *given)
-    cfg = config(folder / "run", *given)
-    data.cached = assembly.feature_cache_from(cfg, assembly.spec_from(cfg["model"]), classifier, data, trainer)
     assert data.cached is not None
     return trainer, classifier, data
 
@@ -120,14 +117,14 @@ def test_cached_logits_are_those_of_the_whole_network(tmp_path, few_pictures, pr
     seen = 0
     with torch.no_grad(), trainer.precision_plugin.forward_context():
         for batch in loader:
-            assert batch.draws[:, 0].tolist() == [1] * len(batch.labels)
+            assert batch.draws[:, 0].tolist() == [1] * len(batch.targets)
             whole = classifier(data.cached.images(batch.draws))
             assert (classifier.from_features(batch.features) - whole).abs().max() <= tolerance * whole.abs().max()
-            seen += len(batch.labels)
+            seen += len(batch.targets)
         evaluated = data.eval_dataloader(data.parts.val)
         for batch, (pixels, labels) in zip(data.val_dataloader(), evaluated, strict=True):
             whole = classifier(pixels)
-            assert torch.equal(batch.labels, labels)
+            assert torch.equal(batch.targets, labels)
             assert (classifier.from_features(batch.features) - whole).abs().max() <= tolerance * whole.abs().max()
     assert seen == 16
 
@@ -253,7 +250,7 @@ def test_views_differ_and_do_not_depend_on_the_seed(tmp_path, few_pictures):
     ],
 )
 def test_cache_says_why_it_is_off(tmp_path, few_pictures, computed, caplog, changes, reason):
-    with pytest.raises(InputError, match="freeze.cache=on cannot be: .*" + reason):
+    with pytest.raises(InputError, match="freeze.cache=on is not possible: .*" + reason):
         train_in_process(tmp_path / "on", *overrides(few_pictures, **changes, freeze__cache="on"))
     with caplog.at_level(logging.INFO):
         train_in_process(tmp_path / "auto", *overrides(few_pictures, **changes, trainer__max_epochs="1"))

@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 import torch
 import torchvision
-from conftest import draw_picture
+from program import draw_picture
 from in_process import DIGITS, parts_of_a_run, train_in_process
 from torch import nn
 

@@ -10,7 +10,7 @@ from in_process import DIGITS, config, train_in_process
 from cnnlab.data.datamodule import default_workers
 from cnnlab.training.callbacks import progress
 from cnnlab.training.callbacks.progress import Throughput, peak_memory
-from cnnlab.verbs.assembly import optimizer_from
+from cnnlab.training.recipe import build_optimizer
 
 
 def test_waiting_is_what_lies_between_the_callbacks_of_one_batch_and_the_next(monkeypatch):
@@ -66,15 +66,15 @@ def test_record_and_log_tell_speed_waiting_and_memory(tmp_path, caplog):
     ],
 )
 def test_optimizer_is_fused_where_it_can_be(tmp_path, optimizer, precision, fused):
-    cfg = config(tmp_path / "run", *DIGITS, f"optimizer={optimizer}", f"speed.precision={precision}")
-    assert optimizer_from(cfg, ("torch.",)).keywords.get("fused") is fused
+    cfg = config(tmp_path / "run", *DIGITS, f"optimizer={optimizer}")
+    assert build_optimizer(cfg["optimizer"], precision, ("torch.",)).keywords.get("fused") is fused
 
 
 def test_fused_steps_are_the_plain_ones(tmp_path):
     cfg = config(tmp_path / "run", *DIGITS, "optimizer=adamw")
     weights = [torch.nn.Parameter(torch.linspace(-1, 1, 50)) for _ in range(2)]
     steps = [
-        optimizer_from(cfg, ("torch.",))([weights[0]], lr=0.01),
+        build_optimizer(cfg["optimizer"], "32-true", ("torch.",))([weights[0]], lr=0.01),
         torch.optim.AdamW([weights[1]], lr=0.01, foreach=False, fused=False),
     ]
     for _ in range(20):

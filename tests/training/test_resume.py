@@ -12,11 +12,11 @@ from types import SimpleNamespace
 
 import pytest
 import torch
-from conftest import REPOSITORY, draw_picture, run_program
+from program import REPOSITORY, draw_picture, run_program
 from in_process import DIGITS, KeptSignals, interrupt_at_epoch, parts_of_a_run, train_in_process
 from tensorboard.backend.event_processing.event_file_loader import LegacyEventFileLoader
 
-from cnnlab.runs.tensorboard import END, START
+from cnnlab.runs.events import END, START
 from cnnlab.training.checkpoints import Resumable
 
 RUN = (
@@ -180,17 +180,17 @@ def test_sums_of_two_processes_go_on_in_one(tmp_path):
     _, classifier, _ = parts_of_a_run(tmp_path / "run", *DIGITS)
     states = []
     for right, count in ((30, 40), (10, 20)):
-        classifier.train_accuracy.update(torch.zeros(count), torch.tensor([0] * right + [1] * (count - right)))
+        classifier.train_metrics["acc"].update(torch.zeros(count), torch.tensor([0] * right + [1] * (count - right)))
         classifier.train_loss_epoch.update(torch.tensor(right / 10), count)
-        parts = {"accuracy": classifier.train_accuracy, "loss": classifier.train_loss_epoch}
+        parts = classifier.epoch_sums()
         states.append({name: dict(metric.metric_state) for name, metric in parts.items()})
         for metric in parts.values():
             metric.reset()
     trainer = SimpleNamespace(state=SimpleNamespace(fn="fit"), world_size=1, global_rank=0)
     Resumable().on_load_checkpoint(trainer, classifier, {"epoch_sums": states, "global_step": 5})
-    classifier.train_accuracy.update(torch.zeros(20), torch.zeros(20))
+    classifier.train_metrics["acc"].update(torch.zeros(20), torch.zeros(20))
     classifier.train_loss_epoch.update(torch.tensor(2.0), 20)
-    assert classifier.train_accuracy.compute().item() == pytest.approx(60 / 80)
+    assert classifier.train_metrics["acc"].compute().item() == pytest.approx(60 / 80)
     assert classifier.train_loss_epoch.compute().item() == pytest.approx((3.0 * 40 + 1.0 * 20 + 2.0 * 20) / 80)
 
 

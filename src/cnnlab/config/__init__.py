@@ -4,20 +4,22 @@ Imports nothing heavy: `train.py --help` answers at once.
 """
 
 from cnnlab.config.checking import check, stored_problems
-from cnnlab.config.composing import CONFIG_DIR, compose, quote_path, quoted
+from cnnlab.config.composing import CONFIG_DIR, Config, compose, plain_config
 from cnnlab.config.objects import TRUSTED_TARGETS, build, build_entries, locate, trusted_prefixes
-from cnnlab.config.schema import TrainConfig, is_go
+from cnnlab.config.overrides import quote_path, quoted
+from cnnlab.config.schema import TrainConfig
 
 __all__ = [
     "CONFIG_DIR",
     "TRUSTED_TARGETS",
+    "Config",
     "TrainConfig",
     "build",
     "build_entries",
     "check",
     "compose",
-    "is_go",
     "locate",
+    "plain_config",
     "quote_path",
     "quoted",
     "stored_problems",

@@ -22,10 +22,8 @@ from cnnlab.config.schema import (
     SUPPLIED_ARGUMENTS,
     DataConfig,
     Entries,
-    GoConfig,
     Target,
     TrainConfig,
-    is_go,
 )
 from cnnlab.errors import InputError, nearest, several
 
@@ -40,6 +38,7 @@ def check(cfg: DictConfig) -> None:
 
 
 def problems_of(cfg: DictConfig) -> list[str]:
+    """Return everything that is wrong with a composed config, one sentence each."""
     cfg = cfg.copy()
     try:
         if isinstance(cfg.get("paths"), DictConfig) and cfg.paths.get("output_dir", "") is None:
@@ -47,25 +46,74 @@ def problems_of(cfg: DictConfig) -> list[str]:
         missing = [key for key, node in flat(cfg) if node._is_missing()]
         for key in missing:
             OmegaConf.update(cfg, key, "")  # so that what else is wrong can be seen
+        unknown_metric = _replace_unknown_metric(cfg)
         plain: Any = OmegaConf.to_container(cfg, resolve=True)
     except OmegaConfBaseException as error:
         return [f"The config does not resolve: {one_line(error)}."]
     packages = plain.get("trusted_packages")
     trusted = trusted_prefixes(plain if isinstance(packages, list) else {})
-    return [f"{key}=... is needed." for key in missing] + _check_node(plain, TrainConfig, "", trusted)
+    problems = [f"{key}=... is required." for key in missing] + unknown_metric
+    return problems + _check_node(plain, TrainConfig, "", trusted) + _monitor_problems(plain)
 
 
 def stored_problems(plain: Any) -> list[str]:
-    """What is wrong with the config that a run folder holds, as far as verbs read it; imports nothing that it names."""
+    """Return what is wrong with the config of a run folder, as far as verbs read it; imports nothing that it names."""
     if not isinstance(plain, dict):
         return [f"It is {plain!r}; keys and values are expected."]
-    missing = [f"{name} is missing." for name in STORED if name not in plain]
+    if "task" not in plain:
+        return ["It has no task: the run is of an older version of cnnlab. Train it again."]
+    missing = [f"{name} is missing." for name in (*STORED, "data") if name not in plain]
     nodes = [problem for name in STORED if name in plain for problem in _check_node(plain[name], STORED[name], name)]
+    data = plain.get("data", {"name": ""})
+    if not isinstance(data, dict) or not isinstance(data.get("name"), str):
+        nodes.append(f"data is {data!r}; keys and values are expected, a name among them.")
     return missing + nodes
 
 
-def _check_node(node: Any, schema: Any, path: str, trusted: tuple[str, ...] | None = None) -> list[str]:
-    """trusted: what a `_target_` may begin with; None: of a stored config, whose targets are left alone."""
+def data_problems(data: Any, schema: type) -> list[str]:
+    """Return what is wrong with the stored config of the data of a task whose schema is `schema`."""
+    needed = getattr(schema, "NEEDED", ())
+    missing = [f"data.{name} is missing." for name in needed if name not in data]
+    return missing + _check_node(data, schema, "data")
+
+
+def _replace_unknown_metric(cfg: DictConfig) -> list[str]:
+    """Say if `metric` is not one of the task's, and put the default in its place so that the rest resolves."""
+    modes = OmegaConf.select(cfg, "task.metrics")
+    if not isinstance(modes, DictConfig) or (name := cfg.get("metric")) in modes:
+        return []
+    cfg.metric = cfg.task.metric
+    return [f"Unknown metric {name} of the task {cfg.task.get('name')}. {nearest([str(name)], list(map(str, modes)))}"]
+
+
+def _monitor_problems(plain: dict[str, Any]) -> list[str]:
+    """One metric decides everything: refuse entries that would watch another one."""
+    expected = {"monitor": f"val/{plain.get('metric')}", "mode": plain.get("metric_mode")}
+    regularization = plain.get("regularization")
+    entries = {f"regularization.{name}": entry for name, entry in regularization.items()} if regularization else {}
+    checkpoint = plain.get("checkpoint")
+    entries["checkpoint.best"] = checkpoint.get("best") if isinstance(checkpoint, dict) else None
+    return [
+        f"{path}.{key}={entry[key]} is not the metric of the run ({expected['monitor']}, {expected['mode']}). "
+        "Choose the metric for all of it: metric=NAME."
+        for path, entry in entries.items()
+        if isinstance(entry, dict) and "monitor" in entry
+        for key, value in expected.items()
+        if entry.get(key, value) != value
+    ]
+
+
+def _check_node(
+    node: Any,
+    schema: Any,
+    path: str,
+    trusted: tuple[str, ...] | None = None,
+    task_schema: type | None = None,
+) -> list[str]:
+    """trusted: what a `_target_` may begin with; None: of a stored config, whose targets are left alone.
+
+    task_schema: of the data of the config's task.
+    """
     if schema is Target:
         if trusted is not None:
             return _check_target(node, path, trusted)
@@ -81,15 +129,19 @@ def _check_node(node: Any, schema: Any, path: str, trusted: tuple[str, ...] | No
             if entry is not None
             for problem in _check_node(entry, own.get(name, Target), f"{path}.{name}", trusted)
         ]
-    if schema is DataConfig and isinstance(node, dict) and is_go(node):
-        schema = GoConfig
+    if schema is DataConfig and isinstance(node, dict):
+        if task_schema is None:
+            return []
+        schema = task_schema
     if is_dataclass(schema):
         if not isinstance(node, dict):
             return [f"{path} is {node!r}; keys and values are expected."]
         hints = typing.get_type_hints(schema)
+        if schema is TrainConfig and trusted is not None:
+            task_schema = _data_schema(node.get("task"), trusted)
         names = [field.name for field in fields(schema)]
         dot = f"{path}." if path else ""
-        problems = [f"{dot}{key} is no key. {nearest([str(key)], names)}" for key in node if key not in names]
+        problems = [f"Unknown key {dot}{key}. {nearest([str(key)], names)}" for key in node if key not in names]
         problems += [
             f"{dot}{name} is missing."
             for name in names
@@ -97,9 +149,17 @@ def _check_node(node: Any, schema: Any, path: str, trusted: tuple[str, ...] | No
         ]
         for name in names:
             if name in node:
-                problems += _check_node(node[name], hints[name], f"{dot}{name}", trusted)
+                problems += _check_node(node[name], hints[name], f"{dot}{name}", trusted, task_schema)
         return problems
     return [] if _fits(node, schema) else [f"{path}={node!r} is not {_type_name(schema)}."]
+
+
+def _data_schema(task: Any, trusted: tuple[str, ...]) -> type | None:
+    """Return the schema of the data of a task; None if the task's own entry is wrong, which is said elsewhere."""
+    try:
+        return locate(task["implementation"]["_target_"], trusted).data_schema
+    except (InputError, TypeError, KeyError, AttributeError):
+        return None
 
 
 def _check_target(node: Any, path: str, trusted: tuple[str, ...]) -> list[str]:
@@ -127,12 +187,12 @@ def _check_target(node: Any, path: str, trusted: tuple[str, ...]) -> list[str]:
         hint = hints.get(key, Any)
         if key not in parameters and key not in own and extra is not None and key not in extra:
             known = [*parameters, *own, *extra]
-            problems.append(f"{path}.{key} is no argument of {name}. {nearest([key], known)}")
+            problems.append(f"{path}.{key} is not an argument of {name}. {nearest([key], known)}")
         elif not (isinstance(value, dict) and "_target_" in value) and not _fits(value, hint):
             problems.append(f"{path}.{key}={value!r} is not {_type_name(hint)}.")
     if not node.get("_args_"):
         problems += [
-            f"{path}.{key} is needed by {name}."
+            f"{path}.{key} is required by {name}."
             for key, parameter in parameters.items()
             if parameter.default is parameter.empty and key not in given
         ]

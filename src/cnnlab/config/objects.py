@@ -13,7 +13,7 @@ from cnnlab.errors import CnnlabError, InputError, Problems
 TRUSTED_TARGETS = ("cnnlab.", "torch.", "torchvision.", "torchmetrics.", "lightning.", "timm.")
 """Packages whose classes a config may name; a user's own are named by `trusted_packages=[...]`."""
 TRUSTED_MODULES = (
-    *("cnnlab.data.", "cnnlab.models.", "cnnlab.training.", "cnnlab.runs."),
+    *("cnnlab.data.", "cnnlab.models.", "cnnlab.training.", "cnnlab.runs.", "cnnlab.tasks."),
     *("torch.nn.", "torch.optim.", "torchmetrics."),
     *("torchvision.models.", "torchvision.ops.", "torchvision.transforms."),
     *("timm.layers.", "timm.loss.", "timm.models.", "timm.optim.", "timm.scheduler."),
@@ -32,10 +32,10 @@ def trusted_prefixes(plain: dict[str, Any]) -> tuple[str, ...]:
 def locate(name: str, trusted: Sequence[str] = TRUSTED_TARGETS) -> Any:
     """The class or function called `name`; raises InputError if it is of no trusted package or does not exist."""
     if not isinstance(name, str):
-        raise InputError(f"{name!r} is no name of a class or function.")
+        raise InputError(f"{name!r} does not name a class or function.")
     if not name.startswith(tuple(trusted)):
         raise InputError(
-            f"{name} is not of {', '.join(prefix.rstrip('.') for prefix in trusted)}. "
+            f"{name} is not in {', '.join(prefix.rstrip('.') for prefix in trusted)}. "
             "To use a package of your own, add it: trusted_packages=[my_package]."
         )
     try:
@@ -44,13 +44,13 @@ def locate(name: str, trusted: Sequence[str] = TRUSTED_TARGETS) -> Any:
         reason = str(error.__cause__ or error).splitlines()[0]
         raise InputError(f"{name} cannot be imported: {reason}") from error
     if not callable(found):
-        raise InputError(f"{name} is a {type(found).__name__}, no class or function.")
+        raise InputError(f"{name} is a {type(found).__name__}, not a class or function.")
     own = tuple(prefix for prefix in trusted if prefix not in TRUSTED_TARGETS)
     module = getattr(found, "__module__", None)
     if not f"{module}.".startswith((*TRUSTED_MODULES, *own)):
         raise InputError(
-            f"{name} is written in {module}, of which a config names nothing; it may name what is in "
-            f"{', '.join(prefix.rstrip('.') for prefix in TRUSTED_MODULES)}, and in trusted_packages=[...]."
+            f"{name} is defined in {module}, which configs may not reference. Allowed: "
+            f"{', '.join(prefix.rstrip('.') for prefix in TRUSTED_MODULES)}, and trusted_packages=[...]."
         )
     return found
 

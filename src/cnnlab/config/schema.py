@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -35,54 +34,20 @@ class ModelConfig:
 
 
 @dataclass
-class DataConfig:
-    """Pictures."""
+class TaskConfig:
+    """What is learned: a task, and the metrics that say how well."""
 
     name: str
-    dataset: Target
-    root: str | None
-    channels: int
-    batch_size: int
-    num_workers: int | None
-    record_cache: str
-    val_fraction: float
-    test_fraction: float
-    split_seed: int
-    bad_images: str
-    classes: Any
-    images_per_class: int | None
-    train_fraction: float
+    implementation: Target
+    metric: str
+    metrics: dict[str, str]
 
 
 @dataclass
-class GoConfig:
-    """Positions of Go games: what a data config with `features` describes."""
+class DataConfig:
+    """Data of any kind; a task's own schema says the other keys."""
 
     name: str
-    root: str
-    channels: int
-    size: int
-    features: int
-    capture_encoding: str
-    eye: str
-    symmetric: bool
-    batch_size: int
-    num_workers: int | None
-    positions_per_epoch: int | None
-    val_fraction: float
-    test_fraction: float
-    split_seed: int
-    min_rank: str | None
-    max_handicap: int | None
-    first_date: str | int | None
-    last_date: str | int | None
-    results: list[str] | None
-    max_games: int | None
-
-
-def is_go(data: Mapping[str, Any]) -> bool:
-    """Whether a config of the group `data` is of Go positions, not of pictures."""
-    return "features" in data
 
 
 @dataclass
@@ -124,6 +89,9 @@ class TrainConfig:
     resume: str | None
     sweep: SweepConfig
     trusted_packages: list[str]
+    task: TaskConfig
+    metric: str
+    metric_mode: str
     model: ModelConfig
     data: DataConfig
     preprocessing: Target
@@ -150,6 +118,7 @@ OWN_ARGUMENTS: dict[str, dict[str, Any]] = {
 }
 """Arguments beside the target's own, or of other types: node -> name -> type. A size of null is the network's."""
 SUPPLIED_ARGUMENTS = {
+    "task.implementation": {"name", "metrics"},
     "model.network": {"num_classes"},
     "optimizer": {"params"},
     "scheduler": {"optimizer", "total_steps", "steps_per_epoch"},
@@ -182,10 +151,15 @@ OPEN_TARGETS: dict[str, dict[str, Any] | None] = {
     },
 }
 """Targets that take **kwargs -> the names that are meant, with their types (None: any name)."""
-STORED = {"seed": int, "model": ModelConfig, "data": DataConfig, "augmentation": Entries, "paths": PathsConfig}
-"""What verbs read of a run's config."""
-STORED_NEEDED = (
-    *("data.name", "data.dataset", "data.size", "data.features", "data.capture_encoding", "data.eye"),
-    *("model.name", "paths.data_dir", "paths.cache_dir"),
-)
-"""Keys without which there is nothing to work with; others may be newer than the run."""
+STORED = {
+    "seed": int,
+    "task": TaskConfig,
+    "metric": str,
+    "metric_mode": str,
+    "model": ModelConfig,
+    "augmentation": Entries,
+    "paths": PathsConfig,
+}
+"""What verbs read of a run's config, beside its data, whose schema the task knows."""
+STORED_NEEDED = ("task.name", "task.implementation", "model.name", "paths.data_dir", "paths.cache_dir")
+"""Keys without which a stored config cannot be used; others may be newer than the run."""

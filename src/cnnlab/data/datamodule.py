@@ -9,15 +9,17 @@ from typing import Any, Protocol
 
 import joblib
 import lightning as L
+import numpy as np
 import torch
+from PIL import Image
 from torch import Tensor
-from torch.utils.data import BatchSampler, DataLoader, Dataset
+from torch.utils.data import BatchSampler, DataLoader, Dataset, default_collate
 
-from cnnlab.data.images import LabelledImages, Splits
+from cnnlab.data.images import ImageFiles, LabelledImages, Splits
 from cnnlab.data.records import Records
 from cnnlab.data.sampling import Draw, EpochBatches, EpochSampler, ResumedEpochs
 from cnnlab.data.scanning import scan
-from cnnlab.data.shared import image_loader
+from cnnlab.data.shared import channels_last_batch, image_loader
 from cnnlab.data.splitting import content_hash, fewer, report_copies, select, split
 from cnnlab.data.transforms import EvalTransform, TrainTransform
 from cnnlab.errors import InputError
@@ -33,7 +35,7 @@ class Cached(Protocol):
 
 
 class DataModule(L.LightningDataModule, ABC):
-    """Train, validation and test examples of any kind as batches of (uint8 N x C x H x W, int64 N).
+    """Train, validation and test examples of any kind as batches of (inputs uint8 N x C x H x W, targets N).
 
     parts: has `train`, `val` and `test`; the last two may be None. skipped: name -> reason of what was left out.
     epoch_size: training examples of an epoch; None: all.
@@ -45,7 +47,9 @@ class DataModule(L.LightningDataModule, ABC):
     """What the data are a list of, and are split by: images, games."""
     image_size: int
     split_hash: str
-    """Identifies which examples are on which side, whatever share of those to train on is used."""
+    """Hash of the split; independent of train_fraction."""
+    decodes_files = False
+    """Whether training decodes a file for each example, which records and faster decoders spare."""
 
     def __init__(
         self,
@@ -69,14 +73,14 @@ class DataModule(L.LightningDataModule, ABC):
         self.cached: Cached | None = None
 
     @property
-    @abstractmethod
     def classes(self) -> list[str]:
-        """Their names, in the order of the labels."""
+        """The names of the classes, in the order of the labels; empty where targets are not classes."""
+        return []
 
     @property
     @abstractmethod
     def train_fingerprint(self) -> str:
-        """Identifies the training examples as evaluation sees them."""
+        """Hash of the training examples as evaluation sees them."""
 
     @abstractmethod
     def train_dataset(self) -> Dataset:
@@ -89,6 +93,27 @@ class DataModule(L.LightningDataModule, ABC):
     @abstractmethod
     def listing(self, part: Any) -> Iterator[str]:
         """The names of what a part consists of."""
+
+    def check_augmentation(self) -> None:
+        """Raise InputError if the augmentations cannot work on the smallest example."""
+
+    def collate(self, examples: list) -> Any:
+        """Return the batch of some examples, as the loaders do."""
+        return default_collate(examples)
+
+    def probe_batch(self) -> Any:
+        """Return a batch of two training examples, made in this process: what a trial step is taken on."""
+        dataset = self.train_dataset()
+        return self.collate([dataset[(0, index)] for index in (0, len(self.parts.train) - 1)])
+
+    def keep_few(self, amount: float, seed: int) -> None:
+        """Keep so many random batches (int), or this share of the training examples (float), as all there is."""
+        train = self.parts.train
+        count = amount * self.batch_size if isinstance(amount, int) else round(amount * len(train))
+        order = np.random.default_rng(derive(seed, "overfit")).permutation(len(train))
+        few = train.subset(np.sort(order[: max(1, int(count))]))
+        self.parts = replace(self.parts, train=few, val=few, test=None)
+        self.split_hash = content_hash(self.parts)
 
     def train_dataloader(self) -> Any:
         world_size, rank = (self.trainer.world_size, self.trainer.global_rank) if self.trainer else (1, 0)
@@ -144,7 +169,7 @@ class DataModule(L.LightningDataModule, ABC):
 
 
 class ImageDataModule(DataModule):
-    """Train, validation and test images as batches of (uint8 N x C x H x W, int64 N).
+    """Train, validation and test images as batches of (uint8 N x C x H x W, int64 classes or float32 values N).
 
     digests: name -> hash of the content of each training image.
     """
@@ -183,8 +208,33 @@ class ImageDataModule(DataModule):
         return self.parts.train.classes
 
     @property
+    def decodes_files(self) -> bool:
+        return isinstance(self.parts.train, ImageFiles)
+
+    @property
+    def recordable(self) -> dict[str, tuple[LabelledImages, EvalTransform | TrainTransform]]:
+        """Part -> its images and the transform that prepares them."""
+        found: dict[str, tuple[LabelledImages, EvalTransform | TrainTransform]] = {
+            "train": (self.parts.train, self.train_transform)
+        }
+        return found | ({"val": (self.parts.val, self.eval_transform)} if self.parts.val is not None else {})
+
+    def check_augmentation(self) -> None:
+        side = self.eval_transform.resize.size[0]
+        with derived_rng("trial"):
+            try:
+                self.train_transform(Image.new("L" if self.channels == 1 else "RGB", (side, side)))
+            except (ValueError, TypeError, RuntimeError) as error:
+                raise InputError(
+                    f"augmentation: an image of {side} x {side} pixels cannot be augmented: {error}"
+                ) from error
+
+    def collate(self, examples: list) -> Any:
+        return channels_last_batch(examples)
+
+    @property
     def train_fingerprint(self) -> str:
-        """Identifies the training images as evaluation sees them: contents, order, channels and size."""
+        """Hash of the training images as evaluation sees them: contents, order, channels and size."""
         images = self.parts.train
         digest = hashlib.blake2b(f"{self.channels} {self.eval_transform.prepared_as()}".encode(), digest_size=16)
         for index in range(len(images)):
@@ -235,14 +285,14 @@ class ImageDataset(Dataset):
     def __len__(self) -> int:
         return len(self.images)
 
-    def __getitem__(self, draw: Draw) -> tuple[Tensor, int]:
+    def __getitem__(self, draw: Draw) -> tuple[Tensor, int | float]:
         epoch, index = draw
         if self.records is not None:
             pixels = self.records[index]
         else:
             pixels = self.transform.prepare(self.images.tensor(index, self.channels))
         with derived_rng(self.seed, "augmentation", epoch, index):
-            return self.transform.augment(pixels), int(self.images.labels[index])
+            return self.transform.augment(pixels), self.images.labels[index].item()
 
 
 def build_data(
@@ -263,11 +313,13 @@ def build_data(
     classes: Sequence[str | int] | int | None = None,
     images_per_class: int | None = None,
     train_fraction: float = 1.0,
+    stratified: bool = True,
 ) -> ImageDataModule:
     """Load, select, check and split a data set, and prepare its batches.
 
     channels: 1 or 3, what the network takes; images are converted. image_size, resize_size: pixels.
-    num_workers: None chooses by the machine and the data.
+    num_workers: None chooses by the machine and the data. stratified: whether labels are classes, each of which every
+    part gets its share of; otherwise they are values.
     Raises InputError or DataError before any training if the options or the data cannot work.
     """
     if channels not in (1, 3):
@@ -290,10 +342,11 @@ def build_data(
         val_fraction=val_fraction,
         test_fraction=test_fraction,
         split_seed=split_seed,
+        stratified=stratified,
     )
     skipped = {name: reason for part in (train, *others) if part for name, reason in part.skipped.items()}
     return ImageDataModule(
-        replace(whole, train=fewer(whole.train, train_fraction, split_seed)),
+        replace(whole, train=fewer(whole.train, train_fraction, split_seed, stratified)),
         split_hash=content_hash(whole),
         digests={train.images.name(index): digest for index, digest in enumerate(train.digests)},
         skipped=skipped,

@@ -8,10 +8,10 @@ from __future__ import annotations
 
 import logging
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from contextlib import suppress
 from multiprocessing.util import Finalize
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from torch import Tensor
 from torchvision.transforms import v2
@@ -20,9 +20,6 @@ from cnnlab.data.images import ImageFiles, LabelledImages
 from cnnlab.data.store import Entry, Store
 from cnnlab.data.transforms import EvalTransform, TrainTransform
 from cnnlab.errors import InputError
-
-if TYPE_CHECKING:
-    from cnnlab.data.datamodule import ImageDataModule
 
 log = logging.getLogger(__name__)
 FORMAT = 2
@@ -102,23 +99,29 @@ def write_rest(entry: Entry, made: dict[str, Tensor]) -> None:
         entry.add(made)
 
 
-def keep_records(setting: str, data: ImageDataModule, store: Store, epochs: int) -> None:
-    """Give `data` records of its training and validation images, if `data.record_cache` and the machine allow it.
+Transform = EvalTransform | TrainTransform
+Recordable = Mapping[str, tuple[LabelledImages, Transform]]
+"""Part of the data -> its images and the transform that prepares them; "train" is always there."""
+
+
+def open_records(setting: str, parts: Recordable, channels: int, store: Store, epochs: int) -> dict[str, Records]:
+    """Return the records of the training and validation images, if `data.record_cache` and the machine allow it.
 
     epochs: how often training reads the images.
-    Raises InputError for a setting that there is not, and for "on" where records cannot be.
+    Raises InputError for an unknown setting, and for "on" where records are not possible.
     """
     if not wanted(setting):
-        return
+        return {}
     try:
-        size = require_use(setting, data, store, epochs)
-        records = records_of(data, store.entry)
+        size = require_use(setting, parts, channels, store, epochs)
+        records = records_of(parts, channels, store.entry)
         store.shrink(size * sum(len(each.missing()) for each in records.values()))
-        data.records = records
     except (InputError, OSError) as error:
         if setting == "on":
-            raise InputError(f"data.record_cache=on cannot be: {error}") from error
+            raise InputError(f"data.record_cache=on is not possible: {error}") from error
         log.info("Record cache off: %s", error)
+        return {}
+    return records
 
 
 def wanted(setting: str) -> bool:
@@ -128,16 +131,11 @@ def wanted(setting: str) -> bool:
     return setting != "off"
 
 
-def records_of(data: ImageDataModule, entry: Callable[[str, dict[str, Any]], Entry]) -> dict[str, Records]:
-    """Part -> its records, in what `entry` gives for kind and parts: `Store.entry`, or `Store.look`."""
-    parts: list[tuple[str, LabelledImages | None, EvalTransform | TrainTransform]] = [
-        ("train", data.parts.train, data.train_transform),
-        ("val", data.parts.val, data.eval_transform),
-    ]
+def records_of(parts: Recordable, channels: int, entry: Callable[[str, dict[str, Any]], Entry]) -> dict[str, Records]:
+    """Return part -> its records, in what `entry` gives for kind and parts: `Store.entry`, or `Store.look`."""
     return {
-        part: Records(images, transform, data.channels, entry("records", record_parts(transform, data.channels)))
-        for part, images, transform in parts
-        if images is not None
+        name: Records(images, transform, channels, entry("records", record_parts(transform, channels)))
+        for name, (images, transform) in parts.items()
     }
 
 
@@ -160,14 +158,14 @@ def record(images: LabelledImages, index: int, transform: EvalTransform | TrainT
     return pixels.permute(1, 2, 0).contiguous()
 
 
-def require_use(setting: str, data: ImageDataModule, store: Store, epochs: int) -> float:
-    """The bytes of a record, about; raises InputError, saying why, if records would be of no use or cannot be."""
+def require_use(setting: str, parts: Recordable, channels: int, store: Store, epochs: int) -> float:
+    """Return the bytes of a record, about; raise InputError, saying why, if records are of no use or not possible."""
     if setting == "auto" and epochs < 2:
         raise InputError(f"training reads each image {'once' if epochs else 'never'}.")
-    train = data.parts.train
+    train, transform = parts["train"]
     if not isinstance(train, ImageFiles):
         raise InputError("the images are in memory.")
     tried = range(0, len(train), -(-len(train) // TRIED))
-    mean = sum(record(train, index, data.train_transform, data.channels).numel() for index in tried) / len(tried)
-    store.require_room(mean * (len(train) + len(data.parts.val or ())), "Resized images")
+    mean = sum(record(train, index, transform, channels).numel() for index in tried) / len(tried)
+    store.require_room(mean * sum(len(images) for images, _ in parts.values()), "Resized images")
     return mean

@@ -13,7 +13,7 @@ from tqdm import tqdm
 from cnnlab.data.decoding import decode_pixels
 from cnnlab.data.images import ImageFiles, LabelledImages
 from cnnlab.errors import DataError, InputError
-from cnnlab.files import read_json, write_text
+from cnnlab.system.files import read_json, write_text
 
 log = logging.getLogger(__name__)
 SHOWN = 10

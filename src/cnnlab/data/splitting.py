@@ -18,9 +18,15 @@ log = logging.getLogger(__name__)
 
 
 def split(
-    published: Splits, digests: Sequence[str], *, val_fraction: float, test_fraction: float, split_seed: int
+    published: Splits,
+    digests: Sequence[str],
+    *,
+    val_fraction: float,
+    test_fraction: float,
+    split_seed: int,
+    stratified: bool = True,
 ) -> Splits:
-    """Cut the parts that a data set does not publish from its training images, stratified by class.
+    """Cut the parts that a data set does not publish from its training images, stratified by class or as one stratum.
 
     A class of n images gives floor(n * fraction) of them, at least one, to each part that is cut. Images with equal
     content (equal `digests`, one for each training image) all stay in training, so that no image is on two sides.
@@ -37,13 +43,12 @@ def split(
             f"data.val_fraction={val_fraction}, data.test_fraction={test_fraction}: neither may be negative, "
             "and they must add up to less than 1."
         )
-    if len(images.classes) < 2:
+    if stratified and len(images.classes) < 2:
         raise DataError(f"The data have one class only ({', '.join(images.classes)}): a classifier needs at least two.")
     single = _without_twins(images, digests)
     order = np.random.default_rng(derive("split", split_seed))
     parts: dict[str, list[int]] = {"train": [], "val": [], "test": []}
-    for label, name in enumerate(images.classes):
-        members = np.flatnonzero(images.labels == label)
+    for name, members in strata(images, stratified).items():
         free = [index for index in order.permutation(members).tolist() if single[index]]
         for part, fraction in fractions.items():
             count = max(1, int(len(members) * fraction + 1e-9)) if fraction else 0
@@ -60,16 +65,23 @@ def split(
     return Splits(images.subset(sorted(parts["train"])), val, test)
 
 
-def fewer(images: LabelledImages, fraction: float, split_seed: int) -> LabelledImages:
-    """The share `fraction` of each class, rounded up; a smaller share is part of a larger one."""
+def strata(images: LabelledImages, stratified: bool) -> dict[str, np.ndarray]:
+    """Return name -> int64 indices of the groups of images that are split alike: the classes, or all images as one."""
+    if not stratified:
+        return {"all": np.arange(len(images))}
+    return {name: np.flatnonzero(images.labels == label) for label, name in enumerate(images.classes)}
+
+
+def fewer(images: LabelledImages, fraction: float, split_seed: int, stratified: bool = True) -> LabelledImages:
+    """Return the share `fraction` of each stratum, rounded up; a smaller share is part of a larger one."""
     if not 0 < fraction <= 1:
         raise InputError(f"data.train_fraction={fraction}: more than 0 and at most 1.")
     if fraction == 1:
         return images
     order = np.random.default_rng(derive("train_fraction", split_seed))
     kept: list[int] = []
-    for label in range(len(images.classes)):
-        members = order.permutation(np.flatnonzero(images.labels == label))
+    for stratum in strata(images, stratified).values():
+        members = order.permutation(stratum)
         kept += members[: math.ceil(len(members) * fraction - 1e-9)].tolist()
     return images.subset(sorted(kept))
 
@@ -86,6 +98,8 @@ def select(
     """
     if images_per_class is not None and images_per_class < 1:
         raise InputError(f"data.images_per_class={images_per_class}: at least 1 is needed, or null for all.")
+    if classes is None and images_per_class is None:
+        return images
     chosen = _class_indices(images, classes)
     order = np.random.default_rng(derive("images_per_class", split_seed))
     kept: list[int] = []
@@ -133,7 +147,7 @@ def _without_twins(images: LabelledImages, digests: Sequence[str]) -> np.ndarray
         if len(twins) == 1:
             continue
         single[twins] = False
-        if len({int(images.labels[index]) for index in twins}) > 1:
+        if len({images.labels[index].item() for index in twins}) > 1:
             names = " = ".join(images.name(index) for index in twins)
             log.warning("The same picture is in two classes: %s. It stays in the training split.", names)
     return single

@@ -31,7 +31,7 @@ from filelock import FileLock, Timeout
 from tqdm import tqdm
 
 from cnnlab.errors import DataError, InputError
-from cnnlab.files import MappedTensors, read_json, write_atomically, write_json, write_safetensors
+from cnnlab.system.files import MappedTensors, read_json, write_atomically, write_json, write_safetensors
 
 if TYPE_CHECKING:
     from torch import Tensor

@@ -27,7 +27,7 @@ class Views(Dataset):
     def __len__(self) -> int:
         return len(self.images)
 
-    def __getitem__(self, draw: tuple[int, int]) -> tuple[Tensor, int]:
+    def __getitem__(self, draw: tuple[int, int]) -> tuple[Tensor, int | float]:
         """uint8 C x H x W, or float32 in [0, 1] where there is noise."""
         view, index = draw
         image = self.images.tensor(index, self.channels)
@@ -37,4 +37,4 @@ class Views(Dataset):
                 pixels = pixels.float() / 255
             for step in self.noise:
                 pixels = step(pixels)
-        return pixels, int(self.images.labels[index])
+        return pixels, self.images.labels[index].item()

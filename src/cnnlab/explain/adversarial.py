@@ -11,12 +11,12 @@ from PIL import Image
 from torch import Tensor
 from tqdm import tqdm
 
+from cnnlab.drawing.album import Album
+from cnnlab.drawing.grids import to_uint8
+from cnnlab.drawing.sheets import figure_image, grid, resized, tensor_image, titled
 from cnnlab.errors import InputError
-from cnnlab.explain.album import Album
-from cnnlab.explain.attacks import Attack
-from cnnlab.explain.grids import to_uint8
-from cnnlab.explain.sheets import figure_image, grid, resized, tensor_image, titled
 from cnnlab.explain.subject import Picture, Subject
+from cnnlab.models.attacks import Attack
 from cnnlab.seeds import derived_rng
 
 NORMS = {"linf": "L∞", "l2": "L2"}

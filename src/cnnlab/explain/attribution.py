@@ -14,13 +14,13 @@ from PIL import Image
 from scipy.stats import spearmanr
 from torch import Tensor, nn
 
+from cnnlab.drawing.album import Album
+from cnnlab.drawing.grids import diverging, to_uint8
+from cnnlab.drawing.sheets import grid, resized, tensor_image, titled
 from cnnlab.errors import InputError
-from cnnlab.explain.album import Album
-from cnnlab.explain.feature_maps import feature_maps, layer_patterns, resolve_layers
-from cnnlab.explain.gradients import differentiable
-from cnnlab.explain.grids import diverging, to_uint8
-from cnnlab.explain.sheets import grid, resized, tensor_image, titled
 from cnnlab.explain.subject import Picture, Subject
+from cnnlab.models.feature_maps import feature_maps, layer_patterns, resolve_layers
+from cnnlab.models.gradients import differentiable
 from cnnlab.seeds import derived_rng
 
 log = logging.getLogger(__name__)

@@ -14,13 +14,13 @@ from torch import Tensor, nn
 from torchvision.transforms import v2
 
 from cnnlab.config import CONFIG_DIR, build_entries, compose, trusted_prefixes
-from cnnlab.data.datasets.image_folder import find_pictures
 from cnnlab.data.decoding import decode
+from cnnlab.data.sources.image_folder import find_pictures
 from cnnlab.data.transforms import BATCH_TRANSFORMS, MIXING, EvalTransform, TrainTransform
+from cnnlab.drawing.album import Album
+from cnnlab.drawing.grids import to_uint8
+from cnnlab.drawing.sheets import grid, resized, side_by_side, stacked, tensor_image, titled
 from cnnlab.errors import InputError
-from cnnlab.explain.album import Album
-from cnnlab.explain.grids import to_uint8
-from cnnlab.explain.sheets import grid, resized, side_by_side, stacked, tensor_image, titled
 from cnnlab.explain.subject import Subject
 from cnnlab.seeds import derived_rng
 
@@ -74,7 +74,7 @@ def source(subject: Subject, images: str | None) -> tuple[str, list[Image.Image]
     if images is None:
         if not subject.has_data:
             raise InputError("images=FILE is needed, or data=... with data.root=FOLDER.")
-        part = subject.image_data.parts.train
+        part = subject.data.parts.train
         return part.name(0), [part.load(index, subject.spec.channels) for index in (0, len(part) - 1)]
     _, paths = find_pictures(Path(images))
     first = decode(paths[0], subject.spec.channels)

@@ -13,19 +13,19 @@ from safetensors.torch import save
 from torch import Tensor
 from tqdm import tqdm
 
-from cnnlab.data.datasets.image_folder import find_pictures
 from cnnlab.data.decoding import decode, to_pixels
+from cnnlab.data.sources.image_folder import find_pictures
+from cnnlab.drawing.album import Album
+from cnnlab.drawing.grids import to_uint8
+from cnnlab.drawing.maps import layer_title
+from cnnlab.drawing.sheets import grid, resized, tensor_image, titled
 from cnnlab.errors import DataError, InputError
-from cnnlab.explain.album import Album
-from cnnlab.explain.feature_maps import layer_outputs, layer_patterns, resolve_layers, stage_index
-from cnnlab.explain.features import layer_title
-from cnnlab.explain.gradients import input_gradient
-from cnnlab.explain.grids import to_uint8
 from cnnlab.explain.maximize import channel_numbers
-from cnnlab.explain.sheets import grid, resized, tensor_image, titled
 from cnnlab.explain.subject import SMALLEST, Subject
-from cnnlab.files import load_tensors, write_bytes
+from cnnlab.models.feature_maps import layer_outputs, layer_patterns, resolve_layers, stage_index
+from cnnlab.models.gradients import input_gradient
 from cnnlab.seeds import derived_rng
+from cnnlab.system.files import load_tensors, write_bytes
 
 
 @dataclass

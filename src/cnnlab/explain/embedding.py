@@ -12,11 +12,11 @@ from sklearn.manifold import TSNE
 from torch import Tensor
 from tqdm import tqdm
 
+from cnnlab.drawing.album import Album
+from cnnlab.drawing.sheets import figure_image
 from cnnlab.errors import InputError
-from cnnlab.explain.album import Album
-from cnnlab.explain.feature_maps import layer_patterns, outputs_of_layers, resolve_layers
-from cnnlab.explain.sheets import figure_image
 from cnnlab.explain.subject import Picture, Subject
+from cnnlab.models.feature_maps import layer_patterns, outputs_of_layers, resolve_layers
 from cnnlab.models.stages import head_name
 
 BATCH = 32

@@ -19,12 +19,12 @@ from torch import nn
 
 from cnnlab.data.images import LabelledImages
 from cnnlab.data.transforms import EvalTransform
+from cnnlab.drawing.drawings import SAMPLE, DrawingStyle, drawing_style
 from cnnlab.errors import DataError, InputError
 from cnnlab.explain.chain import Layer, chain_of
-from cnnlab.explain.drawings import SAMPLE, DrawingStyle, drawing_style
 from cnnlab.explain.subject import Subject
-from cnnlab.files import write_text
 from cnnlab.models.building import InputSpec
+from cnnlab.system.files import write_text
 
 LARGEST_NETWORK = 2_500_000
 """Parameters that a page can hold: 13 MB, and a forward pass that keeps up with the pen."""
@@ -118,7 +118,7 @@ def _images_of(subject: Subject) -> LabelledImages | None:
     if not subject.has_data:
         return None
     try:
-        parts = subject.image_data.parts
+        parts = subject.data.parts
     except DataError as error:
         print(f"The page has no examples: {error}")
         return None

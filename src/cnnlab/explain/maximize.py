@@ -9,14 +9,14 @@ from PIL import Image
 from torch import Tensor, nn
 from tqdm import tqdm
 
+from cnnlab.drawing.album import Album
+from cnnlab.drawing.grids import to_uint8
+from cnnlab.drawing.maps import layer_title
+from cnnlab.drawing.sheets import grid, resized, tensor_image, titled
 from cnnlab.errors import InputError
-from cnnlab.explain.album import Album
-from cnnlab.explain.feature_maps import layer_outputs, layer_patterns, resolve_layers, stage_index
-from cnnlab.explain.features import layer_title
-from cnnlab.explain.gradients import differentiable
-from cnnlab.explain.grids import to_uint8
-from cnnlab.explain.sheets import grid, resized, tensor_image, titled
 from cnnlab.explain.subject import Subject
+from cnnlab.models.feature_maps import layer_outputs, layer_patterns, resolve_layers, stage_index
+from cnnlab.models.gradients import differentiable
 from cnnlab.seeds import derived_rng
 
 TILE = 160

@@ -8,10 +8,10 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from cnnlab.drawing.album import Album
+from cnnlab.drawing.grids import diverging, to_uint8
+from cnnlab.drawing.sheets import grid, resized, side_by_side, stacked, tensor_image, titled
 from cnnlab.errors import InputError
-from cnnlab.explain.album import Album
-from cnnlab.explain.grids import diverging, to_uint8
-from cnnlab.explain.sheets import grid, resized, side_by_side, stacked, tensor_image, titled
 from cnnlab.explain.subject import Subject
 from cnnlab.models.preprocessing import NAMES, fit
 
@@ -74,7 +74,7 @@ def source(subject: Subject, options: Options) -> Tensor:
     if options.images is not None or not subject.has_data:
         found = torch.cat([picture.batch for picture in subject.pictures(options.images, options.limit, spread=True)])
     else:
-        found = subject.image_data.sample(options.limit).float() / 255
+        found = subject.data.sample(options.limit).float() / 255
     if len(found) < 2:
         raise InputError("At least two images are needed to have a covariance.")
     return found

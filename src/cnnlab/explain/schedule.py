@@ -8,17 +8,16 @@ import numpy as np
 from matplotlib.colors import LogNorm
 from matplotlib.figure import Figure
 from torch import nn
-from torch.optim.lr_scheduler import ReduceLROnPlateau
 
 from cnnlab.config import build, build_entries, trusted_prefixes
+from cnnlab.drawing.album import Album
+from cnnlab.drawing.sheets import figure_image
 from cnnlab.errors import InputError
-from cnnlab.explain.album import Album
-from cnnlab.explain.sheets import figure_image
 from cnnlab.explain.subject import Subject
 from cnnlab.models.stages import stage_of_parameter, stages
 from cnnlab.training.freezing import FreezePlan
 from cnnlab.training.optimizers import parameter_groups
-from cnnlab.training.regularization import WeightDecay
+from cnnlab.training.recipe import is_plateau
 
 
 @dataclass
@@ -45,7 +44,7 @@ def draw(subject: Subject, options: Options, output: Path) -> list[Path]:
     if options.steps < 2:
         raise InputError(f"steps={options.steps}: at least 2 steps an epoch are needed.")
     trusted = trusted_prefixes({"trusted_packages": list(subject.packages)})
-    schedule = simulate(subject.outline, subject.cfg, options.steps, trusted)
+    schedule = simulate(subject.meta_network, subject.cfg, options.steps, trusted)
     optimizer = subject.cfg["optimizer"]
     title = f"{subject.name} · {optimizer['_target_'].rsplit('.', 1)[-1]}, lr {optimizer['lr']:g}"
     with Album(output) as album:
@@ -69,12 +68,13 @@ def simulate(network: nn.Module, cfg: dict[str, Any], steps: int, trusted: tuple
     """Step the config's scheduler on the network's parameter groups, which may be without memory, and train nothing."""
     epochs = cfg["trainer"]["max_epochs"]
     plan = FreezePlan(network, cfg["freeze"]["phases"], cfg["freeze"]["batch_norm"])
-    decay = [e for e in build_entries(cfg["regularization"], trusted).values() if isinstance(e, WeightDecay)]
+    regularizers = build_entries(cfg["regularization"], trusted).values()
+    decay = sum(getattr(each, "weight_decay", 0.0) for each in regularizers)
     lr = cfg["optimizer"]["lr"]
-    groups = parameter_groups(network, plan, lr, decay[0].weight_decay if decay else 0.0)
+    groups = parameter_groups(network, plan, lr, decay)
     optimizer = build(cfg["optimizer"], trusted)(groups, lr=lr)
     build_scheduler = build(cfg["scheduler"], trusted)
-    waits = getattr(build_scheduler, "func", build_scheduler) is ReduceLROnPlateau
+    waits = is_plateau(build_scheduler)
     scheduler = None if waits else build_scheduler(optimizer, total_steps=epochs * steps, steps_per_epoch=steps)
     stage_of = {id(p): stage for stage, p in _parameters(network)}
     rates: dict[str, list[float]] = {stage: [] for stage, _ in _parameters(network)}
@@ -85,7 +85,7 @@ def simulate(network: nn.Module, cfg: dict[str, Any], steps: int, trusted: tuple
         optimizer.step()
         if scheduler is not None:
             scheduler.step()
-    note = "drawn without the reductions of ReduceLROnPlateau, which follow val/acc" if waits else ""
+    note = "drawn without the reductions of ReduceLROnPlateau, which follow a metric" if waits else ""
     return Schedule(epochs, steps, rates, [plan.trainable(epoch) for epoch in range(epochs)], note)
 
 

@@ -11,13 +11,13 @@ from torch import Tensor, nn
 from tqdm import tqdm
 
 from cnnlab.data.decoding import decode, to_pixels
+from cnnlab.drawing.album import Album
+from cnnlab.drawing.grids import to_uint8
+from cnnlab.drawing.sheets import grid, resized, tensor_image, titled
 from cnnlab.errors import InputError
-from cnnlab.explain.album import Album
-from cnnlab.explain.feature_maps import layer_outputs, layer_patterns, resolve_layers
-from cnnlab.explain.gradients import differentiable
-from cnnlab.explain.grids import to_uint8
-from cnnlab.explain.sheets import grid, resized, tensor_image, titled
 from cnnlab.explain.subject import SMALLEST, Subject
+from cnnlab.models.feature_maps import layer_outputs, layer_patterns, resolve_layers
+from cnnlab.models.gradients import differentiable
 
 
 @dataclass

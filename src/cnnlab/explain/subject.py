@@ -9,17 +9,16 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from cnnlab.data.datamodule import DataModule, ImageDataModule
-from cnnlab.data.datasets.image_folder import find_pictures
-from cnnlab.data.datasets.imagenet_subset import imagenet_classes
+from cnnlab.data.datamodule import DataModule
 from cnnlab.data.decoding import decode
 from cnnlab.data.images import LabelledImages
+from cnnlab.data.sources.image_folder import find_pictures
+from cnnlab.data.sources.imagenet_subset import imagenet_classes
 from cnnlab.data.transforms import EvalTransform
 from cnnlab.errors import DataError, InputError, nearest
 from cnnlab.models.building import InputSpec
 
 BATCH = 32
-FOR_GO = "Positions of Go are drawn by what=policy sgf=FILE move=NUMBER."
 SMALLEST = 8
 """Pixels of the shorter side of an image, below which there is nothing to see."""
 
@@ -83,16 +82,14 @@ class Subject(ABC):
         """The data set of the config, split, with its augmentations."""
 
     @property
-    def image_data(self) -> ImageDataModule:
-        """`data`; raises InputError if they are no images."""
-        if not isinstance(self.data, ImageDataModule):
-            raise InputError(f"The data of {self.name} are positions, no images. {FOR_GO}")
-        return self.data
+    @abstractmethod
+    def meta_network(self) -> nn.Module:
+        """The network that is trained, without memory for its parameters."""
 
     @property
     @abstractmethod
-    def outline(self) -> nn.Module:
-        """The network that is trained, without memory for its parameters."""
+    def task(self) -> Any:
+        """The task of the network (tasks.base.Task)."""
 
     @cached_property
     def model(self) -> nn.Sequential:
@@ -128,7 +125,7 @@ class Subject(ABC):
         that takes no images.
         """
         if self.spec.channels not in (1, 3):
-            raise InputError(f"{self.name} takes {self.spec.channels} planes, no images. {FOR_GO}")
+            raise InputError(f"{self.name} takes {self.spec.channels} planes, which pictures do not have.")
         if images is None:
             return self._validation_images(limit, spread)
         folder, paths = find_pictures(Path(images))
@@ -153,9 +150,9 @@ class Subject(ABC):
             raise InputError(
                 "images=FILE is needed: a picture, or a folder of them; or data=... with data.root=FOLDER."
             )
-        parts = self.image_data.parts
+        parts = self.data.parts
         part = parts.val if parts.val is not None else parts.train
-        dataset = self.image_data.eval_dataset(part)
+        dataset = self.data.eval_dataset(part)
         targets = self._targets(part)
         return [
             Picture(

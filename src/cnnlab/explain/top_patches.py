@@ -9,13 +9,13 @@ from PIL import Image
 from torch import Tensor
 from tqdm import tqdm
 
+from cnnlab.drawing.album import Album
+from cnnlab.drawing.maps import layer_title
+from cnnlab.drawing.sheets import grid, resized, tensor_image, titled
 from cnnlab.errors import InputError
-from cnnlab.explain.album import Album
-from cnnlab.explain.feature_maps import feature_maps, layer_patterns, resolve_layers, stage_index
-from cnnlab.explain.features import layer_title
-from cnnlab.explain.receptive_fields import Field, receptive_fields
-from cnnlab.explain.sheets import grid, resized, tensor_image, titled
 from cnnlab.explain.subject import Picture, Subject
+from cnnlab.models.feature_maps import feature_maps, layer_patterns, resolve_layers, stage_index
+from cnnlab.models.receptive_fields import Field, receptive_fields
 
 BATCH = 32
 TILE = 56

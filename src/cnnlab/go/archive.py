@@ -17,10 +17,10 @@ import numpy as np
 from tqdm import tqdm
 
 from cnnlab.errors import DataError, InputError
-from cnnlab.files import read_json, write_json
 from cnnlab.go.positions import PASS, encode
 from cnnlab.go.sgf import Game, read
 from cnnlab.go.sgf_sources import record_files
+from cnnlab.system.files import read_json, write_json
 
 log = logging.getLogger(__name__)
 VERSION = 1

@@ -42,7 +42,7 @@ POSITION = np.dtype(
         ("plies", np.int64),
         ("log", np.int16, (PLIES, 16)),
         ("log_sets", np.uint64, (PLIES, WORDS)),
-        # What a move of either colour at each empty point leads to (see cnnlab.go.features), and the points whose
+        # What a move of either colour at each empty point leads to (see cnnlab.go.point_features), and the points whose
         # values are out of date.
         ("stale", np.uint64, (3, WORDS)),
         ("after", np.int16, (3, POINTS)),

@@ -6,7 +6,13 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-import numba
+from cnnlab.errors import InputError
+from cnnlab.go import NEEDS_EXTRA
+
+try:
+    import numba
+except ModuleNotFoundError as error:
+    raise InputError(NEEDS_EXTRA) from error
 
 settings: Any = numba.config  # its attributes are made at run time
 

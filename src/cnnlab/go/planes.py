@@ -1,11 +1,11 @@
-"""The planes of games and positions as arrays (see cnnlab.go.features for what each plane means)."""
+"""The planes of games and positions as arrays (see cnnlab.go.point_features for what each plane means)."""
 
 from collections.abc import Iterable, Sequence
 
 import numpy as np
 
 from cnnlab.errors import InputError
-from cnnlab.go.features import planes_of, replay
+from cnnlab.go.point_features import planes_of, replay
 from cnnlab.go.positions import (
     COLOURS,
     PASS,

@@ -10,13 +10,16 @@ from dataclasses import dataclass, replace
 from itertools import chain
 from pathlib import Path
 
-from sgfmill import sgf as sgfmill
-
 from cnnlab.errors import InputError
-from cnnlab.go import rules
+from cnnlab.go import NEEDS_EXTRA, rules
 from cnnlab.go.positions import Move, Point, encode, new_position, turns_of, vertex, why_illegal
 from cnnlab.go.sgf_sources import MAX_BYTES, as_ascii_superset, documents
 from cnnlab.go.sgf_syntax import BrokenGameError, is_collection, main_lines, pieces
+
+try:
+    from sgfmill import sgf as sgfmill
+except ModuleNotFoundError as error:
+    raise InputError(NEEDS_EXTRA) from error
 
 log = logging.getLogger(__name__)
 PIECE = 2**16

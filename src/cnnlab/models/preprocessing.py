@@ -15,8 +15,8 @@ from safetensors.torch import save
 from torch import Tensor, nn
 
 from cnnlab.errors import DataError, InputError, Problems
-from cnnlab.files import load_tensors, write_bytes
-from cnnlab.models.statistics import largest_magnitude, moments, principal_components
+from cnnlab.models.moments import largest_magnitude, moments, principal_components
+from cnnlab.system.files import load_tensors, write_bytes
 
 log = logging.getLogger(__name__)
 

@@ -11,9 +11,10 @@ import torchvision
 from torch import Tensor, nn
 from torchvision.models import WeightsEnum
 
-from cnnlab.download import download
 from cnnlab.errors import DataError, InputError
-from cnnlab.files import load_tensors
+from cnnlab.models.weighted import HEADS
+from cnnlab.system.downloads import download
+from cnnlab.system.files import load_tensors
 
 log = logging.getLogger(__name__)
 SUFFIXES = (".pth", ".pt", ".ckpt", ".safetensors")
@@ -110,6 +111,23 @@ def load_weights(network: nn.Module, weights: Weights, own: Mapping[str, Tensor]
         ),
     )
     return set(fits)
+
+
+def has_classifier(weights: Weights) -> bool:
+    """Return whether the weights include a network's head."""
+    return any(name.split(".")[0] in HEADS and value.ndim for name, value in weights.state.items())
+
+
+def outputs_of(weights: Weights) -> int:
+    """Return the number of classes that the weights' head scores; raise InputError if they have no head."""
+    if not has_classifier(weights):
+        names = ", ".join(f"{name}.*" for name in HEADS)
+        raise InputError(
+            f"{weights.source} has no classifier (none of {names}), so it cannot name classes. "
+            "Train one first: python train.py model=... model.weights=... freeze=features"
+        )
+    heads = [value for name, value in weights.state.items() if name.split(".")[0] in HEADS and value.ndim]
+    return heads[-1].shape[0]
 
 
 def fitting(weights: Weights, own: Mapping[str, Tensor]) -> dict[str, Tensor]:

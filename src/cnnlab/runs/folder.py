@@ -6,7 +6,6 @@ import json
 import logging
 import os
 import platform
-import re
 import subprocess
 import sys
 import time
@@ -17,14 +16,13 @@ from pathlib import Path
 from typing import Any
 
 import yaml
-from hydra.core.override_parser.overrides_parser import OverridesParser
-from hydra.errors import HydraException
 
 from cnnlab.config import stored_problems
+from cnnlab.config.overrides import require_harmless
 from cnnlab.errors import DataError, InputError, several
-from cnnlab.files import read_json, read_yaml, write_json, write_text
-from cnnlab.runs.processes import this_process
 from cnnlab.runs.settings import settings
+from cnnlab.system.files import read_json, read_yaml, write_json, write_text
+from cnnlab.system.processes import this_process
 
 log = logging.getLogger(__name__)
 PACKAGES = (
@@ -57,55 +55,71 @@ RECORD: dict[str, type | tuple[type, ...]] = {
 
 
 class RunFolder:
-    """Paths of a run folder, and its record `run.json`; only rank zero writes.
+    """The folder of one run: what it was told, where its files are, and its record `run.json`; only rank zero writes.
 
-    `record["status"]` is running, finished, failed or interrupted; of a job that a sweep runs again first pending.
+    Nothing is written before `begin`. `record["status"]` is running, finished, failed or interrupted; of a job that a
+    sweep runs again first pending.
+
+    config: plain and resolved. overrides: as typed. chosen: the option taken of each config group. resumes: whether the
+    run goes on from its last checkpoint, and keeps its record.
     """
 
-    def __init__(self, path: Path, record: dict[str, Any], writes: bool = True) -> None:
-        self.path = path
-        self.record = record
-        self.writes = writes
-        self._began = time.monotonic() - record.get("wall_seconds", 0.0)
-
-    @classmethod
-    def create(
-        cls,
+    def __init__(
+        self,
         path: Path,
         config: dict[str, Any],
-        overrides: list[str],
+        overrides: Sequence[str] = (),
+        chosen: Mapping[str, Any] | None = None,
         writes: bool = True,
         resumes: bool = False,
-        chosen: Mapping[str, str | None] | None = None,
-    ) -> "RunFolder":
-        """Write config.yaml, overrides.yaml and run.json into `path`; a run that `resumes` keeps its record.
+    ) -> None:
+        self.path = path
+        self.config = config
+        self.overrides = list(overrides)
+        self.chosen = chosen or {}
+        self.writes = writes
+        self.resumes = resumes
+        self.record: dict[str, Any] = {}
+        self._began = time.monotonic()
 
-        chosen: the option taken of each config group, for the readable settings in run.json.
-        """
+    @property
+    def has_begun(self) -> bool:
+        return bool(self.record)
+
+    @property
+    def resumes_from(self) -> Path | None:
+        """The checkpoint to go on from; None for a run that begins."""
+        return self.last_checkpoint if self.resumes else None
+
+    def begin(self) -> None:
+        """Write config.yaml, overrides.yaml and run.json."""
         now = datetime.now(UTC).isoformat(timespec="seconds")
-        old = {k: v for k, v in read_record(path).items() if k not in ("error", "exit_code")} if resumes else {}
-        record: dict[str, Any] = old | {
+        old = read_record(self.path) if self.resumes else {}
+        old = {key: value for key, value in old.items() if key not in ("error", "exit_code")}
+        self._began = time.monotonic() - old.get("wall_seconds", 0.0)
+        self.record = old | {
             "status": "running",
             "process": this_process(),
-            "config_hash": config_hash(config),
-            "seed": config["seed"],
-            "settings": settings(config, chosen or {}, overrides),
+            "config_hash": config_hash(self.config),
+            "seed": self.config["seed"],
+            "task": self.config["task"]["name"],
+            "metric": f"val/{self.config['metric']}",
+            "modes": dict(self.config["task"]["metrics"]),
+            "settings": settings(self.config, self.chosen, self.overrides),
             "started": old.get("started", now),
-            "resumed": [*old.get("resumed", []), now] if resumes else [],
+            "resumed": [*old.get("resumed", []), now] if self.resumes else [],
             "command": " ".join(sys.argv),
             "git_revision": _git_revision(),
             "python": platform.python_version(),
             "versions": versions(PACKAGES),
         }
         if "SLURM_JOB_ID" in os.environ:
-            record["slurm_job"] = os.environ["SLURM_JOB_ID"]
-        run = cls(path, record, writes)
-        if writes:
-            path.mkdir(parents=True, exist_ok=True)
-            write_text(path / "config.yaml", yaml.safe_dump(config, sort_keys=False, allow_unicode=True))
-            write_text(path / "overrides.yaml", yaml.safe_dump(overrides, allow_unicode=True))
-        run.update()
-        return run
+            self.record["slurm_job"] = os.environ["SLURM_JOB_ID"]
+        if self.writes:
+            self.path.mkdir(parents=True, exist_ok=True)
+            write_text(self.path / "config.yaml", yaml.safe_dump(self.config, sort_keys=False, allow_unicode=True))
+            write_text(self.path / "overrides.yaml", yaml.safe_dump(self.overrides, allow_unicode=True))
+        self.update()
 
     @property
     def last_checkpoint(self) -> Path:
@@ -127,6 +141,8 @@ class RunFolder:
     def end(self, **entries: Any) -> None:
         """`update` with how the run ended; a disk that refuses it is no reason to hide why that was."""
         try:
+            if not self.has_begun:
+                self.begin()
             self.update(**entries)
         except OSError as error:
             log.error("%s could not be written (%s): it says that the run goes on.", self.path / "run.json", error)
@@ -200,22 +216,6 @@ def read_overrides(folder: Path) -> list[str]:
     for override in overrides:
         require_harmless(override, folder / "overrides.yaml")
     return overrides
-
-
-def require_harmless(override: str, where: Path) -> None:
-    """Raises InputError if an override that a file brings cannot be parsed, or reaches beyond the configs of a run.
-
-    That are Hydra's own keys, by which it imports and calls what it is told to, and options that are taken from other
-    folders (experiment=../../x), whose files could set anything.
-    """
-    try:
-        parsed = OverridesParser.create().parse_override(override)
-    except HydraException as error:
-        raise InputError(f"{where}: {override!r} cannot be parsed: {str(error).splitlines()[0]}") from error
-    key, value = parsed.key_or_group, override.partition("=")[2]
-    of_hydra = any(re.split(r"\W", name or "")[0] == "hydra" for name in (key, parsed.package))
-    if of_hydra or ("." not in key and re.search(r"\.\./|/\.\.|\$\{", value)):
-        raise InputError(f"{where} says {override}, which is no setting of a run and could run code: refused.")
 
 
 def read_record(folder: Path) -> dict[str, Any]:

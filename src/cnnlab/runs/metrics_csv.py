@@ -11,7 +11,7 @@ from typing import Any
 from lightning.pytorch.loggers.logger import Logger
 from lightning.pytorch.utilities import rank_zero_only
 
-from cnnlab.files import write_text
+from cnnlab.system.files import write_text
 
 STEP = re.compile("[0-9]{1,18}")
 

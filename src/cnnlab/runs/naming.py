@@ -4,7 +4,9 @@ import hashlib
 import re
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
+from cnnlab.config.overrides import split
 from cnnlab.errors import InputError
 
 LONGEST = 100
@@ -19,7 +21,7 @@ def run_name(overrides: Sequence[str], model: str | None = None) -> str:
 
     model: comes first if no override chooses one. Holds letters, digits, `_`, `.`, `+` and `-` only; a pure function.
     """
-    chosen = dict(override.lstrip("+").split("=", 1) for override in overrides if "=" in override)
+    chosen = {each.key: each.value for each in map(split, overrides) if each.is_assignment}
     first = chosen.pop("model", model)
     chosen = {
         key: value for key, value in chosen.items() if key.split(".")[0] not in UNNAMED and key not in UNNAMED_DATA
@@ -49,14 +51,13 @@ def job_names(jobs: Sequence[Sequence[str]]) -> list[str]:
 
 def job_name(overrides: Sequence[str]) -> str:
     """A name made of all the overrides: data=mnist seed=1 -> mnist-seed-1."""
-    pairs = (override.lstrip("+").partition("=") for override in overrides)
-    return _joined([named(key, value) for key, _, value in pairs])
+    return _joined([named(each.key, each.value) for each in map(split, overrides)])
 
 
 def trial_name(number: int, overrides: Sequence[str]) -> str:
     """A name for a trial of a search, which starts with its number: 007-lr-0.00123; numbers get four digits."""
-    pairs = (override.partition("=") for override in overrides)
-    return f"{number:03d}-{job_name([f'{key}={_rounded(value)}' for key, _, value in pairs])}"
+    rounded = [f"{each.key}={_rounded(each.value)}" for each in map(split, overrides)]
+    return f"{number:03d}-{job_name(rounded)}"
 
 
 def _rounded(value: str) -> str:
@@ -77,6 +78,12 @@ def _joined(parts: Sequence[str]) -> str:
 def named(key: str, value: str) -> str:
     """The part of a name that an override gives: orthogonal, lr-0.1, seed-2."""
     return _slug(value) if "." not in key and key != "seed" else f"{_slug(key.rsplit('.', 1)[-1])}-{_slug(value)}"
+
+
+def folder_of(cfg: Any, overrides: Sequence[str]) -> Path:
+    """Return the folder of a run where the user names none: <root>/<experiment or data>/<readable name>."""
+    experiment = next((each.plain for each in map(split, overrides) if each.key == "experiment"), cfg.data.name)
+    return Path(cfg.paths.root) / experiment / run_name(overrides, cfg.model.name)
 
 
 def claim(folder: Path) -> Path:

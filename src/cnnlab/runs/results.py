@@ -3,19 +3,24 @@
 import csv
 import io
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 from cnnlab.errors import DataError, InputError
-from cnnlab.files import read_json, read_yaml
 from cnnlab.runs.settings import Value, typed, value_of
+from cnnlab.system.files import read_json, read_yaml
 
-MONITORED = "val/acc"
-"""By whose best epoch a run is judged."""
 Curve = dict[int, float]
 """Epoch, counted from 0 -> value."""
+BOUNDS = {
+    **dict.fromkeys(("acc", "acc_top5", "f1", "balanced_acc"), (0.0, 1.0)),
+    **dict.fromkeys(("mse", "mae", "wall_seconds", "images_per_second"), (0.0, math.inf)),
+    "r2": (-math.inf, 1.0),
+    "epochs_to_best": (1.0, math.inf),
+}
+"""Name of a figure -> the least and the greatest value that it can take; what is not here has no bounds."""
 
 
 @dataclass(frozen=True)
@@ -31,6 +36,16 @@ class RunResult:
     typed: dict[str, Value] = field(default_factory=dict)
     curves: dict[str, Curve] = field(default_factory=dict)
     numbers: dict[str, float] = field(default_factory=dict)
+
+    @property
+    def metric(self) -> str:
+        """The metric that decided the run's best epoch, such as val/acc."""
+        return str(self.record.get("metric", "val/loss"))
+
+    @property
+    def modes(self) -> dict[str, str]:
+        """Name of each metric of the run's task -> "max" or "min"."""
+        return {name: str(mode) for name, mode in _section(self.record, "modes")}
 
     @property
     def split(self) -> str:
@@ -137,15 +152,30 @@ def read_curves(path: Path, last: dict[str, Any]) -> dict[str, Curve]:
     return curves
 
 
-def smaller_is_better(metric: str) -> bool:
-    return "loss" in metric or metric in ("gap/acc", "epochs_to_best", "wall_seconds")
+def smaller_is_better(metric: str, modes: Mapping[str, str]) -> bool:
+    """Return whether less of a figure is better: val/mae, best/val/loss, gap/acc, wall_seconds.
+
+    modes: of the metrics of the runs' task; what is not among them is better if it is larger, unless it is a cost.
+    """
+    if metric.startswith("gap/") or metric in ("epochs_to_best", "wall_seconds"):
+        return True
+    name = metric.rsplit("/", 1)[-1].removesuffix("_epoch")
+    return modes.get(name, "min" if name == "loss" else "max") == "min"
+
+
+def bounds_of(metric: str) -> tuple[float, float]:
+    """Return the least and the greatest value of a figure: (0, 1) of best/val/acc, (-1, 1) of gap/acc."""
+    low, high = BOUNDS.get(metric.rsplit("/", 1)[-1], (-math.inf, math.inf))
+    return (low - high, high - low) if metric.startswith("gap/") else (low, high)
 
 
 def _numbers(record: dict[str, Any], curves: dict[str, Curve]) -> dict[str, float]:
-    """The finite figures by which runs are compared: best/ and last/ of each validation metric, test/, and the rest.
+    """Return the finite figures by which runs are compared: best/ and last/ of each validation metric, test/, and more.
 
-    gap/acc is training minus validation accuracy of the last epoch; epochs_to_best counts epochs up to the best one.
+    gap/<metric> is how much better the last epoch's training was than its validation; epochs_to_best counts epochs up
+    to the best one.
     """
+    monitor, modes = str(record.get("metric", "val/loss")), dict(_section(record, "modes"))
     numbers: dict[str, Any] = {f"last/{key}": value for key, value in _section(record, "last") if "/" in key}
     best_of_run = dict(_section(record, "best"))
     numbers |= {f"best/{key}": value for key, value in best_of_run.items() if "/" in key}
@@ -153,13 +183,15 @@ def _numbers(record: dict[str, Any], curves: dict[str, Curve]) -> dict[str, floa
         numbers["epochs_to_best"] = best_of_run["epoch"] + 1
     for key, curve in curves.items():
         if key.startswith("val/") and (curve := {e: v for e, v in curve.items() if math.isfinite(v)}):
-            best = min(curve.values()) if smaller_is_better(key) else max(curve.values())
+            best = (min if smaller_is_better(key, modes) else max)(curve.values())
             numbers |= {f"best/{key}": best, f"last/{key}": list(curves[key].values())[-1]}
-            if key == MONITORED:
+            if key == monitor:
                 numbers["epochs_to_best"] = next(epoch for epoch, value in curve.items() if value == best) + 1
-    training = curves.get("train/acc_epoch") or curves.get("train/acc")
-    if training and MONITORED in curves:
-        numbers["gap/acc"] = list(training.values())[-1] - list(curves[MONITORED].values())[-1]
+    name = monitor.removeprefix("val/")
+    training = curves.get(f"train/{name}_epoch") or curves.get(f"train/{name}")
+    if training and monitor in curves:
+        gap = list(training.values())[-1] - list(curves[monitor].values())[-1]
+        numbers[f"gap/{name}"] = -gap if smaller_is_better(monitor, modes) else gap
     numbers |= dict(_section(record, "test"))
     numbers |= {key: record.get(key) for key in ("wall_seconds", "images_per_second")}
     return {

@@ -1,17 +1,16 @@
 """What a run was made with, in readable values: init=orthogonal, regularization=[l2,dropout], optimizer.lr=0.002."""
 
-import functools
 import json
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
-from hydra.core.override_parser.overrides_parser import OverridesParser
-from hydra.core.override_parser.types import QuotedString
-from hydra.errors import HydraException
+from cnnlab.config.overrides import split
+from cnnlab.config.overrides import value_of as parsed_value
+from cnnlab.errors import InputError
 
 Value = str | int | float | bool
 GROUPS = (
-    *("model", "data", "preprocessing", "augmentation", "regularization", "init"),
+    *("task", "model", "data", "preprocessing", "augmentation", "regularization", "init"),
     *("freeze", "loss", "optimizer", "scheduler", "speed"),
 )
 LISTS = ("augmentation", "regularization")
@@ -36,7 +35,7 @@ def settings(config: Mapping[str, Any], chosen: Mapping[str, Any], overrides: Se
 
 def typed(overrides: Sequence[str]) -> dict[str, Value]:
     """Key -> value of the overrides that say what is tried; 0.10 and 0.1, 'a' and a are one value."""
-    values = dict(map(_parsed, overrides))
+    values = dict(map(_typed, overrides))
     return {key: value for key, value in values.items() if says_what(key)}
 
 
@@ -94,20 +93,18 @@ def _is_entry(node: Any) -> bool:
     return isinstance(node, Mapping) and "_target_" in node
 
 
-@functools.lru_cache(maxsize=4096)
-def _parsed(override: str) -> tuple[str, Value]:
-    key, _, text = override.lstrip("+~").partition("=")
+def _typed(text: str) -> tuple[str, Value]:
+    override = split(text)
+    if text.startswith("~"):
+        return text.lstrip("~").partition("=")[0], "removed"
     try:
-        value = OverridesParser.create().parse_override(override).value()
-    except HydraException:
-        value = text
-    return (key, "removed") if override.startswith("~") else (key.split("@")[0], _plain(value))
+        return override.key, _plain(parsed_value(text))
+    except InputError:
+        return override.key, override.value
 
 
 def _plain(value: Any) -> Value:
     """Numbers, booleans and strings as they are; None as "null"; lists and dicts as they are typed."""
-    if isinstance(value, QuotedString):
-        return value.text
     if isinstance(value, bool | int | float):
         return value
     if value is None:

@@ -7,9 +7,9 @@ from pathlib import Path
 from typing import Any
 
 from cnnlab.errors import DataError, InputError
-from cnnlab.files import read_json, write_json
 from cnnlab.runs.folder import read_record, remove_events
-from cnnlab.runs.processes import is_alive, this_process
+from cnnlab.system.files import read_json, write_json
+from cnnlab.system.processes import is_alive, this_process
 
 NAME = "sweep.json"
 KEPT = ("best", "wall_seconds", "error", "exit_code")
@@ -25,10 +25,10 @@ Job = dict[str, Any]
 class Sweep:
     """The folder of a sweep and its record; only the process that runs the sweep writes it.
 
-    record: overrides (as they were typed), varies (key -> values), fixed, launcher, total (number of jobs, also of
-    those that a search has not thought of yet), at_once (jobs that run at a time), process, jobs. Each job has number,
-    name (of its folder), overrides, status, and once it has ended best, wall_seconds, error and exit_code. A job's own
-    run.json is the truth, of which this is the summary.
+    record: overrides (as they were typed), varies (key -> values), fixed, launcher, metric (such as val/acc) and its
+    mode, total (number of jobs, also of those that a search has not thought of yet), at_once (jobs that run at a time),
+    process, jobs. Each job has number, name (of its folder), overrides, status, and once it has ended best,
+    wall_seconds, error and exit_code. A job's own run.json is the truth; this is the summary.
     """
 
     def __init__(self, folder: Path, record: dict[str, Any]) -> None:
@@ -152,7 +152,7 @@ class Sweep:
 
 def _is_plan(record: Any) -> bool:
     """Whether a record has what reading it relies on."""
-    kinds = {"varies": dict, "launcher": str, "total": int, "at_once": int, "jobs": list}
+    kinds = {"varies": dict, "launcher": str, "metric": str, "mode": str, "total": int, "at_once": int, "jobs": list}
     return (
         isinstance(record, dict)
         and all(isinstance(record.get(key), kind) for key, kind in kinds.items())

@@ -1,149 +1,48 @@
-"""TensorBoard events in the run folder, made so that runs can be compared.
+"""How to look at a folder of runs in TensorBoard: the command, and a link that opens it ready to compare."""
 
-Each run has one record of the settings it was made with and one of how it ended, in files of their own: TensorBoard
-believes the first record it finds, and a run that is resumed must be able to replace both.
-"""
-
-import hashlib
 import json
-import os
-import threading
-import time
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager, suppress
+import re
+import shlex
+from collections.abc import Sequence
 from pathlib import Path
+from urllib.parse import quote
 
-from lightning.pytorch.loggers import TensorBoardLogger
-from lightning.pytorch.loggers.logger import Logger
-from lightning.pytorch.utilities import rank_zero_only
-from tensorboard.compat.proto.event_pb2 import Event
-from tensorboard.compat.proto.summary_pb2 import Summary
-from tensorboard.plugins.hparams import metadata, summary_v2
-from tensorboard.plugins.hparams.api_pb2 import Status
-from tensorboard.plugins.hparams.plugin_data_pb2 import HParamsPluginData, SessionEndInfo
-from tensorboard.summary.writer.event_file_writer import _AsyncWriterThread
-from tensorboard.summary.writer.record_writer import RecordWriter
+from cnnlab.runs.naming import named
 
-from cnnlab.files import write_atomically
-from cnnlab.runs.settings import Value
-
-START, END = "events.out.tfevents.0000000000.session_start", "events.out.tfevents.9999999999.session_end"
-"""The first and the last of a run's event files, by name: that is the order in which they are read."""
-CHARTS = {
-    "training and validation": {
-        name: ["Multiline", [f"epoch/train/{tag}$", f"epoch/val/{tag}$"]]
-        for name, tag in (("accuracy", "acc"), ("loss", "loss"))
-    }
-}
+HOST, PORT = "127.0.0.1", 6006
+SAMPLES = "scalars=100000,images=500,histograms=200"
+"""How many steps of each tag TensorBoard keeps: of images 10, if it is not told. 0 is said to mean all of them, but
+makes its data server keep none."""
 
 
-class RunEvents(TensorBoardLogger):
-    """Event files and nothing else: the config is in config.yaml, so Lightning's hparams.yaml is not written.
+def command(folder: Path) -> str:
+    """What starts TensorBoard on a folder, for the shell."""
+    return shlex.join(["tensorboard", "--logdir", str(folder), "--host", HOST, "--samples_per_plugin", SAMPLES])
 
-    What is measured once an epoch has a copy under epoch/ whose step is the epoch, so that curves of different batch
-    sizes share an axis. train/acc_epoch, the mean over the epoch's steps, is epoch/train/acc.
+
+def link(metric: str, colour_by: str | None = None, port: int = PORT) -> str:
+    """The address of the Time Series tab with the metrics pinned, nothing smoothed, and repeats in one colour.
+
+    metric: that of the runs, such as val/acc. colour_by: a regular expression; runs for which its groups capture the
+    same have the same colour.
     """
-
-    def __init__(self, save_dir: str) -> None:
-        super().__init__(save_dir, name="", version="", default_hp_metric=False)
-
-    @rank_zero_only
-    def log_metrics(self, metrics: Mapping[str, float], step: int | None = None) -> None:
-        values = dict(metrics)
-        epoch = values.pop("epoch", None)
-        means = {key: values.pop(key) for key in metrics if key.endswith("_epoch")}
-        super().log_metrics(values, step)
-        of_epoch = {key.removesuffix("_epoch"): value for key, value in means.items()}
-        of_epoch |= {key: value for key, value in values.items() if key.startswith("val/")}
-        if epoch is not None:
-            super().log_metrics({f"epoch/{key}": value for key, value in of_epoch.items()}, int(epoch))
-
-    @rank_zero_only
-    def start_session(self, settings: Mapping[str, Value]) -> None:
-        """Record what the run was made with, and which curves share a chart; forgets how an earlier attempt ended."""
-        (Path(self.log_dir) / END).unlink(missing_ok=True)
-        _write_event(Path(self.log_dir) / START, summary_v2.hparams_pb(dict(settings), trial_id=group_of(settings)))
-        self.experiment.add_custom_scalars(CHARTS)
-
-    @rank_zero_only
-    def end_session(self, succeeded: bool) -> None:
-        """Record how the run ended; one without this record is still running, or was killed."""
-        status = Status.Value("STATUS_SUCCESS" if succeeded else "STATUS_FAILURE")
-        end = HParamsPluginData(session_end_info=SessionEndInfo(status=status, end_time_secs=time.time()))
-        value = Summary.Value(
-            tag=metadata.SESSION_END_INFO_TAG,
-            metadata=metadata.create_summary_metadata(end),
-            tensor=metadata.NULL_TENSOR,
-        )
-        _write_event(Path(self.log_dir) / END, Summary(value=[value]))
-
-    @rank_zero_only
-    def save(self) -> None:
-        self.experiment.flush()
+    pinned = dict.fromkeys([f"epoch/{metric}", "epoch/train/loss", "epoch/val/loss", f"best/{metric}"])
+    cards = [{"plugin": "scalars", "tag": tag} for tag in pinned]
+    query = {"pinnedCards": json.dumps(cards, separators=(",", ":")), "smoothing": "0"}
+    if colour_by:
+        query["runColorGroup"] = f"regex:{colour_by}"
+    return f"http://{HOST}:{port}/?{'&'.join(f'{key}={quote(value)}' for key, value in query.items())}#timeseries"
 
 
-@contextmanager
-def session(loggers: Sequence[Logger], settings: Mapping[str, Value]) -> Iterator[None]:
-    """What happens inside is a run with these settings, which succeeds or fails."""
-    events = [logger for logger in loggers if isinstance(logger, RunEvents)]
-    for logger in events:
-        logger.start_session(settings)
-    with _quiet_writers():
-        try:
-            yield
-        except BaseException:
-            for logger in events:
-                with suppress(OSError):  # a full disk, which may be why
-                    logger.end_session(succeeded=False)
-            raise
-        for logger in events:
-            logger.end_session(succeeded=True)
+def colour_of(runs: Sequence[str], factor: str | None = None, values: Sequence[object] = ()) -> str | None:
+    """A regular expression whose groups tell runs apart by the value of `factor` in their names.
 
-
-@contextmanager
-def _quiet_writers() -> Iterator[None]:
-    """What keeps TensorBoard's writer thread from writing is raised by the next event, too: once is enough."""
-    before = threading.excepthook
-
-    def failed(arguments: threading.ExceptHookArgs) -> None:
-        if not isinstance(arguments.thread, _AsyncWriterThread):
-            before(arguments)
-
-    threading.excepthook = failed
-    try:
-        yield
-    finally:
-        threading.excepthook = before
-
-
-def event_sizes(folder: Path) -> dict[str, int]:
-    """Name -> bytes of the event files of metrics and pictures."""
-    files = folder.glob("events.out.tfevents.*")
-    return {path.name: path.stat().st_size for path in files if path.name not in (START, END)}
-
-
-def cut_events(folder: Path, sizes: Mapping[str, int]) -> None:
-    """Take what was logged since `event_sizes` gave `sizes` out of the event files of `folder`."""
-    for name, size in event_sizes(folder).items():
-        if name not in sizes:
-            (folder / name).unlink()
-        elif size > sizes[name]:
-            os.truncate(folder / name, sizes[name])
-
-
-def group_of(settings: Mapping[str, Value]) -> str:
-    """One name for all runs with equal settings: TensorBoard shows them as one row, with the mean of their metrics."""
-    digest = hashlib.blake2b(json.dumps(settings, sort_keys=True).encode(), digest_size=4).hexdigest()
-    return f"{settings['model']}-{digest}" if "model" in settings else digest
-
-
-def _write_event(path: Path, summary: Summary) -> None:
-    """An event file with this summary alone."""
-
-    def write(file) -> None:
-        records = RecordWriter(file)
-        for event in (Event(file_version="brain.Event:2"), Event(summary=summary)):
-            event.wall_time = time.time()
-            records.write(event.SerializeToString())
-
-    write_atomically(path, write)
+    runs: their names as TensorBoard shows them. Where the values are not in the names, the expression captures all but
+    the seed; None where the names hold no seed either, or where there is nothing to tell apart.
+    """
+    parts = sorted({named(factor, str(value)) for value in values} if factor else (), key=len, reverse=True)
+    by_value = rf"(?:^|[-/])({'|'.join(map(re.escape, parts))})(?:-|$)"
+    if len(parts) > 1 and all(re.search(by_value, run) for run in runs):
+        return by_value
+    but_seed = r"^(.*?)-?seed-\d+(.*)$"
+    return but_seed if all(re.search(but_seed, run) for run in runs) else None

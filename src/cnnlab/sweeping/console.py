@@ -4,7 +4,7 @@ import shlex
 from collections.abc import Sequence
 from pathlib import Path
 
-from cnnlab.runs import board
+from cnnlab.runs import tensorboard
 from cnnlab.runs.sweep import ENDED, Job, Sweep
 
 
@@ -35,12 +35,9 @@ def announce(sweep: Sweep, ended: Sequence[Job]) -> None:
     before = len(sweep.with_status(*ENDED)) - len(ended)
     for place, job in enumerate(ended, before + 1):
         if job["status"] == "finished":
-            best = job.get("best", {})
-            score = (
-                f", best val/acc {best['val/acc']:.4f} (epoch {best['epoch']})"
-                if {"val/acc", "epoch"} <= best.keys()
-                else ""
-            )
+            best = dict(job.get("best", {}))
+            epoch = best.pop("epoch", None)
+            score = "".join(f", best {name} {value:.4f} (epoch {epoch})" for name, value in best.items())
             what = f"finished in {_duration(job.get('wall_seconds', 0))}{score}"
         else:
             what = f"failed: {_reason(job)}"
@@ -64,9 +61,8 @@ def conclude(sweep: Sweep, command: Sequence[str]) -> int:
         print(f"Run the rest:  {shlex.join(again)} sweep.dir={folder} sweep.resume=true")
     if finished:
         print(f"Compare:       cnnlab compare {folder}")
-        print(
-            f"TensorBoard:   {board.command(Path(_shown(sweep.folder)))}\n               {board.link(_colour(sweep))}"
-        )
+        link = tensorboard.link(sweep.record["metric"], _colour(sweep))
+        print(f"TensorBoard:   {tensorboard.command(Path(_shown(sweep.folder)))}\n               {link}")
     return next((job.get("exit_code", 1) for job in failed), int(finished < total))
 
 
@@ -74,7 +70,7 @@ def _colour(sweep: Sweep) -> str | None:
     """What gives the runs of one value of the first factor one colour."""
     factor = next((key for key in sweep.record["varies"] if key != "seed"), None)
     names = [job["name"] for job in sweep.with_status("finished")]
-    return board.colour_of(names, factor, sweep.record["varies"][factor] if factor else ())
+    return tensorboard.colour_of(names, factor, sweep.record["varies"][factor] if factor else ())
 
 
 def _remaining(sweep: Sweep) -> str:

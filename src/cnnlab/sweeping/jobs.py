@@ -15,10 +15,10 @@ from hydra.plugins.launcher import Launcher
 
 from cnnlab.config import quoted
 from cnnlab.errors import CnnlabError
-from cnnlab.files import read_json
-from cnnlab.runs.processes import PARENT, cores, device_count
 from cnnlab.runs.sweep import ENDED, NAME, Job, Sweep
 from cnnlab.sweeping.console import announce
+from cnnlab.system.files import read_json
+from cnnlab.system.processes import PARENT, cores, device_count
 
 LOOK_EVERY = 1.0
 """Seconds between two looks at the records of running jobs."""

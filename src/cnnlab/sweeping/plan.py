@@ -11,13 +11,22 @@ from hydra.errors import HydraException
 from omegaconf import DictConfig
 
 from cnnlab.config import check, compose, quoted
+from cnnlab.config.hydra_compat import BASIC_SWEEPER
+from cnnlab.config.overrides import (
+    every_combination,
+    every_value,
+    first_of,
+    line_of,
+    parse,
+    require_harmless,
+    split,
+    swept_values,
+)
 from cnnlab.errors import InputError, Problems
-from cnnlab.runs.folder import require_harmless
 from cnnlab.runs.naming import claim, job_name, job_names, run_name
-from cnnlab.runs.processes import cores, device_count, starts_processes
 from cnnlab.runs.sweep import NAME, Sweep
 from cnnlab.sweeping.console import describe
-from cnnlab.sweeping.values import every_combination, every_value, first_of, line_of, parse, values_of
+from cnnlab.system.processes import cores, device_count, starts_processes
 
 EXTRAS = {
     "hydra/launcher=joblib": ("hydra_joblib_launcher", "sweep"),
@@ -28,7 +37,6 @@ EXTRAS = {
 """Choices that need a package -> its module below hydra_plugins, and the extra of cnnlab that brings it."""
 CHANGEABLE = ("hydra/launcher=", "hydra.launcher.", "hydra.sweeper.n_trials=", "hydra.sweeper.n_jobs=")
 """What may differ when a sweep is resumed: where its jobs run, and how many trials a search has."""
-BASIC = "hydra._internal.core_plugins.basic_sweeper.BasicSweeper"
 PLANNED = "hydra_plugins.cnnlab.sweepers.PlannedSweeper"
 SEARCH = "hydra_plugins.cnnlab.sweepers.SearchSweeper"
 
@@ -60,6 +68,8 @@ def prepare(overrides: Sequence[str], config_dir: str | None = None) -> tuple[Sw
     for job in jobs:
         with problems:
             cfgs.append(_checked([*own, *shared, *job], config_dir, _launcher(hydra)))
+    with problems:
+        _require_one_metric(cfgs, searches)
     keys = _own_keys(own)
     sweep = None
     with problems:
@@ -75,7 +85,8 @@ def prepare(overrides: Sequence[str], config_dir: str | None = None) -> tuple[Sw
         sweep = _planned(folder, rest, arguments, jobs, searches)
     total = hydra.sweeper.n_trials + len(sweep.with_status("failed")) if searches else len(sweep.jobs)
     at_once = _at_once(hydra, cfgs, total)
-    sweep.record |= {"launcher": _launcher(hydra), "total": total, "at_once": at_once}
+    metric = {"metric": f"val/{cfgs[0].metric}", "mode": cfgs[0].metric_mode}
+    sweep.record |= {"launcher": _launcher(hydra), "total": total, "at_once": at_once, **metric}
     sweep.begin()
     print(describe(sweep, searches), flush=True)
     return sweep, [*rest, *_for_hydra(hydra, sweep, searches)]
@@ -116,7 +127,7 @@ def _missing(override: str) -> bool:
 
 
 def _require_own_sweeper(hydra: DictConfig | None) -> None:
-    if hydra and hydra.sweeper._target_ not in (BASIC, SEARCH):
+    if hydra and hydra.sweeper._target_ not in (BASIC_SWEEPER, SEARCH):
         raise InputError(
             f"hydra/sweeper={hydra.runtime.choices['hydra/sweeper']} keeps no record that can be resumed. Leave it out "
             "to run every combination, or search with hparams_search=optuna."
@@ -134,6 +145,12 @@ def _require_one_process(trainer: DictConfig, launcher: str) -> None:
             f"hydra/launcher=joblib runs each job in one process: trainer.strategy={trainer.strategy} "
             f"trainer.devices={trainer.devices} needs several. Leave it out: then they run one after the other."
         )
+
+
+def _require_one_metric(cfgs: Sequence[DictConfig], searches: bool) -> None:
+    metrics = list(dict.fromkeys(str(cfg.metric) for cfg in cfgs))
+    if searches and len(metrics) > 1:
+        raise InputError(f"A search has one metric to find the best of, not {' and '.join(metrics)}: set metric=NAME.")
 
 
 def _hydra_node(overrides: Sequence[str], config_dir: str | None) -> DictConfig | None:
@@ -226,7 +243,7 @@ def _require_own_jobs(sweep: Sweep, arguments: Sequence[str]) -> None:
         for override in job["overrides"]:
             require_harmless(override, where)
             ((key, stored),) = parse([override]).items()
-            trusts = key.lstrip("+").split(".")[0] == "trusted_packages"
+            trusts = split(override).group == "trusted_packages"
             if key not in typed or (trusts and stored.value() != typed[key].value()):
                 raise InputError(f"{where} says {override}, which is not of this sweep: refused.")
 
@@ -252,7 +269,9 @@ def _planned(
     parsed = parse(arguments)
     swept = {key: override for key, override in parsed.items() if override.is_sweep_override()}
     varies = {
-        key: [line_of(override).partition("=")[2]] if searches else [v.partition("=")[2] for v in values_of(override)]
+        key: [line_of(override).partition("=")[2]]
+        if searches
+        else [v.partition("=")[2] for v in swept_values(override)]
         for key, override in swept.items()
     }
     fixed = [line_of(override) for key, override in parsed.items() if key not in swept]

@@ -8,12 +8,11 @@ import torch
 from lightning.fabric.plugins import TorchCheckpointIO
 from lightning.pytorch.callbacks import Checkpoint
 from lightning.pytorch.utilities import rank_zero_only
-from torchmetrics import Metric
 
 from cnnlab.errors import InputError
-from cnnlab.files import write_atomically
-from cnnlab.runs.tensorboard import event_sizes
-from cnnlab.training.classifier import Classifier
+from cnnlab.runs.events import event_sizes
+from cnnlab.system.files import write_atomically
+from cnnlab.training.module import TaskModule
 
 
 class AtomicCheckpoints(TorchCheckpointIO):
@@ -56,35 +55,33 @@ class Resumable(Checkpoint):
         trainer.save_checkpoint(_folder(trainer) / "last.ckpt")
         self._within_epoch = False
 
-    def on_save_checkpoint(self, trainer: L.Trainer, pl_module: Classifier, checkpoint: dict[str, Any]) -> None:
+    def on_save_checkpoint(self, trainer: L.Trainer, pl_module: TaskModule, checkpoint: dict[str, Any]) -> None:
         for logger in trainer.loggers:
             logger.save()
         checkpoint["event_sizes"] = event_sizes(Path(trainer.default_root_dir))
-        checkpoint["epoch_sums"] = _of_all_processes(trainer, {n: m.metric_state for n, m in _sums(pl_module).items()})
+        checkpoint["epoch_sums"] = _of_all_processes(
+            trainer, {n: m.metric_state for n, m in pl_module.epoch_sums().items()}
+        )
         if self._within_epoch:  # Lightning has counted the batch that comes next
             progress = checkpoint["loops"]["fit_loop"]["epoch_loop.batch_progress"]
             progress["total"]["ready"] -= 1
             progress["current"]["ready"] -= 1
             progress["is_last_batch"] = False
 
-    def on_load_checkpoint(self, trainer: L.Trainer, pl_module: Classifier, checkpoint: dict[str, Any]) -> None:
+    def on_load_checkpoint(self, trainer: L.Trainer, pl_module: TaskModule, checkpoint: dict[str, Any]) -> None:
         if trainer.state.fn != "fit" or "epoch_sums" not in checkpoint:
             return
         self._saved_step = checkpoint["global_step"]
         of_process = checkpoint["epoch_sums"]
         if len(of_process) != trainer.world_size:  # trainer.devices has changed: the first process goes on with all
             of_process = [_total(of_process)] if trainer.global_rank == 0 else []
-        for name, metric in _sums(pl_module).items():
+        for name, metric in pl_module.epoch_sums().items():
             for key, value in of_process[trainer.global_rank][name].items() if of_process else ():
                 setattr(metric, key, value.to(metric.device))
 
 
 def _folder(trainer: L.Trainer) -> Path:
     return Path(trainer.default_root_dir) / "checkpoints"
-
-
-def _sums(classifier: Classifier) -> dict[str, Metric]:
-    return {"accuracy": classifier.train_accuracy, "loss": classifier.train_loss_epoch}
 
 
 def _of_all_processes(trainer: L.Trainer, value: Any) -> list[Any]:

@@ -16,7 +16,7 @@ from torch.optim import Optimizer
 
 from cnnlab.errors import DivergedError, InputError
 from cnnlab.seeds import seed_generators
-from cnnlab.training.classifier import Classifier
+from cnnlab.training.module import TaskModule
 
 log = logging.getLogger(__name__)
 RATES = ("lr", "initial_lr", "max_lr", "min_lr")
@@ -50,20 +50,20 @@ class Divergence(L.Callback, ABC):
         self._pending: list[Losses] = []
 
     @abstractmethod
-    def act(self, trainer: L.Trainer, classifier: Classifier, optimizer: Optimizer) -> None:
+    def act(self, trainer: L.Trainer, pl_module: TaskModule, optimizer: Optimizer) -> None:
         """What follows a loss that is not finite, which is the last of `events`."""
 
-    def on_train_batch_start(self, trainer: L.Trainer, pl_module: Classifier, batch: Any, batch_idx: int) -> None:
+    def on_train_batch_start(self, trainer: L.Trainer, pl_module: TaskModule, batch: Any, batch_idx: int) -> None:
         self._batch = batch
 
-    def on_before_backward(self, trainer: L.Trainer, pl_module: Classifier, loss: Tensor) -> None:
+    def on_before_backward(self, trainer: L.Trainer, pl_module: TaskModule, loss: Tensor) -> None:
         losses = torch.zeros(trainer.world_size, device=loss.device)
         losses[trainer.global_rank] = loss.detach()
         if trainer.world_size > 1:
             torch.distributed.all_reduce(losses)
         self._pending.append(_sent_to_host(losses, self._batch))
 
-    def on_before_optimizer_step(self, trainer: L.Trainer, pl_module: Classifier, optimizer: Optimizer) -> None:
+    def on_before_optimizer_step(self, trainer: L.Trainer, pl_module: TaskModule, optimizer: Optimizer) -> None:
         pending, self._pending, self._batch = self._pending, [], None
         for losses in pending:  # several where gradients are accumulated
             if losses.arrived:
@@ -98,7 +98,7 @@ class Divergence(L.Callback, ABC):
 class Stop(Divergence):
     """The run ends."""
 
-    def act(self, trainer: L.Trainer, classifier: Classifier, optimizer: Optimizer) -> None:
+    def act(self, trainer: L.Trainer, pl_module: TaskModule, optimizer: Optimizer) -> None:
         raise DivergedError(f"{described(self.events[-1])} {ADVICE}")
 
 
@@ -116,17 +116,17 @@ class Skip(Divergence):
         self._in_a_row = 0
         self._buffers: list[Tensor] = []
 
-    def on_train_batch_start(self, trainer: L.Trainer, pl_module: Classifier, batch: Any, batch_idx: int) -> None:
+    def on_train_batch_start(self, trainer: L.Trainer, pl_module: TaskModule, batch: Any, batch_idx: int) -> None:
         super().on_train_batch_start(trainer, pl_module, batch, batch_idx)
         if not self._pending:
             self._buffers = [buffer.clone() for buffer in pl_module.network.buffers()]
 
-    def act(self, trainer: L.Trainer, classifier: Classifier, optimizer: Optimizer) -> None:
+    def act(self, trainer: L.Trainer, pl_module: TaskModule, optimizer: Optimizer) -> None:
         self._in_a_row += 1
         if self._in_a_row > self.at_most:
             raise DivergedError(f"{described(self.events[-1])} {self.at_most} steps before were skipped. {ADVICE}")
         optimizer.zero_grad(set_to_none=True)  # an optimizer leaves alone what has no gradient
-        for buffer, before in zip(classifier.network.buffers(), self._buffers, strict=True):
+        for buffer, before in zip(pl_module.network.buffers(), self._buffers, strict=True):
             buffer.copy_(before)
         log.warning("%s The step is skipped.", described(self.events[-1]))
 
@@ -160,11 +160,11 @@ class RollBack(Divergence):
         self.lr_factor = lr_factor
         self._due = False
 
-    def on_train_start(self, trainer: L.Trainer, pl_module: Classifier) -> None:
+    def on_train_start(self, trainer: L.Trainer, pl_module: TaskModule) -> None:
         if not self._last(trainer).is_file():
             trainer.save_checkpoint(self._start(trainer))
 
-    def act(self, trainer: L.Trainer, classifier: Classifier, optimizer: Optimizer) -> None:
+    def act(self, trainer: L.Trainer, pl_module: TaskModule, optimizer: Optimizer) -> None:
         if len(self.events) > self.at_most:
             raise DivergedError(
                 f"{described(self.events[-1])} {self.at_most} rollbacks (learning rate times {self.lr_factor} each) "
@@ -174,21 +174,23 @@ class RollBack(Divergence):
         self._due = True  # done when the step and its scheduler have ended
 
     def on_train_batch_end(
-        self, trainer: L.Trainer, pl_module: Classifier, outputs: Any, batch: Any, batch_idx: int
+        self, trainer: L.Trainer, pl_module: TaskModule, outputs: Any, batch: Any, batch_idx: int
     ) -> None:
         if not self._due:
             return
         self._due = False
         path = self._last(trainer) if self._last(trainer).is_file() else self._start(trainer)
         checkpoint = trainer.strategy.load_checkpoint(path, weights_only=True)
-        rates = [{key: group[key] for key in RATES if key in group} for group in trainer.optimizers[0].param_groups]
+        groups = [group for each in trainer.optimizers for group in each.param_groups]
+        rates = [{key: group[key] for key in RATES if key in group} for group in groups]
         trainer.strategy.load_model_state_dict(checkpoint)
         callbacks: list[L.Callback] = trainer.callbacks  # type: ignore[attr-defined]
         for callback in callbacks:
             if isinstance(callback, WeightAveraging):  # the average goes back too
                 callback.on_load_checkpoint(trainer, pl_module, checkpoint)
         trainer.strategy.load_optimizer_state_dict(checkpoint)
-        for group, now in zip(trainer.optimizers[0].param_groups, rates, strict=True):
+        groups = [group for each in trainer.optimizers for group in each.param_groups]
+        for group, now in zip(groups, rates, strict=True):
             group |= {key: rate * self.lr_factor for key, rate in now.items()}
         for config in trainer.lr_scheduler_configs:
             _scale(config.scheduler, self.lr_factor)
@@ -201,7 +203,7 @@ class RollBack(Divergence):
         )
 
     @rank_zero_only
-    def on_train_end(self, trainer: L.Trainer, pl_module: Classifier) -> None:
+    def on_train_end(self, trainer: L.Trainer, pl_module: TaskModule) -> None:
         self._start(trainer).unlink(missing_ok=True)
 
     def _last(self, trainer: L.Trainer) -> Path:
@@ -221,7 +223,7 @@ def described(event: dict[str, Any]) -> str:
 
 
 @torch.compiler.set_stance("force_eager")  # compiled code does not call hooks
-def first_nonfinite(trainer: L.Trainer, classifier: Classifier, batch: Any) -> str:
+def first_nonfinite(trainer: L.Trainer, pl_module: TaskModule, batch: Any) -> str:
     """Where the numbers of a training step's forward pass, which is done once more, stop being finite."""
     found: list[tuple[str, nn.Module]] = []
 
@@ -229,16 +231,16 @@ def first_nonfinite(trainer: L.Trainer, classifier: Classifier, batch: Any) -> s
         if not found and isinstance(output, Tensor) and not output.isfinite().all():
             found.append((name, module))
 
-    parts = {"preprocessing": classifier.preprocessing, "": classifier.network}
+    parts = {"preprocessing": pl_module.preprocessing, "": pl_module.network}
     handles = [
         module.register_forward_hook(functools.partial(look, name=".".join(filter(None, (prefix, name)))))
         for prefix, part in parts.items()
         for name, module in part.named_modules()
     ]
-    seed_generators(classifier.step_seed(), classifier.device)
+    seed_generators(pl_module.step_seed(), pl_module.device)
     try:
         with trainer.precision_plugin.forward_context():
-            classifier.outputs_of(batch)
+            pl_module.outputs_of(batch)
     finally:
         for handle in handles:
             handle.remove()

@@ -1,4 +1,4 @@
-"""Frozen stages see each image once: what they give is kept, and training reads it (`freeze.cache`).
+"""Compute the outputs of frozen stages once per image and train on the cached features (`freeze.cache`).
 
 Training images have `freeze.cache_views` augmented views: number v in epoch v, and from then on all of them again and
 again, in an order drawn by the seed. Validation images have the one that evaluation sees.
@@ -24,7 +24,7 @@ from cnnlab.errors import InputError
 from cnnlab.models.cutting import Cut, cut_below, fingerprint
 from cnnlab.models.stages import stages
 from cnnlab.seeds import derive
-from cnnlab.training.classifier import Classifier, FeatureBatch
+from cnnlab.training.module import FeatureBatch, TaskModule
 
 log = logging.getLogger(__name__)
 FORMAT = 2
@@ -32,7 +32,7 @@ FORMAT = 2
 MANY = 100_000
 """Images up to which the views of their features are kept, of some 600 bytes each."""
 CPU_BATCH = 32
-"""Images that are put through the frozen stages at once on the CPU: more take memory, and no less time."""
+"""Batch size for computing features on the CPU. Larger batches use more memory and are no faster."""
 SMALL_TAIL = 1_000_000
 """Parameters up to which a second thread costs a classifier on the CPU more than it gives."""
 
@@ -48,7 +48,7 @@ class FeatureCache:
 
     def __init__(
         self,
-        classifier: Classifier,
+        module: TaskModule,
         data: ImageDataModule,
         trainer: L.Trainer,
         store: Store,
@@ -57,13 +57,13 @@ class FeatureCache:
         views: int,
         identity: dict[str, Any],
     ) -> None:
-        self.classifier = classifier
+        self.module = module
         self.data = data
         self.trainer = trainer
         self.store = store
         self.keep = keep
         self.identity = identity
-        noise = classifier.recipe.batch_transforms
+        noise = module.recipe.batch_transforms
         self.augmented = bool(data.train_transform.augmentations or noise)
         self.views = views if self.augmented else 1
         train = data.parts.train
@@ -98,12 +98,12 @@ class FeatureCache:
 
     def images(self, draws: Tensor) -> Tensor:
         """The training images of a batch's draws: float32 N x C x H x W in [0, 1]."""
-        return self.classifier.to_float(torch.stack([self.dataset[tuple(draw)][0] for draw in draws.tolist()]))
+        return self.module.to_float(torch.stack([self.dataset[tuple(draw)][0] for draw in draws.tolist()]))
 
     def threads(self, cut: Cut) -> int:
         """Of the CPU, for what trains on features that are kept: one for a small classifier."""
         size = sum(parameter.numel() for parameter in stages(cut.network)["classifier"].parameters())
-        small = self.classifier.device.type == "cpu" and cut.stage == "classifier" and size <= SMALL_TAIL
+        small = self.module.device.type == "cpu" and cut.stage == "classifier" and size <= SMALL_TAIL
         return 1 if small else self._threads
 
     def missing(self, cut: Cut, epochs: Iterable[int]) -> int:
@@ -117,12 +117,12 @@ class FeatureCache:
 
     def _check(self) -> None:
         """Cut the network in front of what trains in each phase, and try the cut on two training images."""
-        recipe, network = self.classifier.recipe, self.classifier.network
+        recipe, network = self.module.recipe, self.module.network
         mixing = [type(step).__name__ for step in recipe.batch_transforms if isinstance(step, MIXING)]
         if mixing:
-            raise InputError(f"{mixing[0]} mixes images anew in every batch.")
-        if recipe.adversary:
-            raise InputError("regularization=[adversarial] attacks every image anew.")
+            raise InputError(f"{mixing[0]} mixes images differently in every batch.")
+        if hooks := self.module.batch_hooks:
+            raise InputError(f"{type(hooks[0]).__name__} changes every batch.")
         if not isinstance(self.trainer.strategy, SingleDeviceStrategy | DDPStrategy):
             raise InputError(f"{type(self.trainer.strategy).__name__} divides the network among processes.")
         limit = self.trainer.limit_train_batches
@@ -152,14 +152,14 @@ class FeatureCache:
     # --- Batches ---
 
     def _train_batches(self, loader: DataLoader) -> Iterator:
-        epoch = self.classifier.current_epoch
+        epoch = self.module.current_epoch
         cut = self._cut_of(epoch)
         if cut is None:
             return iter(loader)
         return self._batches(cut, self.data.parts.train, self.dataset, loader, self.view(epoch))
 
     def _val_batches(self, loader: DataLoader) -> Iterator:
-        cut = self._cut_of(self.classifier.current_epoch)
+        cut = self._cut_of(self.module.current_epoch)
         if cut is None or self.data.parts.val is None:
             return iter(loader)
         return self._batches(cut, self.data.parts.val, loader.dataset, loader, EVALUATION)
@@ -215,20 +215,20 @@ class FeatureCache:
                 yield [row.clone(memory_format=torch.contiguous_format) for row in features]
 
         name = "as evaluation sees them" if view == EVALUATION else f"view {view + 1} of {self.views}"
-        on_cpu = self.classifier.device.type == "cpu"
+        on_cpu = self.module.device.type == "cpu"
         batch_size = min(self.data.batch_size, CPU_BATCH) if on_cpu else self.data.batch_size
         entry.fill(digests, produce, batch_size, f"Features, {name}", show=self.trainer.is_global_zero)
 
     @torch.no_grad()
     def _compute(self, pixels: Tensor) -> Tensor:
         with self.trainer.precision_plugin.forward_context():
-            return self.classifier.features(pixels.to(self.classifier.device, non_blocking=True))
+            return self.module.features(pixels.to(self.module.device, non_blocking=True))
 
     # --- What belongs together ---
 
     def _cut_of(self, epoch: int) -> Cut | None:
         """The cut in front of the first stage that has trained by `epoch`; logs when it changes."""
-        plan, network = self.classifier.recipe.plan, self.classifier.network
+        plan, network = self.module.recipe.plan, self.module.network
         stage = plan.first_trained(network, epoch)
         if stage is None and self._stage is not None:
             log.info("Feature cache off from epoch %d on: %s trains.", epoch, next(iter(stages(network))))
@@ -237,20 +237,20 @@ class FeatureCache:
             views = f", {self.views} views of each image" if self.augmented else ""
             log.info("Features below %s%s: %s", stage, views, how)
         self._stage = stage
-        self.classifier.cut = self._cut_in_front_of(stage) if stage else None
+        self.module.cut = self._cut_in_front_of(stage) if stage else None
         if stage is None:
             torch.set_num_threads(self._threads)
-        return self.classifier.cut
+        return self.module.cut
 
     def _cut_in_front_of(self, stage: str) -> Cut:
         if stage not in self._cuts:
-            self._cuts[stage] = cut_below(self.classifier.network, stage, self._sample())
+            self._cuts[stage] = cut_below(self.module.network, stage, self._sample())
         return self._cuts[stage]
 
     def _sample(self) -> Tensor:
         """Two preprocessed training images."""
-        pixels = self.data.sample(2).to(self.classifier.device)
-        return self.classifier.preprocessed(pixels)
+        pixels = self.data.sample(2).to(self.module.device)
+        return self.module.preprocessed(pixels)
 
     def _digests_of(self, images: LabelledImages) -> list[str]:
         part = "train" if images is self.data.parts.train else "val"
@@ -266,7 +266,7 @@ class FeatureCache:
 
     def _identity_of(self, cut: Cut, view: int) -> dict[str, Any]:
         """What the features of a view depend on, beside the image."""
-        preprocessing = self.classifier.preprocessing
+        preprocessing = self.module.preprocessing
         parts = {
             "network": type(cut.network).__name__,
             "cut": cut.stage,
@@ -275,7 +275,7 @@ class FeatureCache:
             **self.identity,
             "view": None if view == EVALUATION else view,
             "precision": str(self.trainer.precision),
-            "device": self.classifier.device.type,
+            "device": self.module.device.type,
             "format": FORMAT,
         }
         return parts | ({"augmentation": None} if view == EVALUATION else {})
@@ -300,7 +300,7 @@ class Batches:
 def build_feature_cache(
     cache: str,
     views: int | None,
-    classifier: Classifier,
+    module: TaskModule,
     data: ImageDataModule,
     trainer: L.Trainer,
     store: Store,
@@ -314,14 +314,14 @@ def build_feature_cache(
         raise InputError(f"freeze.cache={cache}: use auto, on or off.")
     if views is not None and views < 1:
         raise InputError(f"freeze.cache_views={views}: at least 1, or null for new views in every epoch.")
-    if cache != "on" and classifier.recipe.plan.first_trained(classifier.network, 0) is None:
+    if cache != "on" and module.recipe.plan.first_trained(module.network, 0) is None:
         return None
     try:
         if views is None:
             raise InputError("freeze.cache_views=null asks for new views in every epoch.")
-        return FeatureCache(classifier, data, trainer, store, keep=cache != "off", views=views, identity=identity)
+        return FeatureCache(module, data, trainer, store, keep=cache != "off", views=views, identity=identity)
     except InputError as error:
         if cache == "on":
-            raise InputError(f"freeze.cache=on cannot be: {error}") from error
+            raise InputError(f"freeze.cache=on is not possible: {error}") from error
         log.info("Feature cache off: %s", error)
         return None

@@ -91,6 +91,23 @@ class FreezePlan:
                     layer.train(name in trainable)
 
 
+def check_batch_norm(plan: FreezePlan, network: nn.Module, batch_size: int) -> None:
+    """Raise InputError if batch normalization would take its statistics from single images."""
+    if batch_size > 1:
+        return
+    trained = {name for phase in plan.phases for name in phase.trainable}
+    normalized = [
+        name
+        for name, stage in stages(network).items()
+        if (name in trained or plan.batch_norm == "train") and any(isinstance(m, _BatchNorm) for m in stage.modules())
+    ]
+    if normalized:
+        raise InputError(
+            f"data.batch_size=1: batch normalization ({normalized[0]}, ...) would take its statistics from one image. "
+            "Use at least 2."
+        )
+
+
 def _phase(network: nn.Module, given: dict[str, Any]) -> Phase:
     known = ["epoch", "train", "lr_multiplier", "lr_decay"]
     unknown = [key for key in given if key not in known]

@@ -12,6 +12,7 @@ from hydra.plugins.sweeper import Sweeper
 from hydra.types import HydraContext, TaskFunction
 from omegaconf import DictConfig
 
+from cnnlab.config.overrides import split
 from cnnlab.runs.naming import trial_name
 from cnnlab.runs.sweep import Sweep
 from cnnlab.sweeping.jobs import launch
@@ -37,7 +38,7 @@ class PlannedSweeper(Sweeper):
 class SearchSweeper(Sweeper):
     """Hydra's Optuna sweeper, with a study that goes on where a killed one stopped, and its trials in sweep.json.
 
-    A trial and its job have one number. The value of a trial is `best/val/acc` of its run.
+    A trial and its job have one number. The value of a trial is the best value of its run's metric.
     """
 
     def __init__(self, **arguments: Any) -> None:
@@ -51,6 +52,7 @@ class SearchSweeper(Sweeper):
         self.search = cast(Any, self.optuna.sweeper)
         self.jobs = _TrialLauncher(self.search.launcher, Path(config.hydra.sweep.dir))
         self.search.launcher = self.jobs
+        self.search.direction = "minimize" if self.jobs.sweep.record["mode"] == "min" else "maximize"
 
     def sweep(self, arguments: list[str]) -> None:
         import optuna
@@ -59,7 +61,7 @@ class SearchSweeper(Sweeper):
         study = optuna.create_study(
             study_name=self.search.study_name,
             storage=self.search.storage,
-            direction="maximize",
+            direction=self.search.direction,
             load_if_exists=True,
         )
         self._settle(study)
@@ -98,7 +100,7 @@ class _TrialLauncher(Launcher):
     def launch(self, job_overrides: Sequence[Sequence[str]], initial_job_idx: int) -> Sequence[JobReturn]:
         jobs = []
         for number, overrides in enumerate(job_overrides, initial_job_idx):
-            varying = [override for override in overrides if override.split("=")[0] in self.sweep.record["varies"]]
+            varying = [override for override in overrides if split(override).key in self.sweep.record["varies"]]
             jobs.append(self.sweep.add(number, trial_name(number, varying), overrides))
         self.run(jobs)
         return [JobReturn(status=JobStatus.COMPLETED, _return_value=self.value_of(job)) for job in jobs]
@@ -106,6 +108,5 @@ class _TrialLauncher(Launcher):
     def run(self, jobs: list[dict[str, Any]]) -> None:
         launch(self.launcher, self.sweep, [job for job in jobs if job["status"] != "finished"])
 
-    @staticmethod
-    def value_of(job: dict[str, Any]) -> float | None:
-        return job.get("best", {}).get("val/acc") if job.get("status") == "finished" else None
+    def value_of(self, job: dict[str, Any]) -> float | None:
+        return job.get("best", {}).get(self.sweep.record["metric"]) if job.get("status") == "finished" else None

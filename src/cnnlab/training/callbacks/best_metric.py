@@ -1,25 +1,29 @@
-"""The best value so far of a metric, as a scalar of its own."""
+"""The best value so far of the run's metric, as a scalar of its own."""
 
 import lightning as L
 
-from cnnlab.training.classifier import Classifier
+from cnnlab.training.module import TaskModule
 
 
 class BestMetric(L.Callback):
-    """Logs `best/<metric>` after every validation, and remembers the epoch; survives a resume."""
+    """Log `best/<monitor>` after every validation, and remember the epoch; survives a resume."""
 
-    def __init__(self, monitor: str = "val/acc") -> None:
+    def __init__(self, monitor: str = "val/acc", mode: str = "max") -> None:
         self.monitor = monitor
+        self.mode = mode
         self.value: float | None = None
         self.epoch: int | None = None
 
-    def on_validation_epoch_end(self, trainer: L.Trainer, pl_module: Classifier) -> None:
+    def on_validation_epoch_end(self, trainer: L.Trainer, pl_module: TaskModule) -> None:
         value = trainer.callback_metrics.get(self.monitor)
         if value is None or trainer.sanity_checking:
             return
-        if self.value is None or float(value) > self.value:
+        if self.value is None or self._is_better(float(value), self.value):
             self.value, self.epoch = float(value), trainer.current_epoch
         pl_module.log(f"best/{self.monitor}", self.value)
+
+    def _is_better(self, value: float, best: float) -> bool:
+        return value < best if self.mode == "min" else value > best
 
     def state_dict(self) -> dict:
         return {"value": self.value, "epoch": self.epoch}

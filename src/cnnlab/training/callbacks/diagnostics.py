@@ -10,10 +10,10 @@ from torch.nn.modules.conv import _ConvNd
 from torch.optim import Optimizer
 from torch.utils.hooks import RemovableHandle
 
-from cnnlab.explain.depth_profile import depth_profile
-from cnnlab.explain.sheets import figure_image
-from cnnlab.training.callbacks.tensorboard import add_picture, tensorboard_writer
-from cnnlab.training.classifier import Classifier
+from cnnlab.drawing.depth_profile import depth_profile
+from cnnlab.drawing.sheets import figure_image
+from cnnlab.training.callbacks.pictures import add_picture, tensorboard_writer
+from cnnlab.training.module import TaskModule
 
 WEIGHTED = (_ConvNd, nn.Linear)
 ACTIVATIONS = (nn.ReLU, nn.ReLU6, nn.LeakyReLU, nn.ELU, nn.GELU, nn.SiLU, nn.Hardswish, nn.Sigmoid, nn.Tanh, nn.PReLU)
@@ -41,14 +41,14 @@ class Diagnostics(L.Callback):
         self._active = False
         self._step = 0
 
-    def on_train_batch_start(self, trainer: L.Trainer, pl_module: Classifier, batch: Any, batch_idx: int) -> None:
+    def on_train_batch_start(self, trainer: L.Trainer, pl_module: TaskModule, batch: Any, batch_idx: int) -> None:
         if batch_idx or trainer.current_epoch % self.every_n_epochs or tensorboard_writer(trainer) is None:
             return
         self._active, self._step, self._found, self._before = True, trainer.global_step, {}, {}
         self._hooks = watch(pl_module.network, self._found)
 
     @torch.no_grad()
-    def on_before_optimizer_step(self, trainer: L.Trainer, pl_module: Classifier, optimizer: Optimizer) -> None:
+    def on_before_optimizer_step(self, trainer: L.Trainer, pl_module: TaskModule, optimizer: Optimizer) -> None:
         if not self._active:
             return
         for name, layer in weighted_layers(pl_module.network).items():
@@ -58,7 +58,7 @@ class Diagnostics(L.Callback):
 
     @torch.no_grad()
     def on_train_batch_end(
-        self, trainer: L.Trainer, pl_module: Classifier, outputs: Any, batch: Any, batch_idx: int
+        self, trainer: L.Trainer, pl_module: TaskModule, outputs: Any, batch: Any, batch_idx: int
     ) -> None:
         for hook in self._hooks:
             hook.remove()

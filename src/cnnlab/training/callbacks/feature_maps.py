@@ -5,12 +5,12 @@ import torch
 from torch import Tensor, nn
 
 from cnnlab.data.datamodule import DataModule
-from cnnlab.explain.feature_maps import feature_maps, resolve_layers
-from cnnlab.explain.features import describe_maps, layer_title, maps_sheet
-from cnnlab.explain.receptive_fields import receptive_fields
+from cnnlab.drawing.maps import describe_maps, layer_title, maps_sheet
+from cnnlab.models.feature_maps import feature_maps, resolve_layers
 from cnnlab.models.modes import evaluating
-from cnnlab.training.callbacks.tensorboard import add_picture, tensorboard_writer
-from cnnlab.training.classifier import Classifier
+from cnnlab.models.receptive_fields import receptive_fields
+from cnnlab.training.callbacks.pictures import add_picture, tensorboard_writer
+from cnnlab.training.module import TaskModule
 
 WIDTH = 320
 """Pixels across the channels."""
@@ -31,11 +31,11 @@ class FeatureMaps(L.Callback):
         self.every_n_epochs = every_n_epochs
         self._fixed: Tensor | None = None
 
-    def on_train_start(self, trainer: L.Trainer, pl_module: Classifier) -> None:
+    def on_train_start(self, trainer: L.Trainer, pl_module: TaskModule) -> None:
         if trainer.global_step == 0:  # the run is not resumed
             self._log(trainer, pl_module, resolve_layers(pl_module.network, self.layers))
 
-    def on_train_epoch_end(self, trainer: L.Trainer, pl_module: Classifier) -> None:
+    def on_train_epoch_end(self, trainer: L.Trainer, pl_module: TaskModule) -> None:
         if (trainer.current_epoch + 1) % self.every_n_epochs == 0:
             plan, network = pl_module.recipe.plan, pl_module.network
             layers = resolve_layers(network, self.layers)
@@ -43,15 +43,15 @@ class FeatureMaps(L.Callback):
             self._log(trainer, pl_module, changed)
 
     @torch.no_grad()
-    def _log(self, trainer: L.Trainer, classifier: Classifier, layers: dict[str, nn.Module]) -> None:
+    def _log(self, trainer: L.Trainer, module: TaskModule, layers: dict[str, nn.Module]) -> None:
         writer = tensorboard_writer(trainer)
         images = self._fixed_images(trainer)
         if writer is None or images is None or not layers:
             return
-        fields = receptive_fields(classifier.network)
-        with evaluating(classifier):
-            inputs = classifier.preprocessed(images.to(classifier.device))
-            found = feature_maps(classifier.network, inputs, layers)
+        fields = receptive_fields(module.network)
+        with evaluating(module):
+            inputs = module.preprocessed(images.to(module.device))
+            found = feature_maps(module.network, inputs, layers)
         for layer, maps_NCHW in found.items():
             for number, maps_CHW in enumerate(maps_NCHW):
                 title = layer_title(f"step {trainer.global_step}", layer, layers[layer])

@@ -2,10 +2,10 @@
 
 import lightning as L
 
-from cnnlab.explain.feature_maps import first_conv
-from cnnlab.explain.filters import filters_sheet
-from cnnlab.training.callbacks.tensorboard import add_picture, tensorboard_writer
-from cnnlab.training.classifier import Classifier
+from cnnlab.drawing.filters import filters_sheet
+from cnnlab.models.feature_maps import first_conv
+from cnnlab.training.callbacks.pictures import add_picture, tensorboard_writer
+from cnnlab.training.module import TaskModule
 
 WIDTH = 640
 """Pixels across the filters."""
@@ -18,19 +18,19 @@ class Filters(L.Callback):
     def __init__(self, every_n_epochs: int = 1) -> None:
         self.every_n_epochs = every_n_epochs
 
-    def on_train_start(self, trainer: L.Trainer, pl_module: Classifier) -> None:
+    def on_train_start(self, trainer: L.Trainer, pl_module: TaskModule) -> None:
         if trainer.global_step == 0:  # the run is not resumed
             self._log(trainer, pl_module)
 
-    def on_train_epoch_end(self, trainer: L.Trainer, pl_module: Classifier) -> None:
+    def on_train_epoch_end(self, trainer: L.Trainer, pl_module: TaskModule) -> None:
         if (trainer.current_epoch + 1) % self.every_n_epochs == 0:
             self._log(trainer, pl_module, trained=trainer.current_epoch)
 
-    def _log(self, trainer: L.Trainer, classifier: Classifier, trained: int | None = None) -> None:
+    def _log(self, trainer: L.Trainer, module: TaskModule, trained: int | None = None) -> None:
         """trained: the epoch that has just ended."""
         if writer := tensorboard_writer(trainer):
-            name, conv = first_conv(classifier.network)
-            if trained is not None and classifier.recipe.plan.is_constant(classifier.network, name, trained):
+            name, conv = first_conv(module.network)
+            if trained is not None and module.recipe.plan.is_constant(module.network, name, trained):
                 return
             sheet = filters_sheet(f"{name} · step {trainer.global_step}", conv.weight.detach().cpu(), width=WIDTH)
             add_picture(writer, f"filters/{name}", sheet, trainer.global_step)

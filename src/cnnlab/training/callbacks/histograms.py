@@ -7,8 +7,8 @@ import torch
 from torch import Tensor
 from torch.optim import Optimizer
 
-from cnnlab.training.callbacks.tensorboard import tensorboard_writer
-from cnnlab.training.classifier import Classifier
+from cnnlab.training.callbacks.pictures import tensorboard_writer
+from cnnlab.training.module import TaskModule
 
 
 class Histograms(L.Callback):
@@ -28,7 +28,7 @@ class Histograms(L.Callback):
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         self._logged_epoch = state_dict["logged_epoch"]
 
-    def on_before_optimizer_step(self, trainer: L.Trainer, pl_module: Classifier, optimizer: Optimizer) -> None:
+    def on_before_optimizer_step(self, trainer: L.Trainer, pl_module: TaskModule, optimizer: Optimizer) -> None:
         epoch = trainer.current_epoch
         if epoch == self._logged_epoch or epoch % self.every_n_epochs:
             return

@@ -5,11 +5,11 @@ from typing import Any
 import lightning as L
 import torch
 
-from cnnlab.explain.grids import tile, to_uint8
-from cnnlab.explain.sheets import tensor_image
+from cnnlab.drawing.grids import tile, to_uint8
+from cnnlab.drawing.sheets import tensor_image
 from cnnlab.seeds import seed_generators
-from cnnlab.training.callbacks.tensorboard import add_picture, tensorboard_writer
-from cnnlab.training.classifier import Classifier, FeatureBatch
+from cnnlab.training.callbacks.pictures import add_picture, tensorboard_writer
+from cnnlab.training.module import FeatureBatch, TaskModule
 
 
 class InputBatch(L.Callback):
@@ -23,7 +23,7 @@ class InputBatch(L.Callback):
         self.every_n_epochs = every_n_epochs
 
     @torch.no_grad()
-    def on_train_batch_start(self, trainer: L.Trainer, pl_module: Classifier, batch: Any, batch_idx: int) -> None:
+    def on_train_batch_start(self, trainer: L.Trainer, pl_module: TaskModule, batch: Any, batch_idx: int) -> None:
         if batch_idx or trainer.current_epoch % self.every_n_epochs:
             return
         if writer := tensorboard_writer(trainer):

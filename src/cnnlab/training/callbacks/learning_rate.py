@@ -5,14 +5,14 @@ from typing import Any
 import lightning as L
 
 from cnnlab.models.stages import stages
-from cnnlab.training.classifier import Classifier
+from cnnlab.training.module import TaskModule
 
 
 class LearningRate(L.Callback):
     """Logs `train/lr`, that of the classifier, and `train/lr_<k>` for each other rate that the freeze plan makes."""
 
-    def on_train_batch_start(self, trainer: L.Trainer, pl_module: Classifier, batch: Any, batch_idx: int) -> None:
-        groups = trainer.optimizers[0].param_groups
+    def on_train_batch_start(self, trainer: L.Trainer, pl_module: TaskModule, batch: Any, batch_idx: int) -> None:
+        groups = [group for optimizer in trainer.optimizers for group in optimizer.param_groups]
         head = {id(p) for p in stages(pl_module.network)["classifier"].parameters()}
         of_head = next(
             (group["lr"] for group in groups if any(id(p) in head for p in group["params"])), groups[0]["lr"]

@@ -9,20 +9,23 @@ import lightning as L
 import torch
 from lightning.pytorch.callbacks import TQDMProgressBar
 
-from cnnlab.training.classifier import Classifier
+from cnnlab.training.lightning_compat import resumes_within_epoch
+from cnnlab.training.module import TaskModule
 
 
 class Progress(TQDMProgressBar):
-    """The bar of an epoch: `loss`, `acc` of the last batch, `val_acc`, `best`, and `img/s` of the epoch so far."""
+    """The bar of an epoch: loss and metrics of the last batch, the run's metric and its best value, and examples/s."""
 
     def on_train_start(self, trainer: L.Trainer, *arguments: Any) -> None:
         super().on_train_start(trainer, *arguments)
-        if trainer.fit_loop.restarted_mid_epoch:  # the hook of the epoch's start has been called before
+        if resumes_within_epoch(trainer):  # the hook of the epoch's start has been called before
             self.on_train_epoch_start(trainer)
 
-    def get_metrics(self, trainer: L.Trainer, pl_module: Classifier) -> dict[str, Any]:
+    def get_metrics(self, trainer: L.Trainer, pl_module: TaskModule) -> dict[str, Any]:
         metrics = trainer.callback_metrics | pl_module.step_values
-        shown = {"loss": "train/loss", "acc": "train/acc", "val_acc": "val/acc", "best": "best/val/acc"}
+        monitor = pl_module.recipe.monitor
+        shown = {key.removeprefix("train/"): key for key in pl_module.step_values}
+        shown |= {monitor.replace("/", "_"): monitor, "best": f"best/{monitor}"}
         items: dict[str, Any] = {label: f"{metrics[key]:.3f}" for label, key in shown.items() if key in metrics}
         callbacks: list[L.Callback] = trainer.callbacks  # type: ignore[attr-defined]
         speed = next((callback.speed for callback in callbacks if isinstance(callback, Throughput)), None)
@@ -57,7 +60,7 @@ class Throughput(L.Callback):
     def on_train_epoch_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         self._began = time.perf_counter()
 
-    def on_train_batch_start(self, trainer: L.Trainer, pl_module: Classifier, batch: Any, batch_idx: int) -> None:
+    def on_train_batch_start(self, trainer: L.Trainer, pl_module: TaskModule, batch: Any, batch_idx: int) -> None:
         self.waited += time.perf_counter() - max(self._began, pl_module.step_ended)
 
     def on_train_batch_end(

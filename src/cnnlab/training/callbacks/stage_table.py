@@ -8,7 +8,7 @@ from torch import nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
 from cnnlab.models.stages import stage_of_parameter, stages
-from cnnlab.training.classifier import Classifier
+from cnnlab.training.module import TaskModule
 
 log = logging.getLogger(__name__)
 
@@ -20,11 +20,12 @@ class StageTable(L.Callback):
         self._shown: list[str] | None = None
 
     @rank_zero_only
-    def on_train_epoch_start(self, trainer: L.Trainer, pl_module: Classifier) -> None:
+    def on_train_epoch_start(self, trainer: L.Trainer, pl_module: TaskModule) -> None:
         trainable = pl_module.recipe.plan.trainable(trainer.current_epoch)
         if trainable != self._shown:
             self._shown = trainable
-            table = stage_table(pl_module.network, trainer.optimizers[0].param_groups)
+            groups = [group for optimizer in trainer.optimizers for group in optimizer.param_groups]
+            table = stage_table(pl_module.network, groups)
             log.info("Stages in epoch %d:\n%s", trainer.current_epoch, table)
 
 

@@ -1,0 +1,283 @@
+"""cnnlab in Python: `train`, `evaluate`, `predict`, and `load_run`, which brings a trained network back."""
+
+import logging
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+from PIL import Image
+from torch import Tensor, nn
+
+from cnnlab import experiment
+from cnnlab.config import Config, build, check, compose, plain_config, quote_path, trusted_prefixes
+from cnnlab.config.overrides import value_of
+from cnnlab.data.datamodule import DataModule
+from cnnlab.data.decoding import decode
+from cnnlab.data.sources.image_folder import find_pictures
+from cnnlab.data.transforms import EvalTransform
+from cnnlab.errors import DataError, InputError, nearest
+from cnnlab.models.building import IMAGENET_MEAN, IMAGENET_STD, InputSpec, build_network
+from cnnlab.models.preprocessing import from_state
+from cnnlab.runs.folder import RunFolder, read_config, read_record
+from cnnlab.runs.naming import claim, claim_exactly, folder_of
+from cnnlab.system.files import load_tensors
+from cnnlab.tasks.base import Evaluation, Prediction, Task
+from cnnlab.training.module import TaskModule
+
+log = logging.getLogger(__name__)
+LARGEST_SIDE = 10_000
+"""Pixels of an input's side; a checkpoint that asks for more is taken to be damaged."""
+PARTS = ("train", "val", "test")
+
+
+class LoadedRun:
+    """A trained network in eval mode with its preprocessing, its class names, and `predict`."""
+
+    def __init__(self, task: Task, module: TaskModule, sizes: dict[str, int]) -> None:
+        self.task = task
+        self.network: TaskModule = module.eval()
+        self.classes = module.classes
+        self.spec = InputSpec(**sizes, mean=IMAGENET_MEAN, std=IMAGENET_STD)
+        self.channels = self.spec.channels
+        self.transform = EvalTransform(self.spec.image_size, self.spec.resize_size)
+
+    @torch.inference_mode()
+    def predict(self, images: Sequence[str | Path | Image.Image] | Tensor) -> Tensor:
+        """Return what predictions are made of: of a classifier probabilities N x classes, float32.
+
+        images: files, PIL images, or uint8 N x C x H x W of the network's size.
+        Raises DataError, naming the file, for one that is not a readable image.
+        """
+        if not len(images):
+            return torch.empty(0, len(self.classes))
+        batch = images if isinstance(images, Tensor) else torch.stack([self.prepare(image) for image in images])
+        device = next(self.network.parameters()).device
+        return self.network.predict(batch.to(device)).cpu()
+
+    def predictions(self, images: Tensor, options: Any = None) -> Sequence[Prediction]:
+        """Return a prediction for each image, uint8 N x C x H x W, which can be drawn or written as a row.
+
+        options: an instance of the task's `predict_options`.
+        """
+        device = next(self.network.parameters()).device
+        return self.task.predict(self.network, images.to(device), options or self.task.predict_options())
+
+    def prepare(self, image: str | Path | Image.Image) -> Tensor:
+        """Return uint8 C x H x W, resized and cut as in evaluation."""
+        picture = (
+            image.convert("L" if self.channels == 1 else "RGB")
+            if isinstance(image, Image.Image)
+            else decode(Path(image), self.channels)
+        )
+        return self.transform(picture)
+
+
+def train(overrides: Sequence[str], config_dir: str | None = None) -> dict[str, Any]:
+    """Train what the overrides describe, as `python train.py` does, and return the record of the run.
+
+    Raises InputError or DataError before the run folder exists if it cannot work.
+
+    >>> train(["experiment=quickstart", "trainer.max_epochs=1"])["status"]  # doctest: +SKIP
+    'finished'
+    """
+    overrides = [quote_path(override) for override in overrides]
+    cfg = compose(overrides, config_dir)
+    check(cfg)
+    folder = claim_exactly(Path(cfg.paths.output_dir)) if cfg.paths.output_dir else claim(folder_of(cfg, overrides))
+    run = RunFolder(folder, plain_config(cfg, folder), overrides)
+    try:
+        experiment.train(run.config, run)
+    except BaseException as error:
+        if run.has_begun:
+            run.end(status="failed", error=str(error))
+        else:
+            folder.rmdir()
+        raise
+    run.update(status="finished")
+    return run.record
+
+
+def load_run(folder: str | Path, trusted_packages: Sequence[str] = ()) -> LoadedRun:
+    """Return the best network of a run folder, or that of one `.ckpt` file; needs that file alone.
+
+    trusted_packages: packages of your own that the network's class is from; a checkpoint cannot name them itself.
+    Raises InputError or DataError if there is none, or it is damaged, too old or not of cnnlab.
+    """
+    path = checkpoint_of(Path(folder))
+    contents = load_tensors(path)
+    trusted = trusted_prefixes({"trusted_packages": list(trusted_packages)})
+    try:
+        stored, state = contents["hyper_parameters"], contents["state_dict"]
+        require_format(stored, path)
+        sizes = stored["input"]
+        _require_names_and_sizes(stored["classes"], sizes)
+        constructor = build(stored["network"], trusted)
+        _require_weights_for(constructor, len(stored["classes"]), state)
+        network = build_network(
+            constructor,
+            num_classes=len(stored["classes"]),
+            weights=None,
+            surgery=[build(node, trusted).modify_network for node in stored["surgery"]],
+            seed=0,
+        )
+        node = stored["task"]
+        task: Task = build(node["implementation"], trusted, name=node["name"], metrics=node["metrics"])
+        module = task.build_module(from_state(state), network, stored["classes"], stored)
+        module.load_state_dict(state)
+        return LoadedRun(task, module, sizes)
+    except (KeyError, TypeError, ValueError, AttributeError, RuntimeError) as error:
+        raise DataError(f"{path} is not a checkpoint of cnnlab, or a damaged one: {error}") from error
+
+
+def checkpoint_of(path: Path) -> Path:
+    """Return the best checkpoint of a run folder, or the file itself; raise InputError if there is none."""
+    if path.is_dir():
+        names = [path / "checkpoints" / name for name in ("best.ckpt", "last.ckpt")]
+        found = next((name for name in names if name.is_file()), names[0])
+    else:
+        found = path
+    if not found.is_file():
+        raise InputError(f"{path} holds no run: there is no {found}.")
+    return found
+
+
+def require_format(stored: Mapping[str, Any], path: Path) -> None:
+    """Raise InputError if a checkpoint was written by a version of cnnlab whose checkpoints differ."""
+    found = stored.get("format", 1)
+    if found != experiment.FORMAT:
+        raise InputError(
+            f"{path} has checkpoint format {found}, this version of cnnlab reads format {experiment.FORMAT}. "
+            "Train the run again, or load it with the version that wrote it."
+        )
+
+
+def _require_names_and_sizes(classes: Any, sizes: Any) -> None:
+    if not isinstance(classes, list) or not all(isinstance(name, str) for name in classes):
+        raise TypeError(f"classes {classes!r} are not a list of names")
+    for key in ("channels", "image_size", "resize_size"):
+        if not isinstance(sizes[key], int) or not 0 < sizes[key] <= LARGEST_SIDE:
+            raise ValueError(f"{key} is {sizes[key]!r}")
+
+
+def _require_weights_for(constructor: Callable[..., nn.Module], num_classes: int, state: Mapping[str, Tensor]) -> None:
+    """Raise ValueError for a network far larger than its weights, before memory is taken for it."""
+    try:
+        with torch.device("meta"):
+            planned = sum(parameter.numel() for parameter in constructor(num_classes=num_classes).parameters())
+    except Exception:  # a network that needs values while it is built; if something is wrong, building tells
+        return
+    held = sum(value.numel() for value in state.values())
+    if planned > 2 * held:  # regularization changes some layers
+        raise ValueError(f"its network has {planned:,} parameters, and its file holds {held:,} numbers")
+
+
+# --- The data of a run ---
+
+
+def data_of_run(
+    cfg: Config, spec: InputSpec, trusted_packages: Sequence[str] = (), augmented: bool = False
+) -> DataModule:
+    """Return the data of a run's config at the size of its network.
+
+    trusted_packages: the run's files cannot choose them themselves.
+    """
+    trusted = trusted_prefixes({"trusted_packages": list(trusted_packages)})
+    task = experiment.build_task(cfg, trusted)
+    return task.build_data(cfg, spec, experiment.build_augmentations(cfg, trusted) if augmented else {}, trusted)
+
+
+def apply_changes(cfg: Config, changes: Mapping[str, str], own: Sequence[str] = ()) -> None:
+    """Replace values of a resolved config; a changed paths.data_dir moves the paths below it.
+
+    own: further keys of the verb, which errors name. Raises InputError for an unknown key.
+    """
+    old_data_dir = cfg["paths"]["data_dir"]
+    for key, text in changes.items():
+        group, *rest = key.split(".")
+        if len(rest) != 1 or group not in ("data", "paths") or rest[0] not in cfg[group]:
+            known = [
+                *own,
+                *(f"{name}.{entry}" for name in ("data", "paths") for entry in cfg[name] if entry != "dataset"),
+            ]
+            raise InputError(f"{key} of a run cannot be changed. {nearest([key], known)}")
+        is_path = group == "paths" or rest == ["root"]
+        cfg[group][rest[0]] = text if is_path else typed_like(key, text, cfg[group][rest[0]])
+    dataset = cfg["data"].get("dataset", cfg["data"])
+    if "data.root" in changes and "root" not in dataset:
+        raise InputError(f"data.root cannot be changed: {cfg['data']['name']} has no folder.")
+    if "data.root" in changes:
+        dataset["root"] = cfg["data"]["root"]
+    elif "paths.data_dir" in changes and dataset.get("root"):
+        root = Path(dataset["root"])
+        if not root.is_relative_to(old_data_dir):
+            raise InputError(f"The data of this run are in {root}, not below {old_data_dir}: set data.root instead.")
+        dataset["root"] = str(Path(cfg["paths"]["data_dir"]) / root.relative_to(old_data_dir))
+
+
+def typed_like(key: str, text: str, old: Any) -> Any:
+    """Return what `text` means in Hydra's grammar; raise InputError if it is of another type than `old`."""
+    value = value_of(f"{key}={text}")
+    alike = (int, float) if isinstance(old, int | float) else type(old)
+    if None not in (old, value) and not isinstance(value, alike):
+        raise InputError(f"{key}={text} is not of type {type(old).__name__}, as {old!r} is.")
+    return value
+
+
+# --- Evaluation and prediction ---
+
+
+def evaluate(
+    run: str | Path,
+    part: str | None = None,
+    changes: Mapping[str, str] | None = None,
+    trusted_packages: Sequence[str] = (),
+    **options: Any,
+) -> Evaluation:
+    """Score a run's best network on its test part, or on its validation part where it has none; write `run/report/`.
+
+    part: train, val or test instead. changes: values of the run's config to replace, such as data.root. options: of the
+    task's `evaluate_options`.
+    """
+    run = Path(run)
+    cfg = read_config(run)
+    loaded = load_run(run, trusted_packages)
+    changes = changes or {}
+    own = ("split", "trusted_packages", *vars(loaded.task.evaluate_options()))
+    apply_changes(cfg, changes, own)
+    data = data_of_run(cfg, loaded.spec, trusted_packages)
+    part = part or ("test" if data.parts.test is not None else "val")
+    chosen = getattr(data.parts, part, None) if part in PARTS else None
+    if chosen is None:
+        there = ", ".join(name for name in PARTS if getattr(data.parts, name))
+        raise InputError(f"split={part}: this run's data have no such part. Available: {there}.")
+    if data.classes != loaded.classes:
+        raise InputError(
+            f"The data have the classes {', '.join(data.classes[:9])}; "
+            f"the network knows {', '.join(loaded.classes[:9])}."
+        )
+    moved = any(key in changes for key in ("data.root", "paths.data_dir"))
+    if not moved and data.split_hash != (stored := read_record(run).get("split_hash", data.split_hash)):
+        log.warning(
+            "The data are not those of the run (split %s, then %s): the %s images may have been trained on.",
+            data.split_hash,
+            stored,
+            part,
+        )
+    evaluation = loaded.task.evaluate(loaded.network, data, chosen, loaded.task.evaluate_options(**options))
+    evaluation.write(run / "report", f"{run.name}: {part} {data.examples.lower()} of {cfg['data']['name']}")
+    return evaluation
+
+
+def predict(
+    run: str | Path, images: str | Path, trusted_packages: Sequence[str] = (), **options: Any
+) -> dict[str, Prediction]:
+    """Return the prediction for one picture, or for every picture below a folder, by its name.
+
+    options: of the task's `predict_options`. Raises InputError or DataError if there is no run, or no readable picture.
+    """
+    loaded = load_run(run, trusted_packages)
+    source, paths = find_pictures(Path(images))
+    pixels = torch.stack([loaded.prepare(path) for path in paths])
+    found = loaded.predictions(pixels, loaded.task.predict_options(**options))
+    return {path.relative_to(source).as_posix(): each for path, each in zip(paths, found, strict=True)}

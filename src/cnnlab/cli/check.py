@@ -1,0 +1,211 @@
+"""`cnnlab check`: a dry run. Composes, checks, builds, takes a few steps in memory, and says what a run would cost."""
+
+import importlib.util
+import textwrap
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import joblib
+import torch
+
+from cnnlab.cli.cache import size
+from cnnlab.cli.dry_run import DryRun, Phase
+from cnnlab.config import Config, check, compose, plain_config, quote_path
+from cnnlab.config.hydra_compat import parse_command_line
+from cnnlab.config.overrides import split
+from cnnlab.errors import InputError
+from cnnlab.reports.bottleneck import Setup, diagnose, on_filling
+from cnnlab.training.callbacks.progress import peak_memory
+from cnnlab.training.lightning_compat import adopt_messages
+from cnnlab.training.step_probe import size_of
+
+UNITS = (("days", 86400.0), ("h", 3600.0), ("min", 60.0))
+WIDTH = 100
+
+
+@dataclass
+class Options:
+    """Try a run without leaving a trace: composes, checks and builds it, takes a few steps in memory, and says what the
+    run would cost, what limits its speed and what to change.
+
+    It takes the overrides of `python train.py`, those that the run would be started with.
+
+    Example: cnnlab check model=vgg16 freeze=features
+    """
+
+
+def main(arguments: Sequence[str]) -> None:
+    cfg = config_of(arguments)
+    adopt_messages()
+    print(report(DryRun(cfg)))
+
+
+def config_of(arguments: Sequence[str]) -> Config:
+    """Return the composed, checked and resolved config of the run that these arguments would start."""
+    parsed = parse_command_line(arguments)
+    if parsed.multirun:
+        raise InputError("cnnlab check looks at one run: leave out -m, and give each key one value.")
+    for override in map(split, parsed.overrides):
+        if override.group in ("resume", "sweep"):
+            raise InputError(f"cnnlab check looks at a run before it begins: leave out {override.text}.")
+    cfg = compose([quote_path(override) for override in parsed.overrides], parsed.config_dir)
+    check(cfg)
+    return plain_config(cfg, Path(cfg.paths.output_dir or Path(cfg.paths.root) / "check"))  # named, never made
+
+
+def report(run: DryRun) -> str:
+    """What was built, what it needs, how long it takes, and what limits it."""
+    parts = [
+        "This run works: a few of its steps were taken in memory, and no run folder was made.",
+        _parts(run),
+        _memory(run),
+    ]
+    return "\n\n".join([*parts, _speeds(run), _times(run), _diagnosis(run)])
+
+
+def _parts(run: DryRun) -> str:
+    cfg, data, parts = run.requested, run.data, run.data.parts
+    counts = [f"{len(part):,} {name}" for name in ("train", "val", "test") if (part := getattr(parts, name))]
+    trained = sorted({phase.together.trained for phase in run.phases})
+    trains = " to ".join(f"{count:,}" for count in dict.fromkeys([trained[0], trained[-1]]))
+    total = sum(parameter.numel() for parameter in run.module.network.parameters())
+    shape = " x ".join(map(str, (data.batch_size, data.channels, data.image_size, data.image_size)))
+    device = torch.cuda.get_device_name(run.device) if run.device.type == "cuda" else f"cpu, {_threads()}"
+    single = cfg["trainer"]["strategy"] == "auto" and cfg["trainer"]["devices"] in (1, "auto")
+    classes = f"; {len(data.classes)} classes" if data.classes else ""
+    rows = [
+        ("data", f"{cfg['data']['name']}, {data.examples.lower()}: {', '.join(counts)}{classes}"),
+        ("network", f"{cfg['model']['name']}, {total:,} parameters, {trains} of them train"),
+        ("batch", f"{shape}, {cfg['speed']['precision']}"),
+        ("device", device if single else f"{device}; tried in one process, the run has several"),
+        ("first loss", f"{run.phases[0].together.loss:.4g}"),
+    ]
+    return _aligned(rows)
+
+
+def _threads() -> str:
+    count = torch.get_num_threads()
+    return "1 thread" if count == 1 else f"{count} threads"
+
+
+def _memory(run: DryRun) -> str:
+    used = [phase.together.memory for phase in run.phases]
+    needs = {
+        "parameters": size_of(run.module.parameters()),
+        "gradients": max(memory.gradients for memory in used),
+        "optimizer state": max(memory.optimizer for memory in used),
+        "activations of a batch": max(memory.activations for memory in used),
+    }
+    rows = [(name, size(count)) for name, count in needs.items()]
+    rows.append(("together", size(sum(needs.values()))))
+    rows.append(("most at any time here, all counted", size(peak_memory(run.device))))
+    return f"Memory\n{_aligned(rows)}"
+
+
+def _speeds(run: DryRun) -> str:
+    def row(name: str, seconds: float) -> tuple[str, ...]:
+        return name, f"{run.data.batch_size / seconds:,.0f}", f"{1000 * seconds:,.1f}"
+
+    workers = run.data.num_workers
+    rows = [
+        ("", f"{run.data.examples.lower()}/s", "ms a batch"),
+        row(f"loader alone, {workers} worker{'s' if workers != 1 else ''}", run.loader),
+    ]
+    for phase in run.phases:
+        when = f", {_epochs(phase)}" if len(run.phases) > 1 else ""
+        trains = "what trains alone, on features" if phase.kept else "network alone"
+        rows.append(row(f"{trains}{when}", phase.alone.step))
+        if phase.kept:
+            rows.append(row(f"computing features{when}", run.computing(phase)))
+        else:
+            rows.append(row(f"both together{when}", run.batch(phase)))
+    return f"Speed\n{_aligned(rows, right=True)}"
+
+
+def _times(run: DryRun) -> str:
+    rows = []
+    for phase in run.phases:
+        when = f", {_epochs(phase)}" if len(run.phases) > 1 else ""
+        if phase.missing:
+            rows.append((f"computing {phase.missing:,} features, once{when}", duration(run.filling(phase))))
+        rows.append((f"an epoch of {run.batches:,} batches, with validation{when}", duration(run.epoch(phase))))
+    whole = sum(map(run.whole, run.phases))
+    if run.epochs is not None:
+        rows.append((f"the run of {run.epochs} epochs, start-up aside", duration(whole)))
+    return f"Time, about\n{_aligned(rows)}"
+
+
+def _epochs(phase: Phase) -> str:
+    if phase.epochs is None:
+        return f"from epoch {phase.first} on"
+    last = phase.first + phase.epochs - 1
+    return f"epoch {phase.first}" if last == phase.first else f"epochs {phase.first} to {last}"
+
+
+def _diagnosis(run: DryRun) -> str:
+    """Of the phase that takes the most time."""
+    phase = max(run.phases, key=run.whole)
+    count = run.data.batch_size
+    setup = setup_of(run, phase)
+    loader, network, together = (count / seconds for seconds in (run.loader, phase.alone.step, run.batch(phase)))
+    said = [diagnose(loader, network, together, run.epoch(phase), setup)]
+    if phase.missing:
+        filling = run.filling(phase)
+        text = on_filling(duration(filling), phase.missing, run.loader, run.computing(phase), setup)
+        said.insert(0 if filling > run.whole(phase) / 2 else 1, text)
+    if len(run.phases) > 1:
+        said.insert(0, f"Most of the time goes into {_epochs(phase)}.")
+    if run.records == "to be made":
+        said.append("The first epoch keeps the images as training needs them; after it the loader is faster than here.")
+    return textwrap.fill(" ".join(said), WIDTH)
+
+
+def setup_of(run: DryRun, phase: Phase) -> Setup:
+    """What the advice on `phase` depends on."""
+    cfg, data = run.requested, run.data
+    files = data.decodes_files
+    return Setup(
+        unit=data.examples.lower(),
+        batch_size=data.batch_size,
+        workers=data.num_workers,
+        cores=joblib.cpu_count(),
+        threads=torch.get_num_threads(),
+        gpu=run.device.type != "cpu",
+        bf16=has_bfloat16(run.device),
+        precision=cfg["speed"]["precision"],
+        deterministic=cfg["speed"]["deterministic"],
+        channels_last=cfg["speed"]["channels_last"],
+        kept=phase.kept,
+        views=run.features.views if run.features else 1,
+        recomputes=run.recomputes(phase.first),
+        obstacle=run.obstacle,
+        pretrained=cfg["model"]["weights"] is not None,
+        freezes=run.module.recipe.plan.ever_freezes(run.module.network),
+        decodes=files and run.records not in ("kept", "to be made"),
+        records_off=files and run.records == "off",
+        simplejpeg=importlib.util.find_spec("simplejpeg") is not None,
+    )
+
+
+def has_bfloat16(device: torch.device) -> bool:
+    """Whether the device computes in bfloat16 itself."""
+    if device.type == "cuda":
+        return torch.cuda.is_bf16_supported(including_emulation=False)
+    found = torch.cpu.get_capabilities()
+    return bool(found.get("avx512_bf16") or found.get("amx_bf16"))
+
+
+def duration(seconds: float) -> str:
+    """In the largest unit of which there are at least two."""
+    unit, length = next(((unit, length) for unit, length in UNITS if seconds >= 2 * length), ("s", 1.0))
+    count = seconds / length
+    return f"{count:.2g} {unit}" if count < 10 else f"{count:,.0f} {unit}"
+
+
+def _aligned(rows: Sequence[tuple[str, ...]], right: bool = False) -> str:
+    """Indented columns; right: all but the first are numbers."""
+    widths = [max(len(row[column]) for row in rows) for column in range(len(rows[0]))]
+    place = [str.ljust, *[str.rjust if right else str.ljust] * (len(widths) - 1)]
+    cells = [[put(cell, width) for put, cell, width in zip(place, row, widths, strict=True)] for row in rows]
+    return "\n".join("  " + "  ".join(line).rstrip() for line in cells)

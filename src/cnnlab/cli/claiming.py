@@ -1,0 +1,111 @@
+"""Which folder a run gets: a new one that no other run has, or that of the run it goes on with."""
+
+import glob
+import os
+from pathlib import Path
+
+from omegaconf import DictConfig
+
+from cnnlab.config import check, compose, plain_config, quoted
+from cnnlab.config.overrides import Override, split, value_of
+from cnnlab.errors import InputError
+from cnnlab.runs.naming import claim, claim_exactly, folder_of
+
+RESUMABLE = (
+    "trainer.max_epochs",
+    "trainer.devices",
+    "trainer.accelerator",
+    "paths.",
+    "data.num_workers",
+    "speed.cache_gib",
+    "trusted_packages",
+)
+"""Keys, or with a dot at their end what keys begin with, that may change when a run is continued."""
+
+
+def claimed_overrides(overrides: list[str], config_dir: str | None) -> list[str]:
+    """Return the overrides of one run with its folder claimed, after the config has been checked."""
+    keys = {override.key for override in map(split, overrides)}
+    if "hydra.run.dir" in keys:  # claimed by the process that starts this one
+        return overrides
+    if "resume" in keys:
+        return resumed_overrides(overrides, config_dir)
+    if "hydra.mode" in keys or any(key.startswith("sweep.") for key in keys):
+        raise InputError("sweep.dir, sweep.resume and hydra.mode are for sweeps: add -m.")
+    cfg = compose(overrides, config_dir)
+    check(cfg)
+    if folder := folder_begun_before(cfg, overrides):
+        if (folder / "checkpoints" / "last.ckpt").is_file():
+            changeable = [override for override in overrides if may_change(split(override))]
+            return resumed_overrides([*changeable, f"resume={quoted(str(folder))}"], config_dir)
+    else:
+        folder = claimed_folder(cfg, overrides)
+    return [*overrides, f"hydra.run.dir={quoted(str(folder))}"]
+
+
+def folder_begun_before(cfg: DictConfig, overrides: list[str]) -> Path | None:
+    """Return the run's folder if SLURM starts its job again."""
+    from cnnlab.runs.slurm import begun_before
+
+    if cfg.paths.output_dir:
+        return begun_before([Path(cfg.paths.output_dir).absolute()])
+    folder = folder_of(cfg, overrides).absolute()
+    return begun_before(folder.parent.glob(f"{glob.escape(folder.name)}*"))
+
+
+def claimed_folder(cfg: DictConfig, overrides: list[str]) -> Path:
+    """Create and return the run's folder."""
+    started_elsewhere = os.environ.get("RANK", os.environ.get("SLURM_PROCID"))
+    if started_elsewhere is not None:
+        if not cfg.paths.output_dir:
+            raise InputError(
+                "Processes started by torchrun or SLURM must agree on the run folder: set paths.output_dir=FOLDER."
+            )
+        if started_elsewhere != "0":
+            return Path(cfg.paths.output_dir).absolute()
+    if cfg.paths.output_dir:
+        return claim_exactly(Path(cfg.paths.output_dir))
+    return claim(folder_of(cfg, overrides))
+
+
+def release(folder: Path) -> None:
+    """Remove the folder of a run that never began, with its log; one that holds anything else stays."""
+    others = {path.name for path in folder.iterdir()} - {"train.log"} if folder.is_dir() else {""}
+    if not others:
+        (folder / "train.log").unlink(missing_ok=True)
+        folder.rmdir()
+
+
+def resumed_overrides(overrides: list[str], config_dir: str | None) -> list[str]:
+    """Return the stored overrides of the run to resume, with the few that may change.
+
+    Whom to trust the folder cannot say.
+    """
+    from cnnlab.runs.folder import read_overrides, require_same_config
+
+    resume = next(override for override in overrides if split(override).key == "resume")
+    folder = Path(str(value_of(resume))).expanduser().absolute()
+    new = [override for override in overrides if override != resume]
+    if fixed := [override for override in new if not may_change(split(override))]:
+        raise InputError(
+            f"resume continues a run as it was: {', '.join(fixed)} cannot change. {', '.join(RESUMABLE)} can."
+        )
+    if not (folder / "checkpoints" / "last.ckpt").is_file():
+        raise InputError(f"{folder} cannot be resumed: it has no checkpoints/last.ckpt.")
+    changed = {split(override).key for override in new}
+    whole = read_overrides(folder)
+    stored = [override for override in whole if split(override).key not in changed]
+    for override in map(split, stored):
+        if override.group == "trusted_packages":
+            raise InputError(
+                f"The run in {folder} was made with {override.text}: whatever code is in there would be run. "
+                f"If you trust it, add {override.text} to the command."
+            )
+    require_same_config(folder, plain_config(compose(whole, config_dir), folder))
+    check(compose([*stored, *new], config_dir))
+    return [*stored, *new, resume, f"hydra.run.dir={quoted(str(folder))}"]
+
+
+def may_change(override: Override) -> bool:
+    """Return whether an override may differ from that of the run which is continued."""
+    return any(override.key.startswith(key) if key.endswith(".") else override.key == key for key in RESUMABLE)

@@ -1,0 +1,118 @@
+"""The life of one run, from its composed config to the record of how it ended."""
+
+import logging
+import os
+import sys
+import traceback
+from pathlib import Path
+from typing import Any
+
+from hydra.core.hydra_config import HydraConfig
+from hydra.types import RunMode
+from omegaconf import DictConfig
+
+from cnnlab.cli.claiming import release
+from cnnlab.cli.main import DEBUG, complain
+from cnnlab.config import plain_config, quoted
+from cnnlab.config.overrides import split
+from cnnlab.errors import DataError
+from cnnlab.sweeping.jobs import run_apart, share
+from cnnlab.system.faults import translate_error
+from cnnlab.system.processes import end_with_parent, is_rank_zero, require_one_config, starts_processes
+
+log = logging.getLogger(__name__)
+
+
+def run_job(cfg: DictConfig, rerun: list[str], failures: list[int]) -> None:
+    """Run one config that Hydra composed: a run of its own, or a job of a sweep.
+
+    rerun: what was typed to start this run; of a sweep only the program and its flags, to which a job's overrides go.
+    failures: takes the exit code of a run that fails.
+    """
+    from cnnlab.runs.folder import RunFolder, require_same_config
+
+    hydra_cfg = HydraConfig.get()
+    in_sweep = hydra_cfg.mode == RunMode.MULTIRUN
+    folder = Path(hydra_cfg.runtime.output_dir)
+    resumes = cfg.resume is not None
+    plain = plain_config(cfg, folder)
+    stored = [each for each in hydra_cfg.overrides.task if split(each).group not in ("resume", "sweep")]
+    shared = plain
+    if in_sweep:
+        resumes = (folder / "checkpoints" / "last.ckpt").is_file()
+        if resumes:
+            require_same_config(folder, plain)
+        resume = [f"resume={quoted(str(folder))}"] if resumes else []
+        places = [each for each in hydra_cfg.overrides.hydra if split(each).key == "hydra.searchpath"]
+        rerun = [*rerun, *places, *stored, *resume, f"hydra.run.dir={quoted(str(folder))}"]
+        shared = share(plain, folder.parent, hydra_cfg.job.num)
+        if starts_processes(shared["trainer"]):
+            return run_apart([sys.executable, *rerun])
+    end_with_parent()
+    logging.raiseExceptions = False  # a log that the disk refuses is no reason to fill the console
+    sys.argv = rerun  # Lightning starts the other ranks with it
+    if not is_rank_zero():
+        logging.getLogger().setLevel(logging.ERROR)
+    run = RunFolder(folder, plain, stored, hydra_cfg.runtime.choices, writes=is_rank_zero(), resumes=resumes)
+    try:
+        train_and_record(shared, run)
+    except BaseException as error:
+        if (code := record_failure(error, run, in_sweep)) is None:
+            raise
+        failures.append(code)
+
+
+def train_and_record(cfg: dict[str, Any], run: Any) -> None:
+    """Train `cfg` into the run folder, whose record says that it has finished then."""
+    from cnnlab.experiment import train
+    from cnnlab.runs.folder import config_hash
+    from cnnlab.training.lightning_compat import adopt_messages
+
+    require_one_config(config_hash(run.config), run.writes)
+    adopt_messages()
+    log.info("Run folder: %s", run.path)
+    train(cfg, run)
+    run.update(status="finished")
+
+
+def record_failure(error: BaseException, run: Any, in_sweep: bool) -> int | None:
+    """Record how a run failed and say so; return the exit code, or None for what is to be raised again.
+
+    A run that never began leaves no folder behind, unless a sweep has planned it.
+    """
+    own = translate_error(error)
+    if own and not run.has_begun and not in_sweep and not run.resumes:
+        if run.writes:
+            logging.shutdown()
+            release(run.path)
+        return complain(own)
+    if own:
+        run.end(status="failed", error=str(own), exit_code=own.exit_code)
+        again = isinstance(own, DataError) and run.last_checkpoint.is_file() and not in_sweep
+        hint = f" Then continue with: {resume_command(run)}" if again else ""
+        log.error("%s%s", own, hint, exc_info=DEBUG in os.environ)
+        run.append_text("train.log", traceback.format_exc())  # for whoever wants to know more than that
+        return own.exit_code
+    if is_stop(error):
+        if not run.has_begun and not in_sweep and not run.resumes and run.writes:
+            release(run.path)
+            return None
+        run.end(status="interrupted")
+        if not in_sweep:  # a sweep is resumed as a whole
+            log.warning("Interrupted. Continue with: %s", resume_command(run))
+        return None
+    run.end(status="failed", error=f"{type(error).__name__}: {error}", exit_code=1)
+    log.exception("The run in %s failed.", run.path)
+    return 1
+
+
+def resume_command(run: Any) -> str:
+    """Return what continues a run; its packages must be named again to be trusted."""
+    packages = ",".join(run.config["trusted_packages"])
+    return f"python train.py resume={run.path}" + (f" 'trusted_packages=[{packages}]'" if packages else "")
+
+
+def is_stop(error: BaseException) -> bool:
+    """Return whether somebody wants the process to end: Ctrl-C, or a cluster that takes its machine back."""
+    taken_back = isinstance(error, SystemExit) and "SUBMITIT_EXECUTOR" in os.environ
+    return taken_back or isinstance(error, KeyboardInterrupt)

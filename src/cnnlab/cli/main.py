@@ -1,0 +1,95 @@
+"""`cnnlab VERB key=value ...`: finds the verb, and says what went wrong with the exit code of its kind.
+
+Imports nothing heavy: help and messages about the command line come at once.
+"""
+
+import importlib
+import os
+import sys
+import traceback
+from collections.abc import Sequence
+
+from cnnlab import __version__
+from cnnlab.config.options import HELP, help_of
+from cnnlab.errors import CnnlabError, InputError
+from cnnlab.system.faults import translate_error
+from cnnlab.system.memory import keep_freed_memory
+
+VERBS = {
+    "train": "train a network: cnnlab train model=mobilenet_v2 freeze=features",
+    "check": "try a run for a few steps, and say what it would need: cnnlab check model=vgg16 freeze=features",
+    "evaluate": "score a run, or pretrained weights, and write a report: cnnlab evaluate run=outputs/...",
+    "predict": "name what is on pictures: cnnlab predict run=outputs/... images=photos/",
+    "compare": "say which setting of a sweep is better, and how sure that is: cnnlab compare outputs/...",
+    "visualize": "draw what a network learned: cnnlab visualize run=outputs/... what=features layer=0",
+    "cache": "show or remove what is kept of images: cnnlab cache ls, cnnlab cache rm unused_days=30",
+    "play": "play Go over GTP, the protocol of Sabaki and GoGui: cnnlab play run=outputs/...",
+}
+EXIT_CODES = "0 finished, 1 a bug, 2 wrong input or config, 3 data or file trouble, 4 diverged, 130 interrupted"
+DEBUG = "CNNLAB_DEBUG"
+"""The environment variable that shows where in the code an error comes from."""
+
+
+def main() -> None:
+    """Entry point of `cnnlab`."""
+    keep_freed_memory()
+    verb, arguments = (sys.argv[1], sys.argv[2:]) if len(sys.argv) > 1 else ("--help", [])
+    if verb in HELP:
+        print(usage())
+    elif verb == "--version":
+        print(f"cnnlab {__version__}")
+    elif verb not in VERBS:
+        sys.exit(complain(InputError(f"Unknown verb {verb!r}. Available: {', '.join(VERBS)}.")))
+    elif verb == "train":
+        train(arguments)
+    else:
+        run_verb(verb, arguments)
+
+
+def usage() -> str:
+    verbs = "\n".join(f"  {name:<10} {what}" for name, what in VERBS.items())
+    return (
+        f"usage: cnnlab VERB key=value ...\n\n{verbs}\n\ncnnlab VERB --help lists the keys of a verb.\n"
+        f"exit codes: {EXIT_CODES}\n{DEBUG}=1 in the environment adds the traceback to an error's message."
+    )
+
+
+def run_verb(verb: str, arguments: Sequence[str]) -> None:
+    """Run a verb other than `train`, or print its help; exits with the code of what went wrong."""
+    module = importlib.import_module(f"cnnlab.cli.{verb}")
+    try:
+        if any(argument in HELP for argument in arguments):
+            print(module.help_text(arguments) if hasattr(module, "help_text") else help_of(module.Options, verb))
+        else:
+            module.main(list(arguments))
+    except (CnnlabError, OSError) as error:
+        sys.exit(complain(error))
+    except KeyboardInterrupt:
+        sys.exit(130)
+
+
+def train(arguments: Sequence[str] | None = None) -> None:
+    """Entry point of `train.py`: one run, or with `-m` one run for each combination of values."""
+    from cnnlab.cli.train import start
+
+    keep_freed_memory()
+    program = sys.argv[:1] if arguments is None else sys.argv[:2]
+    try:
+        sys.exit(start(program, list(sys.argv[1:] if arguments is None else arguments)))
+    except (CnnlabError, OSError) as error:
+        sys.exit(complain(error))
+    except KeyboardInterrupt:
+        sys.exit(130)
+
+
+def complain(error: CnnlabError | OSError) -> int:
+    """Say what is wrong on stderr; return the exit code."""
+    if isinstance(error, BrokenPipeError):  # whoever read the output has read enough: cnnlab cache ls | head
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 0
+    if DEBUG in os.environ:
+        traceback.print_exception(error)
+    own = translate_error(error)
+    assert own is not None
+    print(f"Error: {own}", file=sys.stderr)
+    return own.exit_code

@@ -1,0 +1,154 @@
+"""The network that a picture is of: a run's, or one with pretrained weights or none, and the data it belongs to."""
+
+from collections.abc import Sequence
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+from torch import nn
+
+from cnnlab import experiment
+from cnnlab.api import LoadedRun, apply_changes, data_of_run, load_run
+from cnnlab.config import Config, build, check, compose, plain_config, quote_path, trusted_prefixes
+from cnnlab.config.overrides import split
+from cnnlab.data.datamodule import DataModule
+from cnnlab.data.sources.imagenet_subset import imagenet_classes
+from cnnlab.errors import Problems
+from cnnlab.explain.subject import Subject
+from cnnlab.models.building import (
+    InputSpec,
+    input_spec,
+    meta_network,
+    pretrained_network,
+    weights_statistics,
+)
+from cnnlab.models.preprocessing import fit
+from cnnlab.models.weights import Weights, has_classifier, outputs_of
+from cnnlab.runs.folder import read_config
+from cnnlab.tasks.base import Task
+
+
+class RunSubject(Subject):
+    """The best network of a run.
+
+    changes: values of the run's config to replace, such as data.root; to be set before `cfg` is first asked for.
+    """
+
+    def __init__(self, run: Path, changes: dict[str, str], packages: Sequence[str] = ()) -> None:
+        self._loaded: LoadedRun = load_run(run, packages)
+        self.run = self._folder = run if run.is_dir() else run.absolute().parents[1]
+        self.name = self.run.absolute().name
+        self.packages = tuple(packages)
+        self.has_data = True
+        self.changes = changes
+
+    @cached_property
+    def cfg(self) -> Config:
+        cfg = read_config(self._folder)
+        apply_changes(cfg, self.changes)
+        return cfg
+
+    @property
+    def task(self) -> Task:
+        return self._loaded.task
+
+    @cached_property
+    def meta_network(self) -> nn.Module:
+        trusted = trusted_prefixes({"trusted_packages": self.packages})
+        return meta_network(network_constructor(self.cfg, trusted), len(self._loaded.classes))
+
+    @property
+    def spec(self) -> InputSpec:
+        return self._loaded.spec
+
+    @property
+    def network(self) -> nn.Module:
+        return self._loaded.network.network
+
+    @property
+    def preprocessing(self) -> nn.Module:
+        return self._loaded.network.preprocessing
+
+    @property
+    def class_names(self) -> list[str] | None:
+        return self._loaded.classes
+
+    @cached_property
+    def data(self) -> DataModule:
+        return data_of_run(self.cfg, self._loaded.spec, self.packages, augmented=True)
+
+
+class ModelSubject(Subject):
+    """The network that overrides of the train config describe, with its pretrained weights if it has some."""
+
+    def __init__(self, overrides: Sequence[str]) -> None:
+        self._cfg = checked_config(overrides)
+        self._trusted = trusted_prefixes(self.cfg)
+        self.name = self.cfg["model"]["name"]
+        self.packages = tuple(self.cfg["trusted_packages"])
+        self.has_data = any(split(override).key in ("data", "data.root", "experiment") for override in overrides)
+
+    @property
+    def cfg(self) -> Config:
+        return self._cfg
+
+    @cached_property
+    def task(self) -> Task:
+        return experiment.build_task(self.cfg, self._trusted)
+
+    @cached_property
+    def spec(self) -> InputSpec:
+        return input_spec(self.cfg["model"])
+
+    @cached_property
+    def meta_network(self) -> nn.Module:
+        return meta_network(network_constructor(self.cfg, self._trusted), 10)
+
+    @cached_property
+    def weights(self) -> Weights | None:
+        return experiment.find_weights_of(self.cfg)
+
+    @cached_property
+    def network(self) -> nn.Module:
+        constructor = network_constructor(self.cfg, self._trusted)
+        if self.weights is not None:
+            return pretrained_network(constructor, self.weights)
+        problems = Problems()
+        regularizers = experiment.build_regularizers(self.cfg, self._trusted, problems)
+        problems.raise_all(experiment.CONFLICT)
+        return experiment.build_filled_network(
+            self.cfg, constructor, None, self.data, self.preprocessing, regularizers, self._trusted
+        ).eval()
+
+    @cached_property
+    def preprocessing(self) -> nn.Module:
+        if self.weights is not None:
+            return fit("weights", [], **weights_statistics(self.weights, self.spec))
+        return experiment.build_preprocessing(self.cfg, self.spec, None, self.data, self._trusted)
+
+    @cached_property
+    def class_names(self) -> list[str] | None:
+        if self.weights is None:
+            return self.data.classes
+        if not has_classifier(self.weights):
+            return None
+        outputs = outputs_of(self.weights)
+        names = list(imagenet_classes().values())
+        return names if outputs == len(names) else [f"class {number}" for number in range(outputs)]
+
+    @cached_property
+    def data(self) -> DataModule:
+        augmentations = experiment.build_augmentations(self.cfg, self._trusted)
+        return experiment.build_data(self.cfg, self.task, self.spec, augmentations, self._trusted)
+
+
+def checked_config(overrides: Sequence[str]) -> Config:
+    """Return the composed, checked and resolved train config; raise InputError that lists what is wrong."""
+    cfg = compose([quote_path(override) for override in overrides])
+    check(cfg)
+    return plain_config(cfg, Path(cfg.paths.output_dir or "."))
+
+
+def network_constructor(cfg: Config, trusted: Sequence[str]) -> Any:
+    """Return the function of num_classes that builds the config's network."""
+    return build({**cfg["model"]["network"], "_partial_": True}, trusted)

@@ -1,0 +1,65 @@
+"""`train.py` and `cnnlab train`: one run, or the runs of a sweep, as a Hydra application."""
+
+import sys
+from pathlib import Path
+
+import hydra
+from omegaconf import DictConfig
+
+from cnnlab.cli.claiming import claimed_overrides
+from cnnlab.cli.lifecycle import run_job
+from cnnlab.config import CONFIG_DIR, quote_path
+from cnnlab.config.hydra_compat import parse_command_line
+from cnnlab.runs.sweep import Sweep
+from cnnlab.sweeping.console import conclude
+from cnnlab.sweeping.plan import prepare
+
+
+def start(program: list[str], arguments: list[str]) -> int:
+    """Run what the arguments ask for; return the exit code.
+
+    program: what was typed before the arguments.
+    """
+    parsed = parse_command_line(arguments)
+    only_asks = parsed.help or parsed.hydra_help or parsed.cfg or parsed.info or parsed.shell_completion
+    flags = [argument for argument in arguments if argument not in parsed.overrides]
+    overrides = [quote_path(override, parsed.multirun) for override in parsed.overrides]
+    if parsed.multirun and not only_asks:
+        return run_sweep(program, flags, overrides, parsed.config_dir)
+    if not only_asks:
+        overrides = claimed_overrides(overrides, parsed.config_dir)
+    return run_single(program, [*flags, *overrides])
+
+
+def run_single(program: list[str], arguments: list[str]) -> int:
+    """Run what Hydra makes of the arguments; return the exit code."""
+    failures: list[int] = []
+    sys.argv = [program[0], *arguments]
+    run_application([*program, *arguments], failures)
+    return failures[0] if failures else 0
+
+
+def run_sweep(program: list[str], flags: list[str], overrides: list[str], config_dir: str | None) -> int:
+    """Run the jobs of a sweep that have not finished; return the exit code."""
+    sweep, for_hydra = prepare(overrides, config_dir)
+    module = ["-m", "cnnlab"] if Path(program[0]).name == "__main__.py" else []
+    command = module or [str(Path(program[0]).absolute())]
+    once = [flag for flag in flags if flag not in ("-m", "--multirun")]
+    sys.argv = [program[0], *flags, *for_hydra]
+    try:
+        run_application([*command, *program[1:], *once], [])
+    finally:
+        typed = ["python", *module] if module or program[0].endswith(".py") else []
+        name = [] if module else [program[0] if typed else Path(program[0]).name]
+        code = conclude(Sweep.read(sweep.folder), [*typed, *name, *program[1:], *flags, *overrides])
+    return code
+
+
+def run_application(rerun: list[str], failures: list[int]) -> None:
+    """Let Hydra run `sys.argv`; see `lifecycle.run_job` for the arguments."""
+
+    @hydra.main(version_base="1.3", config_path=str(CONFIG_DIR), config_name="train")
+    def application(cfg: DictConfig) -> None:
+        run_job(cfg, rerun, failures)
+
+    application()

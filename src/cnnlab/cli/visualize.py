@@ -1,0 +1,104 @@
+"""`cnnlab visualize`: pictures of what a network learned, of how it is fed and of how it is trained."""
+
+import importlib
+from collections.abc import Sequence
+from dataclasses import fields
+from pathlib import Path
+from types import ModuleType
+
+from cnnlab.cli.subjects import ModelSubject, RunSubject
+from cnnlab.config import CONFIG_DIR, TrainConfig
+from cnnlab.config.options import help_of, parse_options
+from cnnlab.config.overrides import assignments, value_of
+from cnnlab.errors import InputError, nearest
+from cnnlab.explain import PICTURES
+from cnnlab.explain.subject import Subject
+
+OWN = ("what", "run", "output", "trusted_packages")
+ABOUT = """usage: cnnlab visualize what=... run=FOLDER key=value ...
+       cnnlab visualize what=... model=... model.weights=... key=value ...
+
+Draw what a network learned, how it is fed or how it is trained. With run=, keys below data. and paths. say where its
+data are now, and trusted_packages=[...] names packages of your own; without, all other keys are overrides of the train
+config. output=FOLDER says where the pictures go.
+"""
+
+
+def help_text(arguments: Sequence[str]) -> str:
+    """Return the help of the picture that `what=` names, or the list of pictures."""
+    what = assignments([argument for argument in arguments if "=" in argument], "cnnlab visualize").get("what")
+    if what in PICTURES:
+        name = "cnnlab.tasks.moves.policy" if what == "policy" else f"cnnlab.explain.{what}"
+        return help_of(importlib.import_module(name).Options, f"visualize what={what}")
+    listed = "\n".join(f"  what={name:<14} {text}" for name, text in PICTURES.items())
+    return f"{ABOUT}\n{listed}\n\ncnnlab visualize what=features --help lists the keys of a picture."
+
+
+def main(arguments: Sequence[str]) -> None:
+    for path in visualize(arguments):
+        print(path)
+
+
+def visualize(arguments: Sequence[str]) -> list[Path]:
+    """Draw `what=...` of a run, or of the model that overrides of the train config describe; return the main files."""
+    given = assignments(arguments, "cnnlab visualize")
+    what = given.pop("what", None)
+    if what is None:
+        raise InputError(f"what=... is required.\n{_listed()}")
+    if what not in PICTURES and not given.get("run") and "task" not in given and not given.get("model"):
+        raise InputError(f"Unknown picture {what}. {nearest([what], list(PICTURES))}\n{_listed()}")
+    output = given.pop("output", None)
+    subject = subject_of(given, what)
+    picture = importlib.import_module(subject.task.picture(what))
+    names = [field.name for field in fields(picture.Options)]
+    options = parse_options(
+        [f"{name}={given[name]}" for name in names if name in given], picture.Options, f"visualize what={what}"
+    )
+    return picture.draw(subject, options, Path(output) if output else folder_of(subject, what))
+
+
+def subject_of(given: dict[str, str], what: str) -> Subject:
+    """Return what the picture is of; raise InputError for keys that belong neither to it nor to the picture."""
+    names = _keys_of(what)
+    rest = {key: value for key, value in given.items() if key not in names}
+    if "run" in rest:
+        run = Path(rest.pop("run"))
+        packages = value_of(f"trusted_packages={rest.pop('trusted_packages', '[]')}")
+        subject = RunSubject(run, {}, packages if isinstance(packages, list) else [str(packages)])
+        names = _keys_of(what, subject)
+        changes = {key: value for key, value in rest.items() if key not in names}
+        if unknown := [key for key in changes if not key.startswith(("data.", "paths."))]:
+            known = [*OWN, *names, "data.root", "paths.data_dir"]
+            raise InputError(f"Unknown key {unknown[0]} of this picture of a run. {nearest(unknown[:1], known)}")
+        subject.changes = changes
+        return subject
+    if "model" not in rest:
+        raise InputError("cnnlab visualize needs run=FOLDER, or model=... with model.weights=FILE.")
+    groups = [field.name for field in fields(TrainConfig)]
+    groups += [path.name for path in CONFIG_DIR.iterdir() if path.is_dir() and path.name not in groups]
+    if unknown := [key for key in rest if key.lstrip("+~").split(".")[0] not in groups]:
+        raise InputError(
+            f"Unknown key {unknown[0]}: it belongs neither to this picture nor to the config. "
+            f"{nearest(unknown[:1], [*OWN, *names, *groups])}"
+        )
+    return ModelSubject([f"{key}={value}" for key, value in rest.items()])
+
+
+def _keys_of(what: str, subject: Subject | None = None) -> list[str]:
+    """Return the keys of a picture's own options; none of a picture that only its task knows, until that is known."""
+    if subject is not None:
+        module: ModuleType = importlib.import_module(subject.task.picture(what))
+    elif what in PICTURES:
+        module = importlib.import_module("cnnlab.tasks.moves.policy" if what == "policy" else f"cnnlab.explain.{what}")
+    else:
+        return []
+    return [field.name for field in fields(module.Options)]
+
+
+def _listed() -> str:
+    return "\n".join(f"  what={name:<14} {text}" for name, text in PICTURES.items())
+
+
+def folder_of(subject: Subject, what: str) -> Path:
+    """Return where the pictures go if the user does not say."""
+    return subject.run / "pictures" / what if subject.run else Path("outputs/visualize") / f"{subject.name}-{what}"

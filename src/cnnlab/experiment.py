@@ -1,0 +1,552 @@
+"""From a config to an experiment: `build` makes each part once, `train` runs it from beginning to end."""
+
+import dataclasses
+import functools
+import logging
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, TypeVar
+
+import joblib
+import lightning as L
+import torch
+from lightning.pytorch.callbacks import EarlyStopping
+from lightning.pytorch.plugins.environments import SLURMEnvironment
+from lightning.pytorch.strategies import DDPStrategy
+from lightning.pytorch.utilities.exceptions import MisconfigurationException, SIGTERMException
+from torch import nn
+from torch.distributed import DistError
+
+from cnnlab.config import Config, build_entries, trusted_prefixes
+from cnnlab.config import build as build_node
+from cnnlab.data.datamodule import DataModule
+from cnnlab.data.records import open_records
+from cnnlab.data.store import Store
+from cnnlab.errors import InputError, Problems
+from cnnlab.models.building import InputSpec, build_network, input_spec, meta_network, weights_statistics
+from cnnlab.models.initialization import check_initialization
+from cnnlab.models.preprocessing import check_fit, fit_once
+from cnnlab.models.weighted import weights_of
+from cnnlab.models.weights import Weights, find_weights
+from cnnlab.runs.events import cut_events, event_sizes, session
+from cnnlab.runs.folder import RunFolder
+from cnnlab.system.files import load_tensors, write_atomically
+from cnnlab.tasks.base import Task
+from cnnlab.training.callbacks.best_metric import BestMetric
+from cnnlab.training.callbacks.progress import Throughput, peak_memory
+from cnnlab.training.checkpoints import AtomicCheckpoints, Resumable
+from cnnlab.training.divergence import Divergence
+from cnnlab.training.feature_cache import FeatureCache, build_feature_cache
+from cnnlab.training.freezing import FreezePlan, check_batch_norm
+from cnnlab.training.module import TaskModule
+from cnnlab.training.rank_monitor import PATIENCE, RankMonitor
+from cnnlab.training.recipe import Recipe, build_optimizer, check_optimizer, lr_scaling
+from cnnlab.training.regularizers import acting, check_regularizers, require_known, require_together
+from cnnlab.training.regularizers.penalties import sparsity
+
+log = logging.getLogger(__name__)
+FORMAT = 2
+"""Of checkpoints and run folders; counts up when older ones can no longer be read."""
+LSUV_IMAGES = 64
+"""Training images by whose outputs init=lsuv sets the scale of each layer."""
+OWN_TRAINER_KEYS = ("scale_lr", "overfit_batches")
+"""Keys of the trainer group that are not arguments of lightning.Trainer: its own overfit_batches takes the first images
+of the list, which are of one class where a data set is sorted."""
+CONFLICT = "These settings do not go together:"
+C = TypeVar("C", bound=L.Callback)
+
+
+def train(cfg: Config, run: RunFolder) -> dict[str, Any]:
+    """Train one configured network and leave a complete run folder behind; return its record.
+
+    cfg: plain, resolved and checked. Nothing is written before the experiment is known to work.
+    """
+    experiment = build(cfg)
+    experiment.check()
+    run.begin()
+    describe(run, experiment)
+    with recording(run, experiment):
+        experiment.fit(run.resumes_from)
+        finish(run, experiment)
+    return run.record
+
+
+@dataclass
+class Experiment:
+    """Every part of a run."""
+
+    cfg: Config
+    task: Task
+    spec: InputSpec
+    data: DataModule
+    module: TaskModule
+    trainer: L.Trainer
+
+    @property
+    def recipe(self) -> Recipe:
+        return self.module.recipe
+
+    def check(self) -> None:
+        """Take a trial step in memory; raise InputError with whatever network or loss say about their input."""
+        self.module.check_step(self.data.probe_batch())
+
+    def fit(self, resume_from: Path | None = None) -> None:
+        """Train, from a checkpoint if one is given; raise what ended it rather than what Lightning makes of that."""
+        threads = torch.get_num_threads()
+        monitor = self.callback(RankMonitor)
+        try:
+            self.trainer.fit(self.module, datamodule=self.data, ckpt_path=resume_from)
+        except BaseException as error:
+            cause = translate_fit_error(error, monitor)
+            monitor.end()
+            if cause is error:
+                raise
+            raise cause from error
+        finally:
+            torch.set_num_threads(threads)  # training on cached features takes fewer
+
+    def score(self, checkpoint: Path) -> dict[str, float]:
+        """Return the metrics of a checkpoint's network on the test part; empty if there is none."""
+        if self.data.parts.test is None:
+            return {}
+        self.trainer.test(self.module, datamodule=self.data, ckpt_path=checkpoint, verbose=False)
+        metrics = self.trainer.callback_metrics
+        return {key: float(value) for key, value in metrics.items() if key.startswith("test/")}
+
+    def callback(self, kind: type[C]) -> C:
+        """Return the callback of a kind that every run has."""
+        return next(each for each in self.trainer.callbacks if isinstance(each, kind))  # type: ignore[attr-defined]
+
+
+# --- Building ---
+
+
+def build(cfg: Config) -> Experiment:
+    """Build every part of the run that `cfg` (plain, resolved, checked) describes, each once.
+
+    Raises one InputError that names all settings that cannot work, before weights are loaded or networks filled.
+    """
+    require_device(cfg["trainer"]["accelerator"])
+    set_threads(cfg["speed"]["num_threads"])
+    trusted = trusted_prefixes(cfg)
+    task = build_task(cfg, trusted)
+    spec = input_spec(cfg["model"])
+    problems = Problems()
+    regularizers = build_regularizers(cfg, trusted, problems)
+    augmentations = problems.attempt(build_augmentations, cfg, trusted) or {}
+    ingredients = build_ingredients(cfg, trusted, problems)
+    data = problems.attempt(build_data, cfg, task, spec, augmentations, trusted)
+    if data is None:
+        problems.raise_all(CONFLICT)
+        raise AssertionError
+    constructor = build_node({**cfg["model"]["network"], "_partial_": True}, trusted)
+    meta = meta_network(constructor, len(data.classes))
+    check_settings(cfg, data, meta, regularizers, problems)
+    plan = FreezePlan(meta, [{"epoch": 0, "train": "all"}])  # for the checks below, if the config's cannot be
+    with problems:
+        plan = FreezePlan(meta, cfg["freeze"]["phases"], cfg["freeze"]["batch_norm"])
+    problems.attempt(check_batch_norm, plan, meta, data.batch_size)
+    batch_transforms = task.build_batch_transforms(augmentations, len(data.classes))
+    recipe = build_recipe(cfg, plan, regularizers, batch_transforms, **ingredients)
+    if ingredients["loss"]:
+        problems.attempt(task.check_recipe, recipe, augmentations)
+    problems.raise_all(CONFLICT)
+    weights = find_weights_of(cfg)
+    preprocessing = build_preprocessing(cfg, spec, weights, data, trusted)
+    network = build_filled_network(cfg, constructor, weights, data, preprocessing, regularizers, trusted)
+    description = describe_network(cfg, spec, data.classes, regularizers)
+    module = task.build_module(preprocessing, network, data.classes, description, recipe)
+    trainer = build_trainer(cfg, module, trusted)
+    require_work_for_all(data, trainer.world_size)
+    experiment = Experiment(cfg, task, spec, data, module, trainer)
+    data.cached = find_feature_cache(experiment)
+    open_data_records(experiment)
+    return experiment
+
+
+def build_task(cfg: Config, trusted: Sequence[str]) -> Task:
+    """Return the task of a config, which may be that of a run folder; raise InputError if the data do not fit it."""
+    node = cfg["task"]
+    task: Task = build_node(node["implementation"], trusted, name=node["name"], metrics=node["metrics"])
+    task.check_data(cfg["data"])
+    return task
+
+
+def build_regularizers(cfg: Config, trusted: Sequence[str], problems: Problems) -> dict[str, Any]:
+    """Return the config group `regularization`, as far as it can be built."""
+    regularizers: dict[str, Any] = {}
+    for name, entry in cfg["regularization"].items():
+        regularizers |= problems.attempt(build_entries, {name: entry}, trusted) or {}
+    problems.attempt(require_known, regularizers)
+    problems.attempt(require_together, regularizers)
+    return regularizers
+
+
+def build_augmentations(cfg: Config, trusted: Sequence[str]) -> dict[str, nn.Module]:
+    """Return the config group `augmentation`; a size that is null (as model.image_size is) becomes the network's."""
+    size = input_spec(cfg["model"]).image_size
+    entries = {
+        name: {**entry, "size": size} if entry and entry.get("size", size) is None else entry
+        for name, entry in cfg["augmentation"].items()
+    }
+    return build_entries(entries, trusted)
+
+
+def build_ingredients(cfg: Config, trusted: Sequence[str], problems: Problems) -> dict[str, Any]:
+    """Return the parts of a recipe that depend on nothing else: loss, optimizer, scheduler, learning rate scaling.
+
+    One that cannot be built is None, and what is wrong with it is added to `problems`.
+    """
+    ingredients = {
+        "scale_lr": problems.attempt(lr_scaling, cfg["trainer"]["scale_lr"]),
+        "loss": problems.attempt(build_node, cfg["loss"], trusted),
+        "scheduler": problems.attempt(build_node, cfg["scheduler"], trusted),
+        "optimizer": problems.attempt(build_optimizer, cfg["optimizer"], cfg["speed"]["precision"], trusted),
+    }
+    if ingredients["optimizer"] and ingredients["scheduler"]:
+        problems.attempt(check_optimizer, ingredients["optimizer"], ingredients["scheduler"], cfg)
+    return ingredients
+
+
+def build_data(
+    cfg: Config, task: Task, spec: InputSpec, augmentations: Mapping[str, nn.Module], trusted: Sequence[str]
+) -> DataModule:
+    """Return the config group `data` at the size that the network takes; few batches of it for debug=overfit."""
+    data = task.build_data(cfg, spec, augmentations, trusted)
+    if amount := cfg["trainer"]["overfit_batches"]:
+        data.keep_few(amount, cfg["seed"])
+    return data
+
+
+def build_recipe(
+    cfg: Config,
+    plan: FreezePlan,
+    regularizers: Mapping[str, Any],
+    batch_transforms: Sequence[nn.Module],
+    **ingredients: Any,
+) -> Recipe:
+    """Return how the network is trained."""
+    return Recipe(
+        plan=plan,
+        lr=cfg["optimizer"]["lr"],
+        seed=cfg["seed"],
+        monitor=f"val/{cfg['metric']}",
+        mode=cfg["metric_mode"],
+        regularizers=regularizers,
+        batch_transforms=batch_transforms,
+        channels_last=cfg["speed"]["channels_last"],
+        **ingredients,
+    )
+
+
+def find_weights_of(cfg: Config) -> Weights | None:
+    """Return the weights that model.weights names; None for a network from scratch."""
+    model = cfg["model"]
+    if not model["weights"]:
+        return None
+    return find_weights(model["weights"], model["name"], Path(cfg["paths"]["data_dir"]))
+
+
+def build_preprocessing(
+    cfg: Config, spec: InputSpec, weights: Weights | None, data: DataModule, trusted: Sequence[str]
+) -> nn.Module:
+    """Return the config group `preprocessing`, fitted on the training images; `weights` has statistics of its own."""
+    layer = build_node(cfg["preprocessing"], trusted)
+    if cfg["preprocessing"]["name"] != "weights":
+        options = layer.keywords | {"images_NCHW": data.train_images()}
+        return fit_once(Path(cfg["paths"]["cache_dir"]) / "preprocessing", data.train_fingerprint, **options)
+    return layer(images_NCHW=(), **weights_statistics(weights, spec))
+
+
+def build_filled_network(
+    cfg: Config,
+    constructor: Callable[..., nn.Module],
+    weights: Weights | None,
+    data: DataModule,
+    preprocessing: nn.Module,
+    regularizers: Mapping[str, Any],
+    trusted: Sequence[str],
+) -> nn.Module:
+    """Return the network with its weights, the changes that regularization makes, and the config group `init`."""
+    init = build_node(cfg["init"], trusted)
+    if cfg["init"]["name"] == "lsuv":
+        init = functools.partial(init, images=preprocessing(data.sample(LSUV_IMAGES).float() / 255))
+    network = build_network(
+        constructor,
+        num_classes=len(data.classes),
+        weights=weights,
+        surgery=[each.modify_network for each in acting(regularizers.values(), "modify_network")],
+        init=init,
+        seed=cfg["seed"],
+    )
+    if cfg["speed"]["compile"] or (cfg["speed"]["compile"] is None and torch.cuda.is_available()):
+        network.compile()
+    return network
+
+
+def describe_network(
+    cfg: Config, spec: InputSpec, classes: Sequence[str], regularizers: Mapping[str, Any]
+) -> dict[str, Any]:
+    """Return what `load_run` needs to rebuild the network: plain values only, kept in every checkpoint."""
+    changing = [name for name, each in regularizers.items() if acting([each], "modify_network")]
+    return {
+        "format": FORMAT,
+        "task": cfg["task"],
+        "network": {**cfg["model"]["network"], "_partial_": True},
+        "surgery": [cfg["regularization"][name] for name in changing],
+        "classes": list(classes),
+        "input": input_sizes(spec),
+    }
+
+
+def input_sizes(spec: InputSpec) -> dict[str, int]:
+    """Return channels, image_size and resize_size."""
+    return {key: value for key, value in dataclasses.asdict(spec).items() if key not in ("mean", "std")}
+
+
+def build_trainer(cfg: Config, module: TaskModule, trusted: Sequence[str]) -> L.Trainer:
+    """Return the groups trainer, callbacks, divergence, checkpoint and logger; DDP expects unused parameters if any
+    freeze."""
+    recipe, folder = module.recipe, Path(cfg["paths"]["output_dir"])
+    arguments = {key: value for key, value in cfg["trainer"].items() if key not in OWN_TRAINER_KEYS}
+    if arguments["strategy"] == "ddp":
+        arguments["strategy"] = DDPStrategy(find_unused_parameters=recipe.plan.ever_freezes(module.network))
+    callbacks = [
+        Throughput(),
+        build_node(cfg["divergence"], trusted),
+        BestMetric(recipe.monitor, recipe.mode),
+        *build_entries(cfg["callbacks"], trusted).values(),
+        *(entry for entry in recipe.regularizers.values() if isinstance(entry, L.Callback)),
+        RankMonitor(),
+        *(build_checkpoints(cfg, folder, trusted) if cfg["trainer"].get("enable_checkpointing", True) else []),
+    ]
+    # A job that SLURM starts again goes on from last.ckpt: Lightning's own checkpoint for that knows less.
+    slurm = [SLURMEnvironment(auto_requeue=False)] if SLURMEnvironment.detect() else []
+    return build_node(
+        arguments,
+        trusted,
+        callbacks=callbacks,
+        logger=list(build_entries(cfg["logger"], trusted).values()),
+        plugins=[*arguments.pop("plugins", []), AtomicCheckpoints(), *slurm],
+        enable_progress_bar=bool(cfg["callbacks"].get("progress")),
+        default_root_dir=str(folder),
+    )
+
+
+def build_checkpoints(cfg: Config, folder: Path, trusted: Sequence[str]) -> list[L.Callback]:
+    """Return the callbacks that write the checkpoints of the run in `folder`."""
+    entries = {key: entry for key, entry in cfg["checkpoint"].items() if key != "every_n_steps"}
+    callbacks = list(build_entries(entries, trusted).values())
+    for callback in callbacks:
+        callback.dirpath = str(folder / "checkpoints")
+    return [*callbacks, Resumable(cfg["checkpoint"]["every_n_steps"])]
+
+
+def find_feature_cache(experiment: Experiment, setting: str | None = None) -> FeatureCache | None:
+    """Return the cache of the outputs of frozen stages; None where there are none, or they cannot be kept.
+
+    setting: in place of freeze.cache.
+    """
+    cfg, freeze = experiment.cfg, experiment.cfg["freeze"]
+    setting = setting or freeze["cache"]
+    if "feature_cache" not in experiment.task.capabilities:
+        if setting == "on":
+            experiment.task.require("feature_cache", "freeze.cache=on")
+        return None
+    return build_feature_cache(
+        setting,
+        freeze["cache_views"],
+        experiment.module,
+        experiment.data,  # type: ignore[arg-type]
+        experiment.trainer,
+        store_of(cfg),
+        {"input": input_sizes(experiment.spec), "augmentation": cfg["augmentation"]},
+    )
+
+
+def open_data_records(experiment: Experiment) -> None:
+    """Give the data records of decoded images, where data.record_cache and the task allow it."""
+    if "records" in experiment.task.capabilities:
+        data: Any = experiment.data
+        setting, store = experiment.cfg["data"]["record_cache"], store_of(experiment.cfg)
+        data.records = open_records(setting, data.recordable, data.channels, store, reading_epochs(experiment))
+
+
+def reading_epochs(experiment: Experiment) -> int:
+    """Return in how many epochs training reads images, not features; a run without an end counts as two of its last
+    phase."""
+    plan, limit = experiment.recipe.plan, experiment.trainer.max_epochs
+    last = limit if limit and limit > 0 else plan.phases[-1].epoch + 2
+    cached, network = experiment.data.cached, experiment.module.network
+    return sum(not cached or plan.first_trained(network, epoch) is None for epoch in range(last))
+
+
+def store_of(cfg: Config) -> Store:
+    """Return the store of features and records."""
+    return Store(Path(cfg["paths"]["cache_dir"]), cfg["speed"]["cache_gib"])
+
+
+# --- Checking ---
+
+
+def check_settings(
+    cfg: Config, data: DataModule, meta: nn.Module, regularizers: Mapping[str, Any], problems: Problems
+) -> None:
+    """Collect what is wrong between the settings, the data and the network, which is without memory here."""
+    problems.attempt(require_validation, cfg, regularizers, data)
+    shape = (data.channels, data.image_size, data.image_size)
+    preprocessing, init = cfg["preprocessing"], cfg["init"]
+    problems.attempt(check_fit, preprocessing["name"], options_of(preprocessing), shape, len(data.parts.train))
+    problems.attempt(data.check_augmentation)
+    problems.attempt(check_regularizers, regularizers, meta)
+    options = options_of(init, "bias", "modules")
+    problems.attempt(check_initialization, meta, init["name"], init.get("modules"), options)
+
+
+def options_of(node: Mapping[str, Any], *others: str) -> dict[str, Any]:
+    """Return the arguments of a node with `name`, without those that are the same for every name."""
+    return {key: value for key, value in node.items() if key not in ("_target_", "_partial_", "name", *others)}
+
+
+def require_device(accelerator: str) -> None:
+    """Raise InputError if a GPU is asked for where there is none."""
+    if accelerator in ("gpu", "cuda") and not torch.cuda.is_available():
+        raise InputError(
+            f"trainer.accelerator={accelerator}: this machine has no CUDA GPU. Use trainer=cpu or trainer=auto."
+        )
+
+
+def set_threads(count: int | None) -> None:
+    """Set this process's CPU threads; None uses every core the process may run on."""
+    torch.set_num_threads(count or min(torch.get_num_threads(), joblib.cpu_count()))
+
+
+def require_validation(cfg: Config, regularizers: Mapping[str, Any], data: DataModule) -> None:
+    """Raise InputError if something follows a validation metric and nothing is validated."""
+    waiting = [f"regularization.{name}" for name, entry in regularizers.items() if isinstance(entry, EarlyStopping)]
+    waiting += ["scheduler"] if cfg["scheduler"]["_target_"].endswith(".ReduceLROnPlateau") else []
+    if waiting and (data.parts.val is None or not cfg["trainer"]["limit_val_batches"]):
+        raise InputError(
+            f"{', '.join(waiting)} follows val/{cfg['metric']}, but nothing is validated: raise data.val_fraction."
+        )
+
+
+def require_work_for_all(data: DataModule, processes: int) -> None:
+    """Raise InputError if a process would get no example of a part: the others would wait for it forever."""
+    for name in ("train", "val", "test"):
+        part = getattr(data.parts, name)
+        if part is not None and len(part) < processes:
+            raise InputError(
+                f"{data.examples}: {len(part)} in {name} are too few for {processes} processes, which need one each. "
+                "Lower trainer.devices, or give more (data.val_fraction, data.test_fraction)."
+            )
+
+
+# --- Running ---
+
+
+def describe(run: RunFolder, experiment: Experiment) -> None:
+    """Record what is known before the first step: device, split, classes, skipped files."""
+    data, trainer = experiment.data, experiment.trainer
+    parts = {name: part for name in ("train", "val", "test") if (part := getattr(data.parts, name)) is not None}
+    counts = {name: len(part) for name, part in parts.items()}
+    device = torch.cuda.get_device_name() if trainer.strategy.root_device.type == "cuda" else "cpu"
+    run.update(
+        device=device,
+        world_size=trainer.world_size,
+        images=counts,
+        classes=len(data.classes),
+        split_hash=data.split_hash,
+    )
+    if data.classes:
+        run.write_json("class_indices.json", dict(enumerate(data.classes)))
+    for name, part in parts.items():
+        run.write_text(f"splits/{name}.txt", "".join(f"{entry}\n" for entry in data.listing(part)))
+    if data.skipped:
+        run.write_text(f"skipped_{data.unit}.txt", "".join(f"{reason}\n" for reason in data.skipped.values()))
+    found = ", ".join(f"{count} {name}" for name, count in counts.items())
+    log.info("%s: %s%s", data.examples, found, f" in {len(data.classes)} classes" if data.classes else "")
+
+
+@contextmanager
+def recording(run: RunFolder, experiment: Experiment) -> Iterator[None]:
+    """Record what happens inside: the session in TensorBoard, lost processes and diverging losses in run.json."""
+    if run.resumes_from and run.writes:
+        cut_events(run.path, load_tensors(run.resumes_from).get("event_sizes", event_sizes(run.path)))
+    experiment.callback(RankMonitor).on_lost = lambda error: run.end(
+        status="failed", error=str(error), exit_code=error.exit_code
+    )
+    with session(experiment.trainer.loggers, run.record["settings"], experiment.recipe.monitor):
+        try:
+            yield
+        finally:
+            if events := experiment.callback(Divergence).events:  # type: ignore[type-abstract]
+                run.record["divergence"] = events
+
+
+def translate_fit_error(error: BaseException, monitor: RankMonitor) -> BaseException:
+    """Return the cause of an error that a fit raised.
+
+    Lightning turns Ctrl-C and SIGTERM into exits, and wrong settings into its own error; a process that has failed
+    appears as a lost connection to the others.
+    """
+    if isinstance(error, MisconfigurationException):
+        return InputError(str(error))
+    if isinstance(error, SystemExit):
+        stopped = isinstance(error, SIGTERMException) or isinstance(error.__context__, KeyboardInterrupt)
+        return KeyboardInterrupt() if stopped else error
+    if isinstance(error, RuntimeError) and (isinstance(error, DistError) or "gloo" in str(error)):
+        return monitor.failure(wait=PATIENCE) or error
+    return error
+
+
+def finish(run: RunFolder, experiment: Experiment) -> None:
+    """Record the metrics, score the best network on the test part if there is one, and export its weights."""
+    best, throughput = experiment.callback(BestMetric), experiment.callback(Throughput)
+    trainer = experiment.trainer
+    last = {key: float(value) for key, value in trainer.callback_metrics.items() if key.startswith(("val/", "train/"))}
+    if throughput.speed or "last" not in run.record:  # a finished run that is resumed keeps what it recorded
+        run.update(
+            best={} if best.value is None else {best.monitor: best.value, "epoch": best.epoch},
+            last={**last, "epoch": trainer.current_epoch - 1},
+            images_per_second=round(throughput.speed, 2) if throughput.speed else None,
+            data_wait_share=round(throughput.wait_share, 3) if throughput.wait_share is not None else None,
+            peak_memory_gib=round(peak_memory(trainer.strategy.root_device) / 2**30, 2),
+        )
+    if throughput.speed:
+        log.info(
+            "Training: %.0f %s/s, %.0f %% of the time waiting for data; peak memory %.2f GiB",
+            throughput.speed,
+            experiment.data.examples.lower(),
+            100 * (throughput.wait_share or 0.0),
+            run.record["peak_memory_gib"],
+        )
+    if not run.best_checkpoint.is_file():
+        return
+    test = experiment.score(run.best_checkpoint)
+    if run.writes:
+        export_weights(run, experiment)
+    run.update(test=test)
+    log.info(
+        "Best %s: %s (epoch %s)   last: %.4f",
+        best.monitor,
+        best.value if best.value is None else f"{best.value:.4f}",
+        best.epoch,
+        run.record["last"].get(best.monitor, float("nan")),
+    )
+    if test:
+        log.info("Test: %s", "   ".join(f"{key.removeprefix('test/')} {value:.4f}" for key, value in test.items()))
+
+
+def export_weights(run: RunFolder, experiment: Experiment) -> None:
+    """Write the best network's weights as a plain state_dict, and record how many of them are exactly zero if a
+    regularizer makes zeros."""
+    state = torch.load(run.best_checkpoint, map_location="cpu", weights_only=True)["state_dict"]
+    weights = {key.removeprefix("network."): value for key, value in state.items() if key.startswith("network.")}
+    write_atomically(run.path / "best_weights.pth", lambda file: torch.save(weights, file))
+    if any(getattr(each, "makes_zeros", False) for each in experiment.recipe.regularizers.values()):
+        run.update(sparsity=sparsity({name: weights[name] for name in weights_of(experiment.module.network)}))
+        shares = [f"{name.removesuffix('.weight')} {share:.1%}" for name, share in run.record["sparsity"].items()]
+        log.info("Exact zeros among the weights: %s", "   ".join(shares))

@@ -1,0 +1,222 @@
+"""Many runs as one experiment: which keys vary, which runs are repeats of one setting, and what may be compared."""
+
+import math
+from collections import Counter
+from collections.abc import Hashable, Iterable, Sequence
+from dataclasses import dataclass
+
+from cnnlab.errors import InputError, nearest
+from cnnlab.reports.statistics import Cells, Summary, marginal_means, summary
+from cnnlab.runs.results import RunResult, bounds_of, smaller_is_better
+from cnnlab.runs.settings import ABSENT, GROUPS, Value, flat
+
+
+@dataclass(frozen=True)
+class Setting:
+    """One value of every factor, and its finished runs: repeats that differ in the seed only."""
+
+    values: tuple[Value, ...]
+    runs: tuple[RunResult, ...]
+
+    def summary(self, metric: str) -> Summary:
+        values = [run.numbers[metric] for run in self.runs if metric in run.numbers]
+        return summary(values).within(bounds_of(metric))
+
+
+@dataclass(frozen=True)
+class Study:
+    """Settings, best first by the mean of `metric`; every run is in one of them or in `left_out`."""
+
+    metric: str
+    monitor: str
+    """The metric that decided the best epoch of each run."""
+    smaller_is_better: bool
+    factors: tuple[str, ...]
+    settings: tuple[Setting, ...]
+    fixed: dict[str, Value]
+    """What was typed alike for all runs."""
+    left_out: tuple[RunResult, ...]
+
+    @property
+    def runs(self) -> list[RunResult]:
+        return [run for setting in self.settings for run in setting.runs]
+
+    @property
+    def metrics(self) -> list[str]:
+        """What can be compared, the metric itself first."""
+        return list(dict.fromkeys([self.metric, *in_order(_metrics(self.runs), self.monitor)]))
+
+    @property
+    def cells(self) -> Cells:
+        """Setting -> seed -> the metric, where a run has it."""
+        by_value = sorted(self.settings, key=lambda setting: _sortable(setting.values))
+        cells = {
+            setting.values: {run.seed: run.numbers[self.metric] for run in setting.runs if self.metric in run.numbers}
+            for setting in by_value
+        }
+        return {values: seeds for values, seeds in cells.items() if seeds}
+
+    @property
+    def resolution(self) -> float:
+        """The step of an accuracy: one image more that is right. 0 for other metrics."""
+        part = "test" if self.metric.startswith("test/") else "val"
+        images = [run.record.get("images", {}).get(part) or 0 for run in self.runs]
+        return 1 / max(images) if self.metric.endswith("/acc") and any(images) else 0.0
+
+    @property
+    def span(self) -> float:
+        """The largest difference that two values of the metric can have."""
+        low, high = bounds_of(self.metric)
+        return high - low
+
+    def marginal_means(self, factor: int) -> dict[Hashable, Summary]:
+        """Level -> its mean over the other factors, with an interval within the bounds of the metric."""
+        bounds = bounds_of(self.metric)
+        return {level: it.within(bounds) for level, it in marginal_means(self.cells, factor).items()}
+
+    def name(self, values: Sequence[Value]) -> str:
+        """init=orthogonal regularization=[l2], without the keys that a run does not have, unless it has none of them;
+        of a study without factors "the one setting"."""
+        pairs = list(zip(self.factors, values, strict=True))
+        there = [(key, value) for key, value in pairs if value != ABSENT] or pairs
+        return " ".join(f"{key}={value}" for key, value in there) or "the one setting"
+
+
+def study(results: Sequence[RunResult], metric: str | None = None, split: str | None = None) -> Study:
+    """Sort runs into settings.
+
+    metric: what to compare by; None: the best value of the metric that the runs were trained for. split: the beginning
+    of the hash of the data split whose runs are to be compared.
+    Raises InputError if nothing has finished, if the runs are of several splits or metrics, if a seed is there twice,
+    or if no run has the metric.
+    """
+    finished = [run for run in results if not run.trouble]
+    if not finished:
+        counts = ", ".join(f"{count} {status}" for status, count in Counter(run.status for run in results).items())
+        first = results[0]
+        raise InputError(f"No run has finished ({counts}; {first.folder.name}: {first.trouble}): nothing to compare.")
+    runs = of_one_split(finished, split)
+    monitor = of_one_metric(runs, metric)
+    metric = known_metric(runs, metric, monitor)
+    factors = find_factors(runs)
+    repeats: dict[tuple[Value, ...], list[RunResult]] = {}
+    for run in runs:
+        repeats.setdefault(tuple(run.value(key) for key in factors), []).append(run)
+    refuse_equal_seeds(factors, repeats)
+    settings = [Setting(values, tuple(sorted(group, key=lambda run: run.seed))) for values, group in repeats.items()]
+    smaller = smaller_is_better(metric, {name: mode for run in runs for name, mode in run.modes.items()})
+    sign = 1 if smaller else -1
+    settings.sort(key=lambda it: sign * it.summary(metric).mean if it.summary(metric).n else math.inf)
+    fixed = {key: value for key, value in runs[0].typed.items() if all(run.typed.get(key) == value for run in runs)}
+    left_out = tuple(run for run in results if run.trouble)
+    return Study(metric, monitor, smaller, tuple(factors), tuple(settings), fixed, left_out)
+
+
+def of_one_split(runs: Sequence[RunResult], split: str | None) -> list[RunResult]:
+    """The runs of the split; raises InputError if there are several to choose from, or none of the given one."""
+    counts = Counter(run.split for run in runs)
+    there = ", ".join(f"{name} ({count} run{'s' * (count > 1)})" for name, count in counts.items())
+    if split is not None:
+        chosen = [run for run in runs if run.split.startswith(str(split))]
+        if not chosen:
+            raise InputError(f"split={split}: no finished run is of this data split. There are: {there}.")
+        runs, counts = chosen, Counter(run.split for run in chosen)
+    if len(counts) > 1:
+        raise InputError(
+            f"These runs are of {len(counts)} data splits, whose figures do not go into one table: {there}. "
+            f"Compare those of one: split={next(iter(counts))}"
+        )
+    return list(runs)
+
+
+def of_one_metric(runs: Sequence[RunResult], metric: str | None) -> str:
+    """Return the metric that decided the best epoch of the runs.
+
+    Raises InputError if it is not the same for all of them and `metric` does not say what to compare by.
+    """
+    counts = Counter(run.metric for run in runs)
+    if len(counts) > 1 and metric is None:
+        there = ", ".join(f"{name} ({count} run{'s' * (count > 1)})" for name, count in counts.items())
+        raise InputError(f"The runs were trained for different metrics: {there}. Say what to compare: metric=NAME")
+    return counts.most_common(1)[0][0]
+
+
+def known_metric(runs: Sequence[RunResult], metric: str | None, monitor: str) -> str:
+    """Return the metric, or the one to compare by; raise InputError if no run has it.
+
+    metric: as in the tables, or a name such as f1, which stands for best/val/f1.
+    """
+    known = in_order(_metrics(runs), monitor)
+    if not any("/" in key for key in known):
+        raise InputError(f"None of the {len(runs)} finished runs has metrics. Train with logger=[tensorboard,csv].")
+    if metric is not None and metric not in known and f"best/val/{metric}" in known:
+        return f"best/val/{metric}"
+    if metric is not None and metric not in known:
+        raise InputError(f"metric={metric}: no run has it. {nearest([metric], known)}")
+    return metric or known[0]
+
+
+def find_factors(runs: Sequence[RunResult]) -> list[str]:
+    """The keys that vary: those typed, then those of the configs that differ between runs which were typed alike.
+
+    The second kind are defaults that somebody changed; a group whose option differs stands for all that it holds.
+    """
+    keys = dict.fromkeys(key for run in runs for key in run.typed)
+    varying = [key for key in keys if len({run.value(key) for run in runs}) > 1]
+    alike: dict[tuple[Value, ...], list[RunResult]] = {}
+    for run in runs:
+        if run.config:
+            alike.setdefault(tuple(run.value(key) for key in varying), []).append(run)
+    hidden: dict[str, None] = {}
+    for group in alike.values():
+        flats = [dict(flat(run.config)) for run in group]
+        for key in dict.fromkeys(key for one in flats for key in one):
+            if len({one.get(key, ABSENT) for one in flats}) > 1:
+                top = key.split(".")[0]
+                option_differs = top in GROUPS and len({run.value(top) for run in group}) > 1
+                hidden[top if option_differs else key] = None
+    return [*varying, *(key for key in hidden if key not in varying)]
+
+
+def refuse_equal_seeds(factors: Sequence[str], settings: dict[tuple[Value, ...], list[RunResult]]) -> None:
+    """Raises InputError that names two runs of one setting and one seed: no repeats, but the same twice."""
+    for values, group in settings.items():
+        seeds: dict[int, RunResult] = {}
+        for run in group:
+            if run.seed in seeds:
+                what = " ".join(f"{key}={value}" for key, value in zip(factors, values, strict=True))
+                raise InputError(
+                    f"{' '.join([what, f'seed={run.seed}']).strip()} is there twice, and equal seeds are no repeats: "
+                    f"{seeds[run.seed].folder} and {run.folder}. Remove one, or name the folders to compare."
+                )
+            seeds[run.seed] = run
+
+
+def confounded(given: Study) -> list[tuple[str, str]]:
+    """Pairs of factors of which each value of one always comes with the same value of the other."""
+    found = []
+    for i, first in enumerate(given.factors):
+        for j in range(i + 1, len(given.factors)):
+            pairs = {(setting.values[i], setting.values[j]) for setting in given.settings}
+            if len(pairs) == len({a for a, _ in pairs}) == len({b for _, b in pairs}):
+                found.append((first, given.factors[j]))
+    return found
+
+
+def _metrics(runs: Sequence[RunResult]) -> set[str]:
+    return {key for run in runs for key in run.numbers}
+
+
+def _sortable(values: Sequence[Value]) -> list[tuple[bool, float, str]]:
+    """Numbers by size, then words by letter."""
+    return [(isinstance(value, str), 0.0 if isinstance(value, str) else float(value), str(value)) for value in values]
+
+
+def in_order(metrics: Iterable[str], monitor: str) -> list[str]:
+    """Return figures in the order of columns: what one looks at first comes first."""
+    name = monitor.removeprefix("val/")
+    first = (
+        *(f"best/{monitor}", f"last/{monitor}", f"test/{name}", f"gap/{name}"),
+        *("epochs_to_best", "wall_seconds", "images_per_second"),
+    )
+    return sorted(metrics, key=lambda metric: (first.index(metric) if metric in first else len(first), metric))

@@ -1,0 +1,210 @@
+"""What a comparison says, in words and tables: the answer, the settings, each factor, their interaction."""
+
+import math
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+from cnnlab.reports.comparison import Study, confounded
+from cnnlab.reports.statistics import (
+    Comparison,
+    Summary,
+    corrected,
+    interaction_contrasts,
+    interactions,
+    level_comparisons,
+    levels,
+    setting_comparisons,
+)
+
+MAIN_COLUMNS = 7
+"""Metrics in the tables for reading; comparison.csv has all."""
+SHORT = {"epochs_to_best": "epochs", "wall_seconds": "s", "images_per_second": "img/s"}
+"""Names of columns on the terminal, where they hold the mean alone."""
+
+
+@dataclass(frozen=True)
+class Section:
+    """Lines, then a table; either may be empty."""
+
+    title: str
+    lines: list[str] = field(default_factory=list)
+    head: list[str] = field(default_factory=list)
+    rows: list[list] = field(default_factory=list)
+    brief: tuple[list[str], list[list]] | None = None
+    """The table of the terminal, if it is another."""
+
+
+def sections(given: Study) -> list[Section]:
+    """The report: answer, table, factors, interaction, what was left out."""
+    best = setting_comparisons(given.cells, given.resolution)
+    parts = [_answer(given, best), _table(given), *_factors(given)]
+    if len(given.factors) == 2:
+        parts.append(_interaction(given))
+    if len(given.factors) > 1:
+        parts.append(_against_best(given, best))
+    parts.append(_left_out(given))
+    return [part for part in parts if part.lines or part.rows]
+
+
+# --- Sections ---
+
+
+def _answer(given: Study, best: Sequence[Comparison]) -> Section:
+    leader = given.settings[0]
+    runs = len(given.runs)
+    lines = [
+        f"{runs} run{'s' * (runs != 1)} of {len(given.settings)} setting{'s' * (len(given.settings) != 1)}, by "
+        f"{given.metric}{' (smaller is better)' if given.smaller_is_better else ''}."
+    ]
+    if given.fixed:
+        lines.append(f"Alike in all: {' '.join(f'{key}={value}' for key, value in given.fixed.items())}")
+    lines.append(f"Best: {given.name(leader.values)}, {_interval(leader.summary(given.metric), given.metric)}")
+    rivals = [it for it in best if leader.values in (it.first, it.second)]
+    worse = [it for it in rivals if it.tells]
+    if rivals and len(worse) == len(rivals):
+        lines.append("It is better than every other setting.")
+    elif rivals:
+        untold = [given.name(it.second if it.first == leader.values else it.first) for it in rivals if not it.tells]
+        lines.append(f"It cannot be told from {len(untold)} of {len(rivals)} others: {_some(untold)}")
+    for setting in given.settings:
+        missing = [run.folder.name for run in setting.runs if given.metric not in run.numbers]
+        if missing:
+            lines.append(f"Without {given.metric}, so not counted: {_some(missing)}")
+    lines += [
+        f"{first} and {second} vary together: their effects cannot be told apart."
+        for first, second in confounded(given)
+    ]
+    return Section("Answer", lines)
+
+
+def _table(given: Study) -> Section:
+    first, *others = given.metrics[:MAIN_COLUMNS]
+    few = [metric for metric in others if not metric.startswith("test/")]
+    rows, brief = [], []
+    for setting in given.settings:
+        row = [*setting.values, len(setting.runs), _interval(setting.summary(first), first)]
+        cells = [*row, *(_interval(setting.summary(metric), metric) for metric in others)]
+        rows.append([str(cell).replace(" (", "\n(") for cell in cells])  # two lines in HTML
+        brief.append(
+            [*row, *((_mean if metric in SHORT else _spread)(setting.summary(metric), metric) for metric in few)]
+        )
+    head = [*given.factors, "n", first]
+    short = [*head, *(SHORT.get(metric, metric) for metric in few)]
+    return Section("Settings, best first", [], [*head, *others], rows, (short, brief))
+
+
+def _factors(given: Study) -> list[Section]:
+    """Each factor's marginal means (its effect with the others averaged out) and its levels against each other."""
+    cells, parts = given.cells, []
+    families = {
+        factor: level_comparisons(cells, position, given.resolution) for position, factor in enumerate(given.factors)
+    }
+    tested = iter(corrected([it for family in families.values() for it in family]))
+    for position, (factor, family) in enumerate(families.items()):
+        comparisons = [next(tested) for _ in family]
+        if all(it.difference.n < 2 for it in comparisons):
+            text = "cannot tell with n=1: no two of its values were run with two equal seeds. Add seeds: seed=0,1,2"
+            lines = [text] if family else []
+        else:
+            ranked = sorted(comparisons, key=lambda it: (math.isnan(it.p), it.p))
+            lines = [_verdict(it, given, f"{factor}={{}}".format) for it in ranked]
+        means = given.marginal_means(position) if len(given.factors) > 1 else {}
+        centre = sum(it.mean for it in means.values()) / len(means) if means else 0
+        rows = [[level, it.n, _interval(it, given.metric), f"{it.mean - centre:+.4f}"] for level, it in means.items()]
+        head = [factor, "seeds", f"{given.metric}, mean over the others", "effect"] if rows else []
+        parts.append(Section(f"Factor {factor}", lines, head, rows))
+    return parts
+
+
+def _interaction(given: Study) -> Section:
+    cells, (first, second) = given.cells, given.factors
+    rest = interactions(cells)
+    title = f"Interaction of {first} and {second}"
+    if not rest:
+        return Section(title, ["Not every combination was run: cannot tell."])
+    contrasts = [it for it in interaction_contrasts(cells, given.resolution) if not math.isnan(it.p)]
+    lines = ["The cells show what a combination gains beyond the sum of its two effects."]
+    if contrasts:
+        it = min(contrasts, key=lambda it: (it.p, -abs(it.difference.mean)))
+        it = it if it.difference.mean >= 0 else it.turned()
+        (a1, a2), (b1, b2) = it.first, it.second
+        lines.append(
+            f"{'There is one' if it.tells else 'cannot tell that there is any'}: {first}={a1} minus {first}={a2} is "
+            f"{it.difference.mean:.4f} more with {second}={b1} than with {second}={b2} "
+            f"({_range(it, 2 * given.span)}; the clearest of {len(contrasts)})"
+        )
+    else:
+        lines.append("cannot tell with n=1 whether any is more than noise.")
+    columns = levels(cells, 1)
+    rows = [[row, *(f"{rest[row, column]:+.4f}" for column in columns)] for row in levels(cells, 0)]
+    return Section(title, lines, [f"{first} \\ {second}", *map(str, columns)], rows)
+
+
+def _against_best(given: Study, best: Sequence[Comparison]) -> Section:
+    leader = given.settings[0].values
+    rivals = [it for it in best if leader in (it.first, it.second)]
+    if all(it.difference.n < 2 for it in rivals):
+        return Section("The best setting against the others", ["cannot tell with n=1."] if rivals else [])
+    lines = [_verdict(it, given, given.name) for it in sorted(rivals, key=lambda it: (math.isnan(it.p), it.p))]
+    return Section("The best setting against the others", lines)
+
+
+def _left_out(given: Study) -> Section:
+    return Section("Not in the tables", [f"{run.folder.name}: {run.trouble}" for run in given.left_out])
+
+
+# --- Words ---
+
+
+def _verdict(it: Comparison, given: Study, name: Callable[[Any], str]) -> str:
+    """One sentence on two levels, the better one first."""
+    it = it if it.difference.mean >= 0 or not it.difference.n else it.turned()
+    gap = it.difference
+    better, worse = (
+        name(level) for level in ((it.second, it.first) if given.smaller_is_better else (it.first, it.second))
+    )
+    if gap.n == 0:
+        return f"cannot tell {better} from {worse}: no seed in common"
+    if gap.n == 1:
+        return f"cannot tell {better} from {worse} with n=1: {gap.mean:.4f} apart in the one seed they share"
+    if math.isnan(it.p):
+        return (
+            f"cannot tell {better} from {worse}: exactly {gap.mean:.4f} apart in each of {gap.n} seeds, "
+            "which says nothing of how the difference spreads"
+        )
+    if it.tells:
+        return f"{better} is better than {worse} by {gap.mean:.4f} ({_range(it, given.span)})"
+    return f"cannot tell {better} from {worse}: {gap.mean:.4f} apart ({_range(it, given.span)})"
+
+
+def _range(it: Comparison, most: float) -> str:
+    """The interval of a difference, clipped to the largest one that is possible."""
+    gap = it.difference
+    low, high = max(gap.low, -most), min(gap.high, most)
+    p = f"p = {it.p:.2g}" if it.p >= 0.0001 else "p < 0.0001"
+    return f"95 % interval {low:.4f} to {high:.4f}, {gap.n} seeds, {p}"
+
+
+def _interval(it: Summary, metric: str) -> str:
+    """0.9489 ± 0.0120 (0.9191 to 0.9787); of one run its value."""
+    if it.n < 2:
+        return _mean(it, metric)
+    return f"{_spread(it, metric)} ({_number(it.low, metric)} to {_number(it.high, metric)})"
+
+
+def _spread(it: Summary, metric: str) -> str:
+    return _mean(it, metric) if it.n < 2 else f"{_mean(it, metric)} ± {_number(it.std, metric)}"
+
+
+def _mean(it: Summary, metric: str) -> str:
+    return _number(it.mean, metric) if it.n else "-"
+
+
+def _number(value: float, metric: str) -> str:
+    """Scores and losses with four decimals, epochs, seconds and speeds with one."""
+    return f"{value:.{4 if '/' in metric else 1}f}"
+
+
+def _some(names: Sequence[str], most: int = 5) -> str:
+    return ", ".join(names[:most]) + (f" and {len(names) - most} more" if len(names) > most else "")

@@ -1,0 +1,63 @@
+"""What the machine does to a run, told as errors of ours: disks, permissions, processes that are killed."""
+
+import errno
+import re
+import traceback
+
+from cnnlab.errors import CnnlabError, DataError
+
+REASON = {
+    errno.ENOSPC: "the disk is full",
+    errno.EDQUOT: "the disk quota is used up",
+    errno.EFBIG: "the file would be larger than the system allows",
+    errno.EROFS: "the file system is read-only",
+    errno.EACCES: "permission is denied",
+    errno.EPERM: "the operation is not permitted",
+    errno.EMFILE: "too many files are open",
+}
+REMEDY = {
+    errno.ENOSPC: "Free some space, or name another place with paths.output_dir and paths.cache_dir.",
+    errno.EDQUOT: "Free some space, or name another place with paths.output_dir and paths.cache_dir.",
+    errno.EMFILE: "Raise the limit of open files (ulimit -n), or lower data.num_workers.",
+}
+ELSEWHERE = "Change its permissions, or name another place with paths.output_dir and paths.cache_dir."
+FROM_WORKER = re.compile(r"Caught \w+ in DataLoader worker.*\n[\w.]*Error: (?P<message>.*)", re.DOTALL)
+"""How torch hands on what was raised in a worker: with all of its traceback as the message."""
+
+
+def translate_error(error: BaseException) -> CnnlabError | None:
+    """Return `error` as one of ours, which says what happened and what to do; None if it is not the machine's fault."""
+    if isinstance(error, CnnlabError):
+        found = FROM_WORKER.match(str(error))
+        return type(error)(found["message"].strip()) if found else error
+    if _lost_a_worker(error):
+        return DataError(
+            "A process that loads data was killed, most likely because memory ran out. "
+            "Fewer of them take less: data.num_workers=1, or 0 for none."
+        )
+    return _of_system(error) if isinstance(error, OSError) else None
+
+
+def _lost_a_worker(error: BaseException) -> bool:
+    """Whether torch says so, or the pipe from a worker has broken.
+
+    Torch says it from a signal handler: whatever runs at that moment may turn it into an error of its own.
+    """
+    chain: list[BaseException] = []
+    link: BaseException | None = error
+    while link is not None and link not in chain:  # an error that is raised from one it has caused closes a ring
+        chain.append(link)
+        link = link.__cause__ or link.__context__
+    if any(isinstance(each, RuntimeError) and str(each).startswith("DataLoader worker (pid") for each in chain):
+        return True
+    files = (frame.filename for frame in traceback.extract_tb(error.__traceback__))
+    return isinstance(error, ConnectionError | EOFError) and any("multiprocessing" in file for file in files)
+
+
+def _of_system(error: OSError) -> DataError:
+    place = f"{error.filename}: " if error.filename else ""
+    if error.errno in REASON:
+        return DataError(f"{place}{REASON[error.errno]}. {REMEDY.get(error.errno, ELSEWHERE)}")
+    found = FROM_WORKER.match(str(error))
+    reason = found["message"].strip() if found else f"{place}{error.strerror or str(error) or type(error).__name__}"
+    return DataError(f"{reason.rstrip('.')}. Check that the file is there and of the right kind.")

@@ -1,0 +1,155 @@
+"""The seam between what is learned and everything else: all that the rest of cnnlab asks of a task."""
+
+from abc import ABC, abstractmethod
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, ClassVar, Protocol
+
+from PIL import Image
+from torch import Tensor, nn
+
+from cnnlab.config import Config
+from cnnlab.config.checking import data_problems
+from cnnlab.data.datamodule import DataModule
+from cnnlab.errors import InputError, nearest, several
+from cnnlab.models.building import InputSpec
+from cnnlab.tasks.scoring import score_metrics
+from cnnlab.training.module import TaskModule
+from cnnlab.training.recipe import Recipe
+
+
+@dataclass
+class NoOptions:
+    """A task's evaluation or prediction takes no keys of its own."""
+
+
+class Evaluation(Protocol):
+    """The scores of a network on a part of its data."""
+
+    metrics: dict[str, Any]
+
+    def summary(self) -> str:
+        """Return what the terminal shows."""
+        ...
+
+    def write(self, folder: Path, title: str) -> None:
+        """Write metrics.json and report.html, and what else belongs to them, into `folder`."""
+        ...
+
+
+class Prediction(Protocol):
+    """What a network says of one input."""
+
+    def row(self) -> dict[str, str]:
+        """Return column -> cell of predictions.csv."""
+        ...
+
+    def draw(self, image: Image.Image) -> Image.Image:
+        """Return the picture with the prediction on or below it."""
+        ...
+
+    @property
+    def caption(self) -> str:
+        """At most two lines for a sheet of many pictures."""
+        ...
+
+
+class Task(ABC):
+    """One kind of learning: its data, its module, how it is scored, and what its predictions look like.
+
+    metrics: name -> "max" or "min", the metrics that `metric=` may choose.
+    """
+
+    data_schema: ClassVar[type]
+    """Dataclass with the keys of the config group `data`; `NEEDED` names those without which a stored config fails."""
+    module_class: ClassVar[type[TaskModule]]
+    """The LightningModule: losses, metrics, what predictions are made of."""
+    pictures: ClassVar[Mapping[str, str]] = {}
+    """What `cnnlab visualize what=` can draw of it -> the module with `Options` and `draw`."""
+    capabilities: ClassVar[frozenset[str]] = frozenset()
+    """Of "feature_cache", "records", "image_augmentation", "pretrained": what it has, and others do not."""
+    evaluate_options: ClassVar[type] = NoOptions
+    """Dataclass with the task's own keys of `cnnlab evaluate`."""
+    predict_options: ClassVar[type] = NoOptions
+    """Dataclass with the task's own keys of `cnnlab predict`."""
+
+    def __init__(self, name: str, metrics: Mapping[str, str]) -> None:
+        self.name = name
+        self.metrics = dict(metrics)
+
+    @abstractmethod
+    def build_data(
+        self, cfg: Config, spec: InputSpec, augmentations: Mapping[str, nn.Module], trusted: Sequence[str]
+    ) -> DataModule:
+        """Return the data of the config group `data` for a network that takes `spec`.
+
+        Raises InputError or DataError if the options or the data cannot work.
+        """
+
+    def build_module(
+        self,
+        preprocessing: nn.Module,
+        network: nn.Module,
+        classes: Sequence[str],
+        hyperparameters: dict[str, Any],
+        recipe: Recipe | None = None,
+    ) -> TaskModule:
+        """Return the LightningModule; without a recipe it only predicts."""
+        return self.module_class(preprocessing, network, classes, hyperparameters, recipe)
+
+    def build_batch_transforms(self, augmentations: Mapping[str, nn.Module], num_classes: int) -> list[nn.Module]:
+        """Return the augmentations that run on the device, on float batches in [0, 1] and their targets."""
+        return []
+
+    def check_recipe(self, recipe: Recipe, augmentations: Mapping[str, nn.Module]) -> None:  # noqa: B027
+        """Raise InputError for a loss that does not take the targets that augmentation and regularization make."""
+
+    def evaluate(self, module: TaskModule, data: DataModule, part: Any, options: Any) -> Evaluation:
+        """Score `part` of the data in one pass; `options` is an instance of `evaluate_options`."""
+        return score_metrics(module, data, part)
+
+    @abstractmethod
+    def predict(self, module: TaskModule, inputs: Tensor, options: Any) -> Sequence[Prediction]:
+        """Return one prediction for each input, uint8 N x C x H x W; `options` is an instance of `predict_options`."""
+
+    def pretrained(self, cfg: Config, trusted: Sequence[str]) -> "Pretrained":
+        """Return a network with its pretrained weights and all of the data set that it is to be scored on.
+
+        Raises InputError if the task has no pretrained weights.
+        """
+        raise InputError(
+            f"cnnlab evaluate model=... has no pretrained weights for the task {self.name}: use run=FOLDER."
+        )
+
+    # --- The same for every task ---
+
+    def check_data(self, data: Any) -> None:
+        """Raise InputError that lists what is wrong with the stored config group `data`."""
+        if problems := data_problems(data, self.data_schema):
+            raise several(problems, "The config of the run's data is damaged:")
+
+    def picture(self, what: str) -> str:
+        """Return the module that draws `what`; raise InputError if the task has no such picture."""
+        if what not in self.pictures:
+            raise InputError(
+                f"what={what} cannot be drawn for the task {self.name}. {nearest([what], list(self.pictures))}".rstrip()
+            )
+        return self.pictures[what]
+
+    def require_pictures(self) -> None:  # noqa: B027
+        """Raise InputError if the task predicts nothing from pictures."""
+
+    def require(self, capability: str, setting: str) -> None:
+        """Raise InputError that names the setting if the task lacks a capability."""
+        if capability not in self.capabilities:
+            raise InputError(f"{setting} is not possible: the task {self.name} has no {capability.replace('_', ' ')}.")
+
+
+@dataclass(frozen=True)
+class Pretrained:
+    """A network with the weights that somebody else trained, and what to score it on."""
+
+    module: TaskModule
+    data: DataModule
+    part: Any

@@ -1,0 +1,5 @@
+"""Which of several classes an image belongs to."""
+
+from cnnlab.tasks.classification.task import Classification
+
+__all__ = ["Classification"]

@@ -1,0 +1,61 @@
+"""The data of classification: images with one class each."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from torch import nn
+
+from cnnlab.config import Config, build
+from cnnlab.config.schema import Target
+from cnnlab.data.datamodule import ImageDataModule, build_data
+from cnnlab.models.building import InputSpec
+
+NOT_ARGUMENTS = ("name", "root", "channels", "dataset", "record_cache")
+"""Keys of the data group that are not arguments of build_data."""
+
+
+@dataclass
+class ClassificationData:
+    """The config group `data` for images with one class each."""
+
+    name: str
+    dataset: Target
+    root: str | None
+    channels: int
+    batch_size: int
+    num_workers: int | None
+    record_cache: str
+    val_fraction: float
+    test_fraction: float
+    split_seed: int
+    bad_images: str
+    classes: Any
+    images_per_class: int | None
+    train_fraction: float
+
+
+ClassificationData.NEEDED = ("name", "dataset")  # type: ignore[attr-defined]
+
+
+def build_images(
+    cfg: Config,
+    spec: InputSpec,
+    augmentations: Mapping[str, nn.Module],
+    trusted: Sequence[str],
+    stratified: bool = True,
+) -> ImageDataModule:
+    """Return the images of the config group `data`, at the size that a network with `spec` takes."""
+    options = {key: value for key, value in cfg["data"].items() if key not in NOT_ARGUMENTS}
+    return build_data(
+        build(cfg["data"]["dataset"], trusted),
+        augmentations=list(augmentations.values()),
+        cache_dir=Path(cfg["paths"]["cache_dir"]),
+        seed=cfg["seed"],
+        channels=spec.channels,
+        image_size=spec.image_size,
+        resize_size=spec.resize_size,
+        stratified=stratified,
+        **options,
+    )

@@ -1,0 +1,28 @@
+"""What a classifier says of an image."""
+
+from dataclasses import dataclass
+
+from PIL import Image
+
+from cnnlab.drawing.sheets import captioned
+
+
+@dataclass(frozen=True)
+class Ranking:
+    """The most probable classes with their probabilities, the most probable first."""
+
+    classes: list[tuple[str, float]]
+
+    def row(self) -> dict[str, str]:
+        cells: dict[str, str] = {}
+        for rank, (name, probability) in enumerate(self.classes, start=1):
+            cells |= {f"class_{rank}": name, f"probability_{rank}": f"{probability:.6f}"}
+        return cells
+
+    @property
+    def caption(self) -> str:
+        """The two best classes, one a line."""
+        return "\n".join(f"{name} {value:.1%}" for name, value in self.classes[:2])
+
+    def draw(self, image: Image.Image) -> Image.Image:
+        return captioned([image], [self.caption], side=320)

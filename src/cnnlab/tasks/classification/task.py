@@ -1,0 +1,79 @@
+"""Classification as a task: what the rest of cnnlab asks of it."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, ClassVar
+
+import torch
+from torch import Tensor, nn
+
+from cnnlab import explain
+from cnnlab.config import Config
+from cnnlab.data.datamodule import DataModule, ImageDataModule
+from cnnlab.data.transforms import MIXING, batch_transforms
+from cnnlab.errors import InputError
+from cnnlab.models.building import InputSpec
+from cnnlab.tasks.base import Pretrained, Task
+from cnnlab.tasks.classification.data import ClassificationData, build_images
+from cnnlab.tasks.classification.module import Classifier
+from cnnlab.tasks.classification.predictions import Ranking
+from cnnlab.tasks.classification.pretrained import pretrained_classifier
+from cnnlab.tasks.classification.report import Scored, score
+from cnnlab.training.module import TaskModule
+from cnnlab.training.recipe import Recipe
+
+
+@dataclass
+class PredictOptions:
+    """top_k: how many of the most probable classes the table has."""
+
+    top_k: int = 3
+
+
+class Classification(Task):
+    """Which of several classes an image belongs to."""
+
+    data_schema: ClassVar[type] = ClassificationData
+    module_class = Classifier
+    pictures: ClassVar[Mapping[str, str]] = explain.OF_IMAGES
+    capabilities = frozenset({"feature_cache", "records", "image_augmentation", "pretrained"})
+    predict_options = PredictOptions
+
+    def build_data(
+        self, cfg: Config, spec: InputSpec, augmentations: Mapping[str, nn.Module], trusted: Sequence[str]
+    ) -> ImageDataModule:
+        return build_images(cfg, spec, augmentations, trusted)
+
+    def build_batch_transforms(self, augmentations: Mapping[str, nn.Module], num_classes: int) -> list[nn.Module]:
+        return batch_transforms(augmentations.values(), num_classes)
+
+    def check_recipe(self, recipe: Recipe, augmentations: Mapping[str, nn.Module]) -> None:
+        """Mixed images and smoothed labels have several classes at once, which not every loss can take."""
+        soft = [f"augmentation={name}" for name, entry in augmentations.items() if isinstance(entry, MIXING)]
+        soft += [
+            f"regularization={name}"
+            for name, entry in recipe.regularizers.items()
+            if getattr(entry, "label_smoothing", 0.0)
+        ]
+        loss = recipe.loss()
+        if soft and not isinstance(loss, nn.CrossEntropyLoss):
+            raise InputError(
+                f"{' and '.join(soft)} makes soft targets, which {type(loss).__name__} does not take. "
+                "Use loss=cross_entropy."
+            )
+
+    def evaluate(self, module: TaskModule, data: DataModule, part: Any, options: Any) -> Scored:
+        return score(module, data, part)
+
+    @torch.inference_mode()
+    def predict(self, module: TaskModule, inputs: Tensor, options: Any) -> list[Ranking]:
+        if options.top_k < 1:
+            raise InputError(f"top_k={options.top_k}: at least 1 is needed.")
+        values, indices = torch.topk(module.predict(inputs).cpu(), min(options.top_k, len(module.classes)))
+        return [
+            Ranking([(module.classes[i], float(v)) for v, i in zip(value, index.tolist(), strict=True)])
+            for value, index in zip(values, indices, strict=True)
+        ]
+
+    def pretrained(self, cfg: Config, trusted: Sequence[str]) -> Pretrained:
+        return pretrained_classifier(cfg, trusted)

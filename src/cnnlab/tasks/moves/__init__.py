@@ -1,0 +1,5 @@
+"""Which move is played next in a position of Go."""
+
+from cnnlab.tasks.moves.task import Moves
+
+__all__ = ["Moves"]

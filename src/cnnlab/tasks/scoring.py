@@ -1,0 +1,52 @@
+"""One pass over a part of the data, and the evaluation of a task that has nothing to add to its metrics."""
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+from tqdm import tqdm
+
+from cnnlab.data.datamodule import DataModule
+from cnnlab.reports.pages import html_page, html_table
+from cnnlab.system.files import write_json, write_text
+from cnnlab.training.module import TaskModule
+
+
+def scoring_batches(module: TaskModule, data: DataModule, part: Any) -> Iterator[tuple[Tensor, Tensor]]:
+    """Yield the inputs and targets of `part` on the GPU if there is one, where `module` is put in eval mode."""
+    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    module.to(device).eval()
+    module.network.to(memory_format=torch.channels_last)
+    for inputs, targets in tqdm(data.eval_dataloader(part), "Scoring", unit="batch"):
+        yield inputs.to(device), targets.to(device)
+
+
+@dataclass(frozen=True)
+class MetricScores:
+    """The metrics of a module over a part of its data, and `n`, the number of examples."""
+
+    metrics: dict[str, Any]
+
+    def summary(self) -> str:
+        scores = [f"{name} {value:.4f}" for name, value in self.metrics.items() if name != "n"]
+        return "   ".join([*scores, f"n {self.metrics['n']}"])
+
+    def write(self, folder: Path, title: str) -> None:
+        """Write metrics.json and report.html."""
+        write_json(folder / "metrics.json", self.metrics)
+        write_text(folder / "report.html", html_page(title, html_table([list(pair) for pair in self.metrics.items()])))
+
+
+@torch.inference_mode()
+def score_metrics(module: TaskModule, data: DataModule, part: Any) -> MetricScores:
+    """Return the metrics that the module has for validation."""
+    metrics: dict[str, Any] = {}
+    for inputs, targets in scoring_batches(module, data, part):
+        metrics = metrics or {name: metric.to(inputs.device) for name, metric in module.build_metrics().items()}
+        outputs = module(inputs)
+        for metric in metrics.values():
+            metric.update(outputs, targets)
+    return MetricScores({name: float(metric.compute()) for name, metric in metrics.items()} | {"n": len(part)})

@@ -1,0 +1,300 @@
+"""The base of every task's LightningModule: preprocessing and network, and what is the same in all training."""
+
+import math
+import time
+from abc import ABC, abstractmethod
+from collections.abc import Mapping, Sequence
+from typing import Any, NamedTuple
+
+import lightning as L
+import torch
+from lightning.pytorch.utilities.types import OptimizerLRScheduler
+from torch import Tensor, nn
+from torchmetrics import MeanMetric, Metric, MetricCollection
+from torchvision.transforms import v2
+
+from cnnlab.errors import CnnlabError, InputError
+from cnnlab.models.cutting import Cut
+from cnnlab.models.preprocessing import Normalize
+from cnnlab.seeds import derive, derived_rng, seed_generators
+from cnnlab.training.lightning_compat import logs_this_step
+from cnnlab.training.optimizers import parameter_groups
+from cnnlab.training.recipe import Recipe
+from cnnlab.training.regularizers import acting
+
+
+class FeatureBatch(NamedTuple):
+    """A batch whose images have been through the frozen stages already."""
+
+    features: Tensor
+    """What the module's `cut` gave for the images, N x ..."""
+    targets: Tensor
+    draws: Tensor
+    """int64 N x 2: the view (-1: as in evaluation) and the index of each image."""
+
+
+class TaskModule(L.LightningModule, ABC):
+    """Preprocessing and network, trained by `recipe`; without one the module only predicts.
+
+    A batch is (inputs, targets): inputs are uint8 or float in [0, 1], N x C x H x W. A subclass names its metrics and
+    says how outputs become predictions; it may override `outputs_of` and `loss_of` for batches of another shape.
+
+    classes: names of the outputs, in order; empty where outputs are not classes. hyperparameters: plain values (dict,
+    list, str, numbers, None) kept in the checkpoint, enough to rebuild preprocessing and network.
+    """
+
+    def __init__(
+        self,
+        preprocessing: nn.Module,
+        network: nn.Module,
+        classes: Sequence[str],
+        hyperparameters: dict[str, Any],
+        recipe: Recipe | None = None,
+    ) -> None:
+        super().__init__()
+        self.save_hyperparameters(hyperparameters, logger=False)
+        self.preprocessing = preprocessing
+        self.network = network
+        self.classes = list(classes)
+        self._recipe = recipe
+        self.cut: Cut | None = None
+        self.step_ended = 0.0
+        """When the callbacks of the last training batch were done, on time.perf_counter's clock."""
+        self.step_values: dict[str, Tensor] = {}
+        """The metrics of the last training step."""
+        self.train_metrics: Any = nn.ModuleDict(dict(self.build_train_metrics()))
+        self.train_loss_epoch = MeanMetric()
+        self.val_metrics, self.test_metrics = (self._metrics_of(part) for part in ("val", "test"))
+        self.val_loss, self.test_loss = MeanMetric(), MeanMetric()
+        if recipe:
+            self.loss = recipe.loss()
+            epsilon = recipe.label_smoothing
+            self.train_loss = recipe.loss(label_smoothing=epsilon) if epsilon else recipe.loss()
+            self.penalties = acting(recipe.regularizers.values(), "loss")
+            self.batch_hooks = acting(recipe.regularizers.values(), "on_batch")
+            self.step_hooks = acting(recipe.regularizers.values(), "after_step")
+
+    # --- What a task says ---
+
+    @abstractmethod
+    def build_metrics(self) -> Mapping[str, Metric]:
+        """Return name -> metric of validation and test, updated with outputs and targets; the loss is there anyway."""
+
+    def build_train_metrics(self) -> Mapping[str, Metric]:
+        """Return name -> metric of a whole training epoch, logged as train/<name>_epoch."""
+        return {}
+
+    def step_metrics(self, outputs: Tensor, targets: Tensor) -> dict[str, Tensor]:
+        """Return name -> value for one training batch, logged as train/<name>."""
+        return {}
+
+    @abstractmethod
+    def predict(self, inputs: Tensor) -> Tensor:
+        """Return what predictions are made of, N x ...: probabilities, values."""
+
+    def check_outputs(self, outputs: Any, targets: Tensor) -> None:
+        """Raise InputError if the network's outputs are not what the task's loss and metrics take."""
+        if not isinstance(outputs, Tensor):
+            raise InputError(
+                f"{type(self.network).__name__} returns a {type(outputs).__name__}; the task needs a tensor."
+            )
+
+    # --- From inputs to outputs ---
+
+    @property
+    def recipe(self) -> Recipe:
+        """Raises RuntimeError if the network was loaded to predict only."""
+        if self._recipe is None:
+            raise RuntimeError("This module has no recipe to train by.")
+        return self._recipe
+
+    def forward(self, inputs: Tensor) -> Tensor:
+        """Map uint8 or float-in-[0, 1] inputs N x C x H x W to the network's outputs, float32."""
+        return self.network(self.preprocessed(inputs)).float()
+
+    def features(self, inputs: Tensor) -> Tensor:
+        """Map uint8 or float-in-[0, 1] inputs N x C x H x W to the outputs of the frozen stages below the cut."""
+        assert self.cut is not None
+        return self.cut.prefix(self.preprocessed(inputs))
+
+    def from_features(self, features: Tensor) -> Tensor:
+        """Map `features` of inputs to the network's outputs, float32."""
+        assert self.cut is not None
+        if features.ndim == 4 and self.recipe.channels_last:
+            features = features.to(memory_format=torch.channels_last)
+        return self.cut.tail(features).float()
+
+    def to_float(self, inputs: Tensor) -> Tensor:
+        """Return inputs in [0, 1], `in_format`."""
+        inputs = self.in_format(inputs)
+        return inputs.float().div_(255) if inputs.dtype == torch.uint8 else inputs
+
+    def in_format(self, inputs: Tensor) -> Tensor:
+        """Return inputs in the memory format that convolutions are fastest in."""
+        channels_last = self._recipe is None or self._recipe.channels_last
+        return inputs.contiguous(memory_format=torch.channels_last if channels_last else torch.contiguous_format)
+
+    def preprocessed(self, inputs: Tensor) -> Tensor:
+        """Map uint8 or float-in-[0, 1] inputs N x C x H x W to what the network takes."""
+        if inputs.dtype == torch.uint8 and isinstance(self.preprocessing, Normalize):
+            return self.preprocessing.from_uint8(self.in_format(inputs))
+        return self.preprocessing(self.to_float(inputs))
+
+    def augment(self, inputs: Tensor, targets: Tensor) -> tuple[Tensor, Tensor]:
+        """Return the float batch in [0, 1] and the targets that a step trains on (N, or N x classes if mixed)."""
+        steps = self.recipe.batch_transforms
+        return v2.Compose(steps)(self.to_float(inputs), targets) if steps else (self.to_float(inputs), targets)
+
+    def outputs_of(self, batch: Any) -> tuple[Tensor, Tensor]:
+        """Return outputs and targets of a training batch, after the augmentation and regularization of its step."""
+        if isinstance(batch, FeatureBatch):
+            return self.from_features(batch.features), batch.targets
+        inputs, targets = batch
+        if self.recipe.batch_transforms or self.batch_hooks:
+            inputs, targets = self.augment(inputs, targets)
+        for each in self.batch_hooks:
+            inputs, targets = each.on_batch(self, inputs, targets)
+        return self(inputs), targets
+
+    def loss_of(self, outputs: Tensor, targets: Tensor) -> Tensor:
+        """Return the training loss of a batch, without penalties."""
+        return self.train_loss(outputs, targets)
+
+    def check_step(self, batch: Any) -> None:
+        """Try the forward pass and the loss of a training step, and leave no trace of it.
+
+        Raises InputError with what the network or the loss says about the batch.
+        """
+        buffers = {name: buffer.clone() for name, buffer in self.network.named_buffers()}
+        modes = {part: part.training for part in self.network.modules()}
+        self.network.train()
+        try:
+            with derived_rng("check_step"), torch.no_grad(), torch.compiler.set_stance("force_eager"):
+                inputs, targets = batch
+                self.check_outputs(self.network(self.preprocessed(inputs)), targets)
+                outputs, targets = self.outputs_of(batch)
+                self.loss_of(outputs, targets)
+                for metric in self.build_metrics().values():
+                    metric(outputs, batch[1])
+        except (CnnlabError, MemoryError, torch.OutOfMemoryError):
+            raise
+        except Exception as error:
+            shape = " x ".join(map(str, batch[0].shape[1:]))
+            reason = next(iter(str(error).splitlines()), "") or type(error).__name__
+            raise InputError(
+                f"{type(self.network).__name__} with {type(self.train_loss).__name__} cannot be trained on inputs of "
+                f"{shape}: {reason.rstrip('.')}. Check model.*, data.* and loss."
+            ) from error
+        finally:
+            for part, mode in modes.items():
+                part.training = mode
+            for name, buffer in self.network.named_buffers():
+                buffer.copy_(buffers[name])
+
+    # --- Lightning's hooks ---
+
+    def setup(self, stage: str) -> None:
+        """Convert the network's memory format before DDP wraps it and takes note of its strides."""
+        if self.recipe.channels_last:
+            self.network.to(memory_format=torch.channels_last)
+
+    def on_train_start(self) -> None:
+        self.recipe.plan.apply(self.network, self.current_epoch)
+
+    def on_train_epoch_start(self) -> None:
+        self.recipe.plan.apply(self.network, self.current_epoch)
+
+    def on_train_batch_start(self, batch: Any, batch_idx: int) -> None:
+        seed_generators(self.step_seed(), self.device)
+
+    def step_seed(self) -> int:
+        """Return the seed from which all randomness of the current training step is derived."""
+        return derive(self.recipe.seed, "step", self.global_step, self.global_rank)
+
+    def training_step(self, batch: Any, batch_idx: int) -> Tensor:
+        own_targets = batch[1]
+        outputs, targets = self.outputs_of(batch)
+        loss = self.loss_of(outputs, targets)
+        finite = loss.detach().isfinite()  # a step that is skipped (divergence=skip) does not count
+        seen = outputs.detach()
+        for metric in self.train_metrics.values():
+            metric.update(seen, own_targets)
+        self.train_loss_epoch.update(loss.detach().where(finite, 0), finite * len(own_targets))
+        values = {"train/loss": loss.detach()}
+        values |= {f"train/{name}": value for name, value in self.step_metrics(seen, own_targets).items()}
+        for penalty in self.penalties:
+            if (term := penalty.loss(self.network)) is not None:
+                values[f"train/{penalty.name}"] = term.detach()
+                loss = loss + term
+        self.step_values = values
+        return loss
+
+    def on_train_epoch_end(self) -> None:
+        """Log the means of the epoch; Lightning itself would do so only after the epoch's checkpoint is written."""
+        means = {}
+        for name, metric in self.epoch_sums().items():
+            means[f"train/{name}_epoch"] = metric.compute()
+            metric.reset()
+        self.log_dict(means | self.step_values, logger=False)
+        for logger in self.loggers:
+            logger.log_metrics(
+                {name: value.item() for name, value in means.items()} | {"epoch": self.current_epoch},
+                step=self.global_step - 1,
+            )
+
+    def epoch_sums(self) -> dict[str, Metric]:
+        """Return the metrics that add up over a training epoch, by name."""
+        return {"loss": self.train_loss_epoch, **dict(self.train_metrics.items())}
+
+    def on_train_batch_end(self, outputs: Any, batch: Any, batch_idx: int) -> None:
+        # Lightning's log takes as long as the forward pass of a small network, and keeps one of `log_every_n_steps`.
+        if logs_this_step(self.trainer):
+            self.log_dict(self.step_values, on_step=True, on_epoch=False)
+        self.step_ended = time.perf_counter()
+
+    def validation_step(self, batch: Any, batch_idx: int) -> None:
+        outputs = self.from_features(batch.features) if isinstance(batch, FeatureBatch) else self(batch[0])
+        self.score("val", outputs, batch[1])
+
+    def test_step(self, batch: Any, batch_idx: int) -> None:
+        self.score("test", self(batch[0]), batch[1])
+
+    def score(self, part: str, outputs: Tensor, targets: Tensor) -> None:
+        """Update and log the metrics of a part. Metric objects are logged, not their values: they weight by example and
+        gather over ranks exactly."""
+        metrics: MetricCollection = getattr(self, f"{part}_metrics")
+        loss: MeanMetric = getattr(self, f"{part}_loss")
+        metrics.update(outputs, targets)
+        loss.update(self.loss(outputs, targets), len(targets))
+        self.log(f"{part}/loss", loss, on_step=False, on_epoch=True)
+        self.log_dict(metrics, on_step=False, on_epoch=True)
+
+    def configure_optimizers(self) -> OptimizerLRScheduler:
+        recipe = self.recipe
+        lr = recipe.lr * recipe.scale_lr(self.trainer.world_size)
+        groups = parameter_groups(self.network, recipe.plan, lr, recipe.weight_decay)
+        optimizer = recipe.optimizer(groups, lr=lr)
+        if self.step_hooks:
+            optimizer.register_step_post_hook(self._after_step)
+        if recipe.waits_for_plateaus:
+            plateau = recipe.scheduler(optimizer, mode=recipe.mode)
+            return {"optimizer": optimizer, "lr_scheduler": {"scheduler": plateau, "monitor": recipe.monitor}}
+        total_steps = int(self.trainer.estimated_stepping_batches)
+        steps_per_epoch = math.ceil(self.trainer.num_training_batches / self.trainer.accumulate_grad_batches)
+        scheduler = recipe.scheduler(optimizer, total_steps=total_steps, steps_per_epoch=steps_per_epoch)
+        return {"optimizer": optimizer, "lr_scheduler": {"scheduler": scheduler, "interval": "step"}}
+
+    @torch.no_grad()
+    def _after_step(self, optimizer: torch.optim.Optimizer, *_: Any) -> None:
+        rates: dict[int, float] = {}
+
+        def lr_of(weight: nn.Parameter) -> float:
+            if not rates:  # most steps of most regularizers do not ask
+                rates.update({id(each): float(g["lr"]) for g in optimizer.param_groups for each in g["params"]})
+            return rates[id(weight)]
+
+        for each in self.step_hooks:
+            each.after_step(self.network, lr_of)
+
+    def _metrics_of(self, part: str) -> MetricCollection:
+        return MetricCollection(dict(self.build_metrics()), prefix=f"{part}/", compute_groups=False)

@@ -1,0 +1,355 @@
+"""Comparisons of run folders whose figures were planted: what varies, what the tables say, what is refused."""
+
+import csv
+import io
+import itertools
+import json
+import re
+from pathlib import Path
+
+import numpy as np
+import pytest
+import scipy.stats
+from PIL import Image
+from planted import plant
+
+from cnnlab.errors import InputError
+from cnnlab.reports.comparison import study
+from cnnlab.reports.comparison_figures import band, pictures
+from cnnlab.reports.comparison_report import as_text, write_comparison
+from cnnlab.reports.comparison_sections import sections
+from cnnlab.runs.results import find_results, read_curves
+
+B = 0.06
+"""What init=orthogonal adds to the metric of every planted sweep."""
+
+
+def sweep(folder: Path, inits=("zero", "orthogonal", "normal"), seeds=range(4), noise=0.004, extra=()) -> Path:
+    """One run for each init and seed, three epochs, the second the best: 0.8 + b [init = orthogonal] + noise."""
+    rng = np.random.default_rng(5)
+    for init, seed in itertools.product(inits, seeds):
+        best = 0.8 + B * (init == "orthogonal") + rng.normal(0, noise)
+        plant(folder / f"{init}-{seed}", [f"init={init}", "optimizer.lr=0.01", *extra], seed, [0.5, best, best - 0.02])
+    return folder
+
+
+def grid(folder: Path, seeds=range(3)) -> Path:
+    rng = np.random.default_rng(6)
+    for init, kind, seed in itertools.product(("zero", "orthogonal"), ("none", "[l2]", "[l2,dropout]"), seeds):
+        best = 0.7 + 0.1 * (init == "orthogonal") + 0.02 * (kind == "[l2]") + rng.normal(0, 0.003)
+        plant(folder / f"{init}-{kind}-{seed}", [f"init={init}", f"regularization={kind}"], seed, [0.4, best])
+    return folder
+
+
+def compare(folder: Path, **options):
+    return study(find_results([folder]), **options)
+
+
+def table(path: Path) -> list[dict[str, str]]:
+    return list(csv.DictReader(io.StringIO(path.read_text(encoding="utf-8"))))
+
+
+def text_of(folder: Path, **options) -> str:
+    return as_text(sections(compare(folder, **options)))
+
+
+def test_planted_effect_is_recovered_and_the_null_effect_called_null(tmp_path):
+    text = text_of(sweep(tmp_path / "s"))
+    found = re.search(
+        r"init=orthogonal is better than init=zero by ([\d.]+) \(95 % interval ([\d.]+) to ([\d.]+), 4 seeds", text
+    )
+    effect, low, high = map(float, found.groups())
+    assert low <= B <= high
+    assert effect == pytest.approx(B, abs=0.01)
+    assert re.search(r"cannot tell init=(zero|normal) from init=(zero|normal): ", text)
+    assert "It is better than every other setting." in text
+
+
+def test_table_is_what_the_runs_say(tmp_path):
+    folder = sweep(tmp_path / "s")
+    it = compare(folder)
+    write_comparison(folder, "T", it, sections(it))
+    rows = {row["init"]: row for row in table(folder / "comparison.csv")}
+    assert next(iter(rows)) == "orthogonal"
+    assert list(rows["zero"])[:6] == [
+        *("init", "n"),
+        *(f"best/val/acc_{what}" for what in ("mean", "std", "ci95_low", "ci95_high")),
+    ]
+    best = [json.loads((folder / f"zero-{seed}" / "run.json").read_text())["best"]["val/acc"] for seed in range(4)]
+    row = {key: float(value) for key, value in rows["zero"].items() if key != "init"}
+    low, high = scipy.stats.t.interval(0.95, 3, np.mean(best), scipy.stats.sem(best))
+    assert row["n"] == 4
+    assert row["best/val/acc_mean"] == pytest.approx(np.mean(best))
+    assert row["best/val/acc_std"] == pytest.approx(np.std(best, ddof=1))
+    assert (row["best/val/acc_ci95_low"], row["best/val/acc_ci95_high"]) == pytest.approx((low, high))
+    assert row["last/val/acc_mean"] == pytest.approx(np.mean(best) - 0.02)
+    assert row["best/val/loss_mean"] == pytest.approx(1 - np.mean(best))
+    assert row["gap/acc_mean"] == pytest.approx(0.02)  # the mean of acc + 0.01 and acc + 0.03, minus acc
+    assert row["epochs_to_best_mean"] == 2
+    assert row["wall_seconds_mean"] == pytest.approx(11.5)
+    assert row["images_per_second_std"] == 0
+
+
+def test_varying_keys_are_found_and_readable(tmp_path):
+    it = compare(grid(tmp_path / "s"))
+    assert it.factors == ("init", "regularization")
+    assert {setting.values for setting in it.settings} == set(
+        itertools.product(("zero", "orthogonal"), ("none", "[l2]", "[l2,dropout]"))
+    )
+    assert compare(sweep(tmp_path / "t")).fixed == {"optimizer.lr": 0.01}
+
+
+def test_a_value_that_was_not_typed_is_read_from_the_config(tmp_path):
+    plant(tmp_path / "a", [], 0, [0.5])
+    plant(tmp_path / "b", ["init=zero", "regularization=[l2]"], 0, [0.6])
+    it = compare(tmp_path)
+    assert it.factors == ("init", "regularization")
+    assert {setting.values for setting in it.settings} == {("default", "none"), ("zero", "[l2]")}
+
+
+def test_names_leave_out_what_a_run_does_not_have(tmp_path):
+    plant(tmp_path / "a", ["regularization=none"], 0, [0.5])
+    plant(tmp_path / "b", ["regularization=[l2]", "regularization.l2.lambd=0.01"], 0, [0.6])
+    it = compare(tmp_path)
+    names = {it.name(setting.values) for setting in it.settings}
+    assert names == {"regularization=none", "regularization=[l2] regularization.l2.lambd=0.01"}
+
+
+def test_a_name_always_says_something(tmp_path):
+    """Also of a run that has none of the keys that were typed for others."""
+    plant(tmp_path / "a", [], 0, [0.5])
+    plant(tmp_path / "b", ["+model.width=2"], 0, [0.6])
+    it = compare(tmp_path)
+    assert {it.name(setting.values) for setting in it.settings} == {"model.width=-", "model.width=2"}
+
+
+def test_a_default_that_was_changed_between_runs_is_a_factor(tmp_path):
+    for number, seed in itertools.product(range(2), range(2)):
+        run = plant(tmp_path / f"{number}-{seed}", ["init=zero"], seed, [0.5 + number / 10])
+        if number:
+            config = (run / "config.yaml").read_text()
+            (run / "config.yaml").write_text(config.replace("lr: 0.001", "lr: 0.1"))
+    it = compare(tmp_path)
+    assert it.factors == ("optimizer.lr",)
+    assert [(setting.values, len(setting.runs)) for setting in it.settings] == [((0.1,), 2), ((0.001,), 2)]
+
+
+def test_two_factors_have_effects_and_an_interaction(tmp_path):
+    text = text_of(grid(tmp_path / "s"))
+    assert "Factor init" in text
+    assert "Factor regularization" in text
+    assert re.search(r"orthogonal +3 +0\.\d{4} ± 0\.\d{4} \(.*\) +\+0\.0[45]\d\d", text)
+    assert "cannot tell that there is any" in text
+    assert "The best setting against the others" in text
+
+
+@pytest.mark.parametrize("seeds", [(0,), (0, 1)])
+def test_one_seed_tells_nothing(tmp_path, seeds):
+    text = text_of(sweep(tmp_path / "s", seeds=seeds))
+    assert ("cannot tell with n=1" in text) == (len(seeds) == 1)
+    assert "is better than init" not in text or len(seeds) == 2
+
+
+def test_factors_that_vary_together_are_named(tmp_path):
+    for seed, (init, lr) in itertools.product(range(2), (("zero", 0.1), ("normal", 0.01))):
+        plant(tmp_path / f"{init}-{seed}", [f"init={init}", f"optimizer.lr={lr}"], seed, [0.5 + lr + seed / 100])
+    assert "init and optimizer.lr vary together" in text_of(tmp_path)
+
+
+def test_runs_that_did_not_finish_are_listed_and_left_out(tmp_path):
+    folder = sweep(tmp_path / "s")
+    plant(folder / "failed-one", ["init=zero"], 7, [0.1], status="failed", error="The loss is nan at step 3\nmore")
+    plant(folder / "killed", ["init=zero"], 8, [0.1], status="running")
+    plant(folder / "stopped", ["init=zero"], 9, [0.1], status="interrupted")
+    cut = plant(folder / "cut", ["init=zero"], 10, [0.1, 0.2])
+    (cut / "metrics.csv").write_text((cut / "metrics.csv").read_text()[:-9])
+    plant(folder / "foreign", [], 11, [0.1])
+    (folder / "foreign" / "run.json").write_text('{"name": "other"}')
+    plant(folder / "broken", [], 11, [0.1])
+    (folder / "broken" / "run.json").write_text('{"status": "fini')
+    it = compare(folder)
+    assert {setting.values[0]: len(setting.runs) for setting in it.settings} == dict.fromkeys(
+        ("zero", "orthogonal", "normal"), 4
+    )
+    text = as_text(sections(it))
+    for line in (
+        "failed-one: failed: The loss is nan at step 3",
+        "killed: still running, or killed",
+        "stopped: interrupted",
+        "cut: metrics.csv is cut off or damaged at line 5",
+        "foreign: run.json is of another program: it has no status",
+        "broken: run.json cannot be read",
+    ):
+        assert line in text
+    assert "more" not in text.split("step 3")[1].split("\n")[0]
+    write_comparison(folder, "T", it, sections(it))
+    listed = {row["run"]: row for row in table(folder / "comparison_runs.csv")}
+    assert listed["failed-one"]["status"] == "failed"
+    assert len(listed) == 18
+    assert "failed-one" in (folder / "comparison.md").read_text()
+    assert "failed-one" in (folder / "comparison.html").read_text()
+
+
+def test_jobs_of_a_sweep_that_have_not_begun_are_listed(tmp_path):
+    folder = sweep(tmp_path / "s")
+    plant(folder / "again", ["init=zero"], 9, [0.1], status="pending")
+    jobs = [{"name": name} for name in ("zero-0", "again", "later")]
+    (folder / "sweep.json").write_text(json.dumps({"jobs": jobs}))
+    text = text_of(folder).split("Not in the tables")[1]
+    assert [line.strip() for line in text.strip().splitlines()] == ["again: not started", "later: not started"]
+    (folder / "sweep.json").write_text('{"jobs": [')
+    assert len(find_results([folder])) == 13
+
+
+@pytest.mark.parametrize(
+    ("text", "trouble"),
+    [
+        ("step,epoch,val/acc\n1,0,0.5\n2,1,0.", "line 3"),
+        ("step,epoch,val/acc\n1,0,0.5\n", "it ends in epoch 0, the run in epoch 1"),
+        ("step,epoch,val/acc\n1,0\n", "line 2"),
+        ("step,epoch,val/acc\n1,0,a\n", "line 2"),
+        ("step,epoch,val/acc\n1,0,1,2\n", "line 2"),
+        ("x,y\n1,2\n", "no columns step and epoch"),
+        ("", "no columns"),
+    ],
+)
+def test_half_written_metrics_are_noticed(tmp_path, text, trouble):
+    (tmp_path / "metrics.csv").write_text(text)
+    with pytest.raises(ValueError, match=trouble):
+        read_curves(tmp_path / "metrics.csv", {"val/acc": 0.75, "epoch": 1})
+
+
+def test_a_last_line_without_an_end_may_be_whole(tmp_path):
+    (tmp_path / "metrics.csv").write_text("step,epoch,val/acc\n1,0,0.5\n2,1,0.75")
+    last = {"val/acc": 0.75, "epoch": 1}
+    assert read_curves(tmp_path / "metrics.csv", last) == {"val/acc": {0: 0.5, 1: 0.75}}
+    assert read_curves(tmp_path / "metrics.csv", {}) == {"val/acc": {0: 0.5, 1: 0.75}}
+
+
+def test_run_without_csv_is_read_from_its_record(tmp_path):
+    for seed in range(2):
+        run = plant(tmp_path / str(seed), [], seed, [0.5, 0.75, 0.25])
+        (run / "metrics.csv").unlink()
+    (setting,) = compare(tmp_path).settings
+    assert setting.summary("best/val/acc").mean == 0.75
+    assert setting.summary("last/val/acc").mean == 0.25
+    assert setting.summary("epochs_to_best").mean == 2
+    assert "gap/acc" not in setting.runs[0].numbers
+    assert "Learning curves" not in pictures(compare(tmp_path))
+
+
+def test_record_with_empty_entries_is_read(tmp_path):
+    plant(
+        tmp_path / "a", [], 0, [0.5], best=None, last={"val/loss": None, "epoch": 0}, images_per_second=None, test=None
+    )
+    run = tmp_path / "a" / "metrics.csv"
+    run.write_text(run.read_text().rstrip("\n"))
+    (setting,) = compare(tmp_path).settings
+    assert setting.summary("best/val/acc").mean == 0.5
+    assert "images_per_second" not in setting.runs[0].numbers
+
+
+def test_runs_of_several_splits_share_no_table(tmp_path):
+    folder = sweep(tmp_path / "s")
+    plant(folder / "other", ["init=zero"], 9, [0.5], split_hash="feedfacefeedface")
+    with pytest.raises(InputError, match=r"2 data splits.*0123456789abcdef \(12 runs\), feedfacefeedface \(1 run\)"):
+        compare(folder)
+    assert len(compare(folder, split="0123").runs) == 12
+    with pytest.raises(InputError, match="split=9: no finished run"):
+        compare(folder, split="9")
+
+
+def test_equal_seeds_of_one_setting_are_refused(tmp_path):
+    folder = sweep(tmp_path / "s")
+    plant(folder / "again", ["init=zero", "optimizer.lr=0.01"], 0, [0.5])
+    with pytest.raises(InputError, match=r"init=zero seed=0 is there twice.*again.*zero-0"):
+        compare(folder)
+
+
+def test_a_metric_that_no_run_has_is_refused_with_the_nearest(tmp_path):
+    folder = sweep(tmp_path / "s")
+    with pytest.raises(InputError, match=r"metric=val/acc: no run has it\. Did you mean .*best/val/acc"):
+        compare(folder, metric="val/acc")
+    smallest = compare(folder, metric="best/val/loss")
+    assert smallest.settings[0].values == ("orthogonal",)
+    assert "init=orthogonal is better than init=zero by 0.0" in as_text(sections(smallest))
+
+
+def test_a_metric_that_some_runs_lack_is_counted_where_it_is(tmp_path):
+    folder = sweep(tmp_path / "s")
+    for seed in (0, 1):
+        record = json.loads((folder / f"zero-{seed}" / "run.json").read_text())
+        (folder / f"zero-{seed}" / "run.json").write_text(json.dumps(record | {"test": {"test/acc": 0.7}}))
+    text = text_of(folder, metric="test/acc")
+    assert "Best: init=zero, 0.7000 ± 0.0000" in text
+    assert "Without test/acc, so not counted: zero-2, zero-3" in text
+
+
+def test_nothing_finished(tmp_path):
+    plant(tmp_path / "a", [], 0, [0.1], status="failed", error="no memory")
+    plant(tmp_path / "b", [], 1, [0.1], status="running")
+    with pytest.raises(InputError, match=r"No run has finished \(1 failed, 1 running; a: failed: no memory\)"):
+        compare(tmp_path)
+
+
+def test_folders_without_runs(tmp_path):
+    with pytest.raises(InputError, match="There is no folder"):
+        find_results([tmp_path / "none"])
+    (tmp_path / "empty").mkdir()
+    with pytest.raises(InputError, match="empty is empty"):
+        find_results([tmp_path / "empty"])
+    (tmp_path / "lightning_logs" / "version_0").mkdir(parents=True)
+    (tmp_path / "lightning_logs" / "version_0" / "metrics.csv").write_text("a\n1\n")
+    with pytest.raises(InputError, match="holds no run of cnnlab"):
+        find_results([tmp_path / "lightning_logs"])
+
+
+def test_a_run_named_twice_is_one_run(tmp_path):
+    folder = sweep(tmp_path / "s")
+    assert len(find_results([folder, folder / "zero-0"])) == 12
+
+
+def test_pictures_of_one_and_of_two_factors(tmp_path):
+    assert set(pictures(compare(sweep(tmp_path / "s")))) == {"Learning curves", "Dots"}
+    drawn = pictures(compare(grid(tmp_path / "t")))
+    assert set(drawn) == {"Learning curves", "Dots", "Effects", "Heat map"}
+    for data in drawn.values():
+        assert Image.open(io.BytesIO(data)).format == "PNG"
+
+
+def test_band_is_lowest_mean_and_highest_seed(tmp_path):
+    plant(tmp_path / "a", [], 0, [0.1, 0.4])
+    plant(tmp_path / "b", [], 1, [0.3, 0.2, 0.5])
+    (setting,) = compare(tmp_path).settings
+    epochs, low, mean, high = band(setting, "val/acc")
+    assert (epochs, low, high) == ([1, 2, 3], [0.1, 0.2, 0.5], [0.3, 0.4, 0.5])
+    assert mean == pytest.approx([0.2, 0.3, 0.5])
+
+
+def test_page_is_self_contained_and_escapes_what_was_typed(tmp_path):
+    script = "<script>alert(1)</script>"
+    for number, seed in itertools.product(range(2), range(2)):
+        plant(tmp_path / f"{number}{seed}", [f"init='{script}|{number}'"], seed, [0.5 + number / 9 + seed / 99])
+    it = compare(tmp_path)
+    write_comparison(tmp_path, f"T {script}", it, sections(it))
+    page = (tmp_path / "comparison.html").read_text(encoding="utf-8")
+    assert "<script" not in page
+    assert "&lt;script&gt;alert(1)&lt;/script&gt;|0" in page
+    references = re.findall(r"""(?:src|href|url)[=(]["']?([^"'> )]+)""", page)
+    assert len(references) == 2
+    assert all(reference.startswith("data:image/png;base64,") for reference in references)
+    markdown = (tmp_path / "comparison.md").read_text(encoding="utf-8")
+    assert "<script" not in markdown
+    rows = [line for line in markdown.splitlines() if line.startswith("| ")]
+    assert len({len(re.findall(r"(?<!\\)\|", row)) for row in rows}) == 1
+    for name in re.findall(r"!\[.*?\]\((.*?)\)", markdown):
+        assert (tmp_path / name).is_file()
+
+
+def test_many_settings_of_one_seed_are_a_short_report(tmp_path):
+    for number in range(20):
+        plant(tmp_path / f"{number:02d}", [f"optimizer.lr={0.001 * (number + 1)}"], 0, [0.5 + number / 100])
+    text = text_of(tmp_path)
+    assert "... and 8 more in comparison.md" in text
+    assert text.count("cannot tell") == 1
+    assert "Best: optimizer.lr=0.02, 0.6900" in text

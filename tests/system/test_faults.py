@@ -1,0 +1,193 @@
+"""Full disks, folders that may not be written or vanish, processes that are killed: the run says so and ends."""
+
+import json
+import shutil
+import subprocess
+
+import pytest
+import torch
+from harm import fill_disk
+from in_process import DIGITS, command_line, digits_with
+
+from cnnlab.cli import main as cli
+from cnnlab.errors import DataError
+from cnnlab.api import load_run
+from cnnlab.system.faults import translate_error
+
+RUN = (
+    *(override for override in DIGITS if not override.startswith("logger=")),
+    "trainer.max_epochs=3",
+    "trainer.limit_train_batches=6",
+    "trainer.limit_val_batches=2",
+    "trainer.log_every_n_steps=1",
+    "trusted_packages=[harm]",
+)
+pytestmark = pytest.mark.usefixtures("kept_logging")
+
+
+@pytest.fixture
+def small_disk(tmp_path):
+    """A file system of 4 MiB."""
+    folder = tmp_path / "disk"
+    folder.mkdir()
+    mounted = subprocess.run(["mount", "-t", "tmpfs", "-o", "size=4m", "tmpfs", folder], capture_output=True, text=True)
+    if mounted.returncode:
+        pytest.skip(f"no file system can be mounted: {mounted.stderr.strip()}")
+    yield folder
+    subprocess.run(["umount", "--lazy", folder], check=True)
+
+
+def ends_well(folder, capfd, code):
+    """The record of a run that ended with an error in one line, with its last checkpoint whole."""
+    captured = capfd.readouterr()
+    assert "Traceback" not in captured.err + captured.out, captured.err[-1500:]
+    record = json.loads((folder / "run.json").read_text())
+    assert (record["status"], record["exit_code"]) == ("failed", code)
+    errors = [line for line in captured.err.splitlines() if record["error"] in line]
+    assert len(errors) == 1
+    assert captured.err.splitlines()[-1] == errors[0]
+    return record, errors[0]
+
+
+def fill(disk, step, left):
+    return f"+callbacks.fill={{_target_: harm.FillDisk, folder: '{disk}', step: {step}, left: {left}}}"
+
+
+@pytest.mark.parametrize(("logger", "left"), [("none", 200_000), ("tensorboard", 30_000), ("csv", 30_000)])
+def test_full_disk_while_a_checkpoint_is_written(small_disk, monkeypatch, capfd, logger, left):
+    run = small_disk / "run"
+    code = command_line(monkeypatch, *RUN, f"logger={logger}", f"paths.output_dir={run}", fill(small_disk, 9, left))
+    record, line = ends_well(run, capfd, code)
+    assert code == 3
+    assert f"{run / 'checkpoints'}" in record["error"]
+    assert "the disk is full. Free some space" in record["error"]
+    assert f"Then continue with: python train.py resume={run}" in line
+    assert torch.load(run / "checkpoints" / "last.ckpt", weights_only=True)["global_step"] == 6
+    assert {path.name for path in (run / "checkpoints").iterdir()} == {"best.ckpt", "last.ckpt"}
+    (small_disk / "full").unlink()
+    monkeypatch.setattr("harm.fill_disk", lambda folder, left: None)
+    assert line.endswith("'trusted_packages=[harm]'")
+    assert command_line(monkeypatch, f"resume={run}", "trusted_packages=[harm]") == 0
+    assert torch.load(run / "checkpoints" / "last.ckpt", weights_only=True)["global_step"] == 18
+
+
+def test_full_disk_while_events_are_written(small_disk, monkeypatch, capfd):
+    run = small_disk / "run"
+    picture = "+callbacks.input_batch={_target_: cnnlab.training.callbacks.input_batch.InputBatch}"
+    options = (
+        "logger=tensorboard",
+        picture,
+        f"paths.output_dir={run}",
+        fill(small_disk, 5, 4096),
+        "checkpoint.best=null",
+    )
+    code = command_line(monkeypatch, *RUN, *options, "+checkpoint.last.every_n_epochs=2", "trainer.max_epochs=9")
+    errors = capfd.readouterr().err
+    assert code == 3
+    assert "Traceback" not in errors
+    assert "the disk is full. Free some space" in errors.splitlines()[-1]
+
+
+def test_disk_without_room_for_the_record(small_disk, monkeypatch, capfd):
+    run = small_disk / "run"
+    code = command_line(monkeypatch, *RUN, "logger=csv", f"paths.output_dir={run}", fill(small_disk, 9, 0))
+    captured = capfd.readouterr()
+    assert code == 3
+    assert "Traceback" not in captured.err + captured.out, captured.err[-1500:]
+    assert "run.json could not be written" in captured.out + captured.err
+    assert "the disk is full" in captured.out + captured.err
+    assert json.loads((run / "run.json").read_text())["status"] == "running"
+    assert load_run(run / "checkpoints" / "last.ckpt").classes == [str(digit) for digit in range(10)]
+
+
+def test_full_disk_of_the_cache_costs_time_only(small_disk, tmp_path, monkeypatch):
+    fill_disk(small_disk, 20_000)
+    run = tmp_path / "run"
+    options = ("preprocessing=zca", f"paths.cache_dir={small_disk}", "logger=csv", "trainer.max_epochs=1")
+    assert command_line(monkeypatch, *RUN, *options, f"paths.output_dir={run}") == 0
+    assert "could not be kept (No space left on device): it is fitted anew" in (run / "train.log").read_text()
+
+
+def test_cache_that_fills_up_within_an_epoch_costs_time_only(small_disk, tmp_path, monkeypatch, capfd):
+    """The first view of the features fits onto the disk, of the second a part: the classifier learns the same."""
+    options = digits_with("freeze=features", "freeze.cache_views=2", "augmentation=[noise]", "data.images_per_class=40")
+    harm = (fill(small_disk, 3, 250_000), "trusted_packages=[harm]", f"paths.cache_dir={small_disk}")
+    weights = []
+    for number, more in enumerate((harm, ("freeze.cache=off",))):
+        run = tmp_path / str(number)
+        assert command_line(monkeypatch, *options, *more, "trainer.max_epochs=2", f"paths.output_dir={run}") == 0
+        weights.append(torch.load(run / "best_weights.pth", weights_only=True))
+    said = [line for line in capfd.readouterr().err.splitlines() if "No space left on device" in line]
+    assert len(said) == 1
+    assert f"Features cannot be kept in {small_disk}" in said[0]
+    assert len(list(small_disk.glob("features/*/*.safetensors"))) > 4  # validation and the first view have four each
+    for name, value in weights[0].items():
+        torch.testing.assert_close(value, weights[1][name], rtol=0, atol=1e-4)
+
+
+def test_full_disk_while_a_report_is_written(small_disk, quick_run, monkeypatch, capsys):
+    run = small_disk / "run"
+    shutil.copytree(quick_run, run, ignore=shutil.ignore_patterns("events.*", "last.ckpt", "*.pth"))
+    fill_disk(small_disk, 8192)
+    monkeypatch.setattr("sys.argv", ["cnnlab", "evaluate", f"run={run}"])
+    with pytest.raises(SystemExit) as ended:
+        cli.main()
+    assert ended.value.code == 3
+    last = capsys.readouterr().err.strip().splitlines()[-1]
+    assert last.startswith(f"Error: {run}")
+    assert "the disk is full. Free some space" in last
+
+
+def test_output_folder_that_may_not_be_written(small_disk, monkeypatch, capsys):
+    subprocess.run(["mount", "-o", "remount,ro", small_disk], check=True)
+    assert command_line(monkeypatch, *RUN, "logger=csv", f"paths.root={small_disk / 'outputs'}") == 3
+    assert capsys.readouterr().err == (
+        f"Error: {small_disk / 'outputs'}: the file system is read-only. "
+        "Change its permissions, or name another place with paths.output_dir and paths.cache_dir.\n"
+    )
+
+
+@pytest.mark.parametrize("workers", [0, 1])
+def test_data_that_vanish_within_an_epoch(pictures, tmp_path, monkeypatch, capfd, workers):
+    run = tmp_path / "run"
+    options = [override for override in RUN if not override.startswith(("data=", "data.num", "trainer.limit"))]
+    code = command_line(
+        monkeypatch,
+        *options,
+        "logger=csv",
+        "data=image_folder",
+        f"data.root={pictures}",
+        "data.record_cache=off",
+        "data.batch_size=4",
+        f"data.num_workers={workers}",
+        f"+callbacks.take={{_target_: harm.TakeAway, folder: '{pictures}', step: 11}}",
+        f"paths.output_dir={run}",
+    )
+    record, _ = ends_well(run, capfd, code)
+    assert code == 3
+    assert record["error"].startswith(str(pictures))
+    assert record["error"].endswith(".png: No such file or directory")
+    assert torch.load(run / "checkpoints" / "last.ckpt", weights_only=True)["global_step"] == 9
+
+
+def test_worker_that_is_killed(tmp_path, monkeypatch, capfd):
+    run = tmp_path / "run"
+    options = ("logger=csv", "data.num_workers=1", "+callbacks.kill={_target_: harm.KillWorker, step: 8}")
+    code = command_line(monkeypatch, *RUN, *options, "trainer.limit_train_batches=1.0", f"paths.output_dir={run}")
+    record, _ = ends_well(run, capfd, code)
+    assert code == 3
+    assert "was killed, most likely because memory ran out. Fewer of them take less" in record["error"]
+
+
+def test_killed_worker_is_recognised_behind_the_error_that_its_signal_met():
+    """Torch raises from a signal handler, here in the middle of what takes any exception for its own."""
+    try:
+        try:
+            raise RuntimeError("DataLoader worker (pid 7) is killed by signal: Killed. ")
+        except RuntimeError as found:
+            raise TypeError("unsupported callable") from found
+    except TypeError as met:
+        error = translate_error(met)
+    assert isinstance(error, DataError)
+    assert str(error).startswith("A process that loads data was killed")
+    assert translate_error(TypeError("unsupported callable")) is None

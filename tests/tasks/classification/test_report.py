@@ -1,0 +1,147 @@
+"""Numbers of a report against scikit-learn and closed forms; names from data are never markup."""
+
+import csv
+import io
+import json
+import math
+import re
+
+import numpy as np
+import pytest
+from PIL import Image
+from sklearn.metrics import accuracy_score, confusion_matrix, f1_score, log_loss, top_k_accuracy_score
+
+from cnnlab.data.images import ImageArray
+from cnnlab.drawing.sheets import captioned
+from cnnlab.tasks.classification.report import Scored, metrics, most_confused, top_loss_sheet, write_report
+
+SCRIPT = "<script>alert(1)</script>"
+
+
+def scored(count: int = 200, classes: int = 8, seed: int = 0, names: list[str] | None = None) -> Scored:
+    rng = np.random.default_rng(seed)
+    names = names or [f"class {label}" for label in range(classes)]
+    truth = rng.integers(0, len(names), count)
+    logits = rng.normal(size=(count, len(names))) + 1.5 * np.eye(len(names))[truth]
+    probabilities = np.exp(logits) / np.exp(logits).sum(axis=1, keepdims=True)
+    pixels = rng.integers(0, 256, (count, 12, 10, 3)).astype(np.uint8)
+    return Scored(ImageArray(pixels, truth, names, np.arange(count)), probabilities, truth, names, 3)
+
+
+def rows(path) -> list[list[str]]:
+    return list(csv.reader(io.StringIO(path.read_text(encoding="utf-8"))))
+
+
+@pytest.mark.parametrize("classes", [2, 3, 5, 6, 8])
+def test_metrics_are_scikit_learns(classes):
+    it = scored(classes=classes)
+    found = metrics(it)
+    assert found["n"] == 200
+    assert found["acc"] == pytest.approx(accuracy_score(it.truth, it.predicted))
+    assert found["f1"] == pytest.approx(f1_score(it.truth, it.predicted, average="macro"))
+    assert found["loss"] == pytest.approx(log_loss(it.truth, it.probabilities))
+    top5 = 1.0 if classes <= 5 else top_k_accuracy_score(it.truth, it.probabilities, k=5)
+    assert found["acc_top5"] == pytest.approx(top5)
+    per_class = f1_score(it.truth, it.predicted, average=None)
+    assert [entry["f1"] for entry in found["per_class"].values()] == pytest.approx(per_class)
+    assert [entry["n"] for entry in found["per_class"].values()] == np.bincount(it.truth).tolist()
+
+
+@pytest.mark.parametrize(("correct", "count"), [(0, 7), (330, 364), (9, 9), (1, 2)])
+def test_interval_is_wilsons(correct, count):
+    truth = np.zeros(count, int)
+    probabilities = np.tile([0.9, 0.1], (count, 1))
+    probabilities[correct:] = [0.2, 0.8]
+    images = ImageArray(np.zeros((count, 2, 2), np.uint8), truth, ["a", "b"], np.arange(count))
+    low, high = metrics(Scored(images, probabilities, truth, ["a", "b"], 3))["acc_interval_95"]
+    z, p = 1.959963984540054, correct / count
+    centre = (p + z * z / (2 * count)) / (1 + z * z / count)
+    half = z / (1 + z * z / count) * math.sqrt(p * (1 - p) / count + z * z / (4 * count * count))
+    assert (low, high) == pytest.approx((max(0.0, centre - half), min(1.0, centre + half)), abs=1e-9)
+
+
+def test_classes_that_do_not_occur_are_left_out_of_the_mean():
+    truth = np.array([0, 0, 1])
+    probabilities = np.array([[0.7, 0.2, 0.1], [0.1, 0.2, 0.7], [0.1, 0.8, 0.1]])
+    images = ImageArray(np.zeros((3, 2, 2), np.uint8), truth, ["a", "b", "c"], np.arange(3))
+    found = metrics(Scored(images, probabilities, truth, ["a", "b", "c"], 3))
+    assert list(found["per_class"]) == ["a", "b"]
+    assert found["f1"] == pytest.approx((2 / 3 + 1) / 2)
+
+
+def test_loss_of_a_certain_mistake_is_finite():
+    images = ImageArray(np.zeros((1, 2, 2), np.uint8), np.array([0]), ["a", "b"], np.arange(1))
+    assert metrics(Scored(images, np.array([[0.0, 1.0]]), np.array([0]), ["a", "b"], 3))["loss"] == pytest.approx(
+        -math.log(1e-12)
+    )
+
+
+def test_most_confused_pairs_come_first():
+    counts = np.array([[9, 2, 0], [5, 9, 1], [0, 0, 9]])
+    assert most_confused(counts, ["a", "b", "c"]) == [["b", "a", 5], ["a", "b", 2], ["b", "c", 1]]
+
+
+def test_files_of_a_report(tmp_path):
+    it = scored()
+    write_report(tmp_path, "A title", it)
+    numbers = it.metrics
+    assert json.loads((tmp_path / "metrics.json").read_text()) == numbers
+    confusion = rows(tmp_path / "confusion.csv")
+    assert confusion[0] == ["true \\ predicted", *it.classes]
+    assert [[int(cell) for cell in row[1:]] for row in confusion[1:]] == confusion_matrix(
+        it.truth, it.predicted
+    ).tolist()
+    predictions = rows(tmp_path / "predictions.csv")
+    assert predictions[0] == ["image", "true", "predicted", "probability", "loss"]
+    assert [row[2] for row in predictions[1:]] == [it.classes[label] for label in it.predicted]
+    assert [float(row[4]) for row in predictions[1:]] == pytest.approx(
+        -np.log(it.probabilities[range(200), it.truth]), abs=1e-6
+    )
+    per_class = rows(tmp_path / "per_class.csv")
+    assert [row[0] for row in per_class[1:]] == it.classes
+    assert float(per_class[1][3]) == pytest.approx(numbers["per_class"]["class 0"]["f1"])
+    confused = rows(tmp_path / "confused.csv")
+    assert sum(int(row[2]) for row in confused[1:]) <= (it.truth != it.predicted).sum()
+    for name in ("confusion.png", "top_losses.png"):
+        assert Image.open(tmp_path / name).format == "PNG"
+
+
+def test_page_is_self_contained_and_escapes_every_name(tmp_path):
+    names = [SCRIPT, 'quote " and & ampersand', "plain"]
+    write_report(tmp_path, f"Title {SCRIPT}", scored(30, names=names))
+    page = (tmp_path / "report.html").read_text(encoding="utf-8")
+    assert "<script" not in page
+    assert "&lt;script&gt;alert(1)&lt;/script&gt;" in page
+    assert "quote &quot; and &amp; ampersand" in page
+    references = re.findall(r"""(?:src|href|url)[=(]["']?([^"'> )]+)""", page)
+    assert references
+    assert all(reference.startswith("data:image/png;base64,") for reference in references)
+    assert "http" not in re.sub(r"base64,[^\"]*", "", page)
+
+
+def test_names_with_commas_and_line_breaks_survive_the_tables(tmp_path):
+    names = ["a, b", 'c "d"', "e\nf"]
+    write_report(tmp_path, "T", scored(30, names=names))
+    assert [row[0] for row in rows(tmp_path / "per_class.csv")[1:]] == names
+
+
+def test_many_classes_have_no_confusion_picture_but_a_table(tmp_path):
+    write_report(tmp_path, "T", scored(400, classes=61))
+    assert not (tmp_path / "confusion.png").exists()
+    assert len(rows(tmp_path / "confusion.csv")) == 62
+    assert "Confusion matrix" not in (tmp_path / "report.html").read_text()
+
+
+def test_largest_losses_come_first():
+    it = scored(40)
+    worst = int(np.argmax(it.losses))
+    page = Image.open(io.BytesIO(top_loss_sheet(it)))
+    first = it.images.load(worst, 3).resize((150, 180))
+    assert np.array_equal(np.asarray(page.crop((25, 10, 175, 190))), np.asarray(first))
+
+
+def test_sheet_keeps_the_shape_of_pictures():
+    page = captioned([Image.new("RGB", (100, 50), "red")] * 7, ["one\ntwo"] * 7)
+    assert page.size == (6 * 190 + 10, 2 * 224 + 10)
+    red = (np.asarray(page) == [255, 0, 0]).all(axis=2)
+    assert red.sum() == 7 * 180 * 90

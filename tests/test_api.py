@@ -1,0 +1,190 @@
+"""A checkpoint alone gives back the network that was trained."""
+
+import csv
+import json
+import math
+import shutil
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from program import draw_picture
+from in_process import DIGITS, parts_of_a_run, train_in_process
+from PIL import Image
+
+import cnnlab
+from cnnlab.cli.evaluate import evaluate_run
+from cnnlab.data.sources.digits import digits
+from cnnlab.errors import CnnlabError, DataError, InputError
+from cnnlab.api import load_run
+from cnnlab.cli import predict
+
+HEAD_BIAS = "network.classifier.5.bias"
+
+
+def changed(quick_run: Path, path: Path, change) -> Path:
+    contents = torch.load(quick_run / "checkpoints" / "best.ckpt", weights_only=True)
+    change(contents)
+    torch.save(contents, path)
+    return path
+
+
+@pytest.mark.parametrize(
+    "overrides",
+    [
+        ["preprocessing=standardize"],
+        ["preprocessing=none", "regularization=[dropout,batch_norm]"],
+        ["model=torchvision", "model.name=shufflenet_v2_x0_5", "model.image_size=32", "preprocessing=zero_mean"],
+    ],
+)
+def test_checkpoint_copied_elsewhere_gives_the_live_logits(tmp_path, overrides):
+    weights = ["model.weights=null"] if "model=torchvision" in overrides else []
+    trainer, classifier, data = parts_of_a_run(
+        tmp_path / "run", *DIGITS, "trainer.max_epochs=1", "trainer.limit_train_batches=4", *overrides, *weights
+    )
+    trainer.fit(classifier, datamodule=data)
+    alone = tmp_path / "elsewhere" / "network.ckpt"
+    alone.parent.mkdir()
+    shutil.copy(tmp_path / "run" / "checkpoints" / "last.ckpt", alone)
+    shutil.rmtree(tmp_path / "run")
+    run = load_run(alone)
+    images, _ = next(iter(data.val_dataloader()))
+    with torch.inference_mode():
+        expected, found = classifier.eval()(images), run.network(images)
+    assert torch.equal(found, expected)
+    assert run.classes == [str(digit) for digit in range(10)]
+    assert not run.network.training
+
+
+def test_probabilities_of_tensors_pictures_and_files_agree(quick_run, tmp_path):
+    run = cnnlab.load_run(quick_run)
+    images = digits().train
+    pictures = [images.load(index, 1) for index in range(5)]
+    paths = []
+    for index, picture in enumerate(pictures):
+        paths.append(tmp_path / f"{index}.png")
+        picture.save(paths[-1])
+    from_pictures = run.predict(pictures)
+    assert from_pictures.shape == (5, 10)
+    assert from_pictures.dtype == torch.float32
+    torch.testing.assert_close(from_pictures.sum(dim=1), torch.ones(5))
+    assert torch.equal(run.predict(paths), from_pictures)
+    assert torch.equal(run.predict([str(path) for path in paths]), from_pictures)
+    assert torch.equal(run.predict(torch.stack([run.prepare(picture) for picture in pictures])), from_pictures)
+
+
+def test_colour_pictures_are_made_grey_for_a_grey_network(quick_run):
+    run = cnnlab.load_run(quick_run)
+    grey = digits().train.load(3, 1)
+    assert torch.equal(run.predict([grey.convert("RGB")]), run.predict([grey]))
+
+
+def test_predictions_are_better_than_chance(quick_run):
+    run = cnnlab.load_run(quick_run)
+    test = [int(name) for name in (quick_run / "splits" / "test.txt").read_text().split()]
+    images = digits().train
+    right = (run.predict([images.load(i, 1) for i in test]).argmax(1).numpy() == images.labels[test]).mean()
+    assert right > 0.1 + 5 * math.sqrt(0.09 / len(test))
+
+
+def test_no_picture_gives_no_row(quick_run):
+    assert cnnlab.load_run(quick_run).predict([]).shape == (0, 10)
+
+
+def test_unreadable_picture_is_named(quick_run, tmp_path):
+    (tmp_path / "broken.png").write_bytes(b"no picture")
+    draw_picture(tmp_path / "fine.png", "circle", 0)
+    with pytest.raises(DataError, match=r"broken\.png"):
+        cnnlab.load_run(quick_run).predict([tmp_path / "fine.png", tmp_path / "broken.png"])
+
+
+@pytest.mark.parametrize(("missing", "expected"), [("none", 0.25), ("best.ckpt", 0.5)])
+def test_run_folder_gives_its_best_network_else_its_last(quick_run, tmp_path, missing, expected):
+    folder = tmp_path / "run" / "checkpoints"
+    folder.mkdir(parents=True)
+    for name, value in (("best.ckpt", 0.25), ("last.ckpt", 0.5)):
+        bias = torch.full((10,), value)
+        changed(quick_run, folder / name, lambda contents, b=bias: contents["state_dict"].update({HEAD_BIAS: b}))
+    (folder / missing).unlink(missing_ok=True)
+    assert load_run(tmp_path / "run").network.state_dict()[HEAD_BIAS].tolist() == [expected] * 10
+
+
+@pytest.mark.parametrize("place", ["nowhere", "nowhere.ckpt", "."])
+def test_no_run_is_an_input_error(tmp_path, place):
+    with pytest.raises(InputError, match="holds no run"):
+        load_run(tmp_path / place)
+
+
+def test_random_file_is_a_data_error(tmp_path):
+    path = tmp_path / "random.ckpt"
+    path.write_bytes(np.random.default_rng(0).bytes(5000))
+    with pytest.raises(DataError, match=r"random\.ckpt"):
+        load_run(path)
+
+
+def test_cut_off_checkpoint_is_a_data_error(quick_run, tmp_path):
+    whole = (quick_run / "checkpoints" / "best.ckpt").read_bytes()
+    (tmp_path / "cut.ckpt").write_bytes(whole[: len(whole) // 2])
+    with pytest.raises(DataError, match=r"cut\.ckpt"):
+        load_run(tmp_path / "cut.ckpt")
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        lambda contents: contents.pop("hyper_parameters"),
+        lambda contents: contents.pop("state_dict"),
+        lambda contents: contents["state_dict"].pop("network.features.0.weight"),
+        lambda contents: contents["hyper_parameters"].update(classes=["a", "b"]),
+        lambda contents: contents["hyper_parameters"].pop("input"),
+        lambda contents: contents["hyper_parameters"].update(classes=None),
+    ],
+)
+def test_checkpoint_with_something_missing_is_a_data_error(quick_run, tmp_path, change):
+    with pytest.raises(DataError, match="no checkpoint of cnnlab, or a damaged one"):
+        load_run(changed(quick_run, tmp_path / "changed.ckpt", change))
+
+
+@pytest.mark.parametrize("target", ["os.system", "subprocess.run", "builtins.eval"])
+def test_checkpoint_cannot_name_code_to_run(quick_run, tmp_path, target):
+    witness = tmp_path / "was_run"
+    node = {"_target_": target, "_args_": [f"touch {witness}"], "_partial_": True}
+    path = changed(quick_run, tmp_path / "bad.ckpt", lambda contents: contents["hyper_parameters"].update(network=node))
+    with pytest.raises(CnnlabError, match="is not of cnnlab"):
+        load_run(path)
+    assert not witness.exists()
+
+
+def test_picture_of_any_size_is_prepared(quick_run):
+    run = cnnlab.load_run(quick_run)
+    for size in ((1, 1), (500, 3), (33, 200)):
+        assert run.prepare(Image.new("RGB", size)).shape == (1, 32, 32)
+
+
+@pytest.fixture
+def own_run(tmp_path, monkeypatch) -> Path:
+    """A run of a network whose class is in a package that is not cnnlab's."""
+    (tmp_path / "my_nets.py").write_text(
+        "from cnnlab.models.lenet5 import LeNet5\n\n\nclass MyNet(LeNet5):\n    pass\n", encoding="utf-8"
+    )
+    monkeypatch.syspath_prepend(tmp_path)
+    own = ["trusted_packages=[my_nets]", "model.network._target_=my_nets.MyNet"]
+    train_in_process(tmp_path / "run", *DIGITS, *own, "trainer.max_epochs=1", "trainer.limit_train_batches=2")
+    return tmp_path / "run"
+
+
+def test_own_class_is_loaded_if_and_only_if_the_user_says_so(own_run, tmp_path):
+    picture = tmp_path / "digit.png"
+    digits().train.load(0, 1).save(picture)
+    with pytest.raises(InputError, match=r"my_nets\.MyNet is not of cnnlab.*trusted_packages"):
+        load_run(own_run)
+    run = load_run(own_run, trusted_packages=["my_nets"])
+    assert type(run.network.network).__name__ == "MyNet"
+
+    record = json.loads((own_run / "run.json").read_text())
+    numbers = evaluate_run(own_run, {"trusted_packages": "[my_nets]"})
+    assert numbers["acc"] == pytest.approx(record["test"]["test/acc"], abs=1e-6)
+    predict.main([f"run={own_run}", f"images={picture}", "trusted_packages=[my_nets]", f"output={tmp_path / 'out'}"])
+    (row,) = csv.DictReader((tmp_path / "out" / "predictions.csv").read_text().splitlines())
+    assert row["class_1"] == run.classes[run.predict([picture]).argmax()]
