@@ -23,12 +23,12 @@ quickstart: setup  ## Train LeNet-5 on scikit-learn's handwritten digits (under 
 	@echo "See it:      source $(VENV)/bin/activate && tensorboard --logdir outputs"
 	@echo "Main job:    python train.py model=mobilenet_v2 freeze=features"
 
-test: setup  ## Run the test suite (12 minutes at most on two cores)
+test: setup  ## Run the test suite, without the slow tests
 	$(BIN)/python -m pytest
 	@echo
 	@echo "Next:        make quickstart"
 
-test-all: setup  ## Run the test suite with the slow tests
+test-all: setup  ## Run the test suite, with the slow tests
 	$(BIN)/python -m pytest -m ''
 
 lint: setup  ## Check style and types
@@ -47,7 +47,7 @@ audit:  ## Look for known vulnerabilities of the exact versions in constraints.t
 board: setup  ## Start TensorBoard on outputs/, for this machine only
 	$(BIN)/tensorboard --logdir outputs --host 127.0.0.1 --samples_per_plugin scalars=100000,images=500,histograms=200
 
-gallery: setup  ## Draw docs/gallery anew from networks trained here (under ten minutes; DATA=FOLDER for data elsewhere)
+gallery: setup  ## Regenerate docs/gallery from networks trained here (under ten minutes; DATA=FOLDER for data elsewhere)
 	$(BIN)/python docs/gallery.py --data $(DATA)
 
 benchmark: $(PEERS)/.installed  ## Measure speed against other loaders, loops and the course's script (under an hour; DATA=FOLDER for data elsewhere)

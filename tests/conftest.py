@@ -1,6 +1,5 @@
 """Real data small enough for tests: drawn pictures, scikit-learn's digits, and one run that several tests look at."""
 
-import logging
 import os
 import urllib.request
 from collections.abc import Iterator
@@ -13,8 +12,9 @@ os.environ.setdefault("OMP_NUM_THREADS", "1")
 os.environ.setdefault("NUMBA_CACHE_DIR", str(Path(__file__).parents[1] / ".cache" / "numba"))
 
 import pytest
-from in_process import train_in_process
+from in_process import KeptLogging, command_line
 from program import SHARED, draw_picture
+
 
 @pytest.fixture(scope="session")
 def shared_data() -> Path:
@@ -49,18 +49,24 @@ def no_network(monkeypatch: pytest.MonkeyPatch) -> list[str]:
 @pytest.fixture
 def kept_logging() -> Iterator[None]:
     """Hydra replaces the root logger's handlers; give them back."""
-    root = logging.getLogger()
-    handlers, level = root.handlers[:], root.level
-    yield
-    for handler in set(root.handlers) - set(handlers):
-        handler.close()
-    root.handlers[:] = handlers
-    root.setLevel(level)
+    with KeptLogging():
+        yield
 
 
 @pytest.fixture(scope="session")
 def quick_run(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The folder of a finished three-epoch run of LeNet-5 on digits with every default callback."""
     folder = tmp_path_factory.mktemp("quick") / "run"
-    train_in_process(folder, "experiment=quickstart", "trainer.max_epochs=3", "callbacks.progress=null")
+    with pytest.MonkeyPatch.context() as patch, KeptLogging():
+        patch.chdir(folder.parent)
+        assert (
+            command_line(
+                patch,
+                "experiment=quickstart",
+                "trainer.max_epochs=3",
+                "callbacks.progress=null",
+                f"paths.output_dir={folder}",
+            )
+            == 0
+        )
     return folder

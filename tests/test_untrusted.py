@@ -110,7 +110,7 @@ def test_target_in_the_files_of_a_run_is_refused(foreign_run, marker, node):
 def test_object_in_the_yaml_of_a_run_is_refused(foreign_run, marker):
     config = (foreign_run / "config.yaml").read_text()
     (foreign_run / "config.yaml").write_text(f"{config}x: !!python/object/apply:os.system ['touch {marker}']\n")
-    with pytest.raises(InputError, match=r"is no run folder: .*config\.yaml cannot be read: could not determine"):
+    with pytest.raises(InputError, match=r"is not a run folder: .*config\.yaml cannot be read: could not determine"):
         evaluate_run(foreign_run, {})
 
 

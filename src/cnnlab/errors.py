@@ -1,4 +1,4 @@
-"""The errors that cnnlab raises on purpose; each class carries the exit code of its kind.
+"""The errors that cnnlab raises on purpose, each with its exit code.
 
 0 finished · 1 a bug · 2 wrong input or config · 3 data or file trouble · 4 diverged · 130 interrupted
 """
@@ -11,13 +11,16 @@ T = TypeVar("T")
 
 
 class CnnlabError(Exception):
-    """Says what went wrong, where, and what to do; shown without a traceback."""
+    """Base class of errors that say what went wrong, where, and what to do; shown without a traceback."""
 
     exit_code = 1
 
 
 class InputError(CnnlabError):
-    """A command line, config or argument that cannot work; `problems` has one entry for each thing that is wrong."""
+    """A command line, config or argument that cannot work.
+
+    problems: one sentence for each thing that is wrong; None means the message is the only one.
+    """
 
     exit_code = 2
 
@@ -27,19 +30,22 @@ class InputError(CnnlabError):
 
 
 class DataError(CnnlabError):
-    """Data, weights or another file that is missing, broken or not to be trusted."""
+    """Data, weights or another file that is missing, damaged or untrusted."""
 
     exit_code = 3
 
 
 class DivergedError(CnnlabError):
-    """Training produced a loss that is not a finite number."""
+    """Training produced a loss that is NaN or infinite."""
 
     exit_code = 4
 
 
 def nearest(wanted: Sequence[str], options: Sequence[str]) -> str:
-    """Return a sentence with the options that look like what was wanted, or with all of them if they are few."""
+    """Return a sentence that suggests options spelled like the wanted words.
+
+    If none is similar, the sentence lists all options; it is empty if there are more than 40.
+    """
     near = [match for word in wanted for match in difflib.get_close_matches(word, options, n=3, cutoff=0.55)]
     if not near:
         near = [option for word in wanted for option in options if option.rsplit(".", 1)[-1] == word.rsplit(".", 1)[-1]]
@@ -50,12 +56,12 @@ def nearest(wanted: Sequence[str], options: Sequence[str]) -> str:
 
 
 def several(problems: list[str], heading: str) -> InputError:
-    """One InputError that lists every problem on a line of its own."""
+    """Return one InputError that lists every problem on its own line."""
     return InputError("\n".join([heading, *(f"  - {problem}" for problem in problems)]), problems)
 
 
 class Problems:
-    """Collects the InputErrors of the `with` blocks it is used for, to raise them as one."""
+    """Context manager that collects the InputErrors raised in its `with` blocks, so that they can be raised as one."""
 
     def __init__(self) -> None:
         self.found: list[str] = []
@@ -69,13 +75,13 @@ class Problems:
         return isinstance(error, InputError)
 
     def attempt(self, function: Callable[..., T], *arguments: Any, **options: Any) -> T | None:
-        """Return what the function returns, or None after keeping its InputError."""
+        """Call the function and return its result; if it raises InputError, keep the error and return None."""
         with self:
             return function(*arguments, **options)
         return None
 
     def raise_all(self, heading: str) -> None:
-        """Raise the only problem as it is, several under `heading`."""
+        """Raise InputError if any problem was collected: a single one as it is, several under `heading`."""
         if len(self.found) == 1:
             raise InputError(self.found[0])
         if self.found:

@@ -9,15 +9,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypeVar
 
-import joblib
 import lightning as L
 import torch
-from lightning.pytorch.callbacks import EarlyStopping
-from lightning.pytorch.plugins.environments import SLURMEnvironment
-from lightning.pytorch.strategies import DDPStrategy
-from lightning.pytorch.utilities.exceptions import MisconfigurationException, SIGTERMException
+from lightning.pytorch.callbacks import EarlyStopping, WeightAveraging
 from torch import nn
-from torch.distributed import DistError
 
 from cnnlab.config import Config, build_entries, trusted_prefixes
 from cnnlab.config import build as build_node
@@ -32,28 +27,26 @@ from cnnlab.models.weighted import weights_of
 from cnnlab.models.weights import Weights, find_weights
 from cnnlab.runs.events import cut_events, event_sizes, session
 from cnnlab.runs.folder import RunFolder
-from cnnlab.system.files import load_tensors, write_atomically
+from cnnlab.system.devices import require_device, set_threads
+from cnnlab.system.files import load_tensors
 from cnnlab.tasks.base import Task
 from cnnlab.training.callbacks.best_metric import BestMetric
 from cnnlab.training.callbacks.progress import Throughput, peak_memory
-from cnnlab.training.checkpoints import AtomicCheckpoints, Resumable
 from cnnlab.training.divergence import Divergence
 from cnnlab.training.feature_cache import FeatureCache, build_feature_cache
 from cnnlab.training.freezing import FreezePlan, check_batch_norm
 from cnnlab.training.module import TaskModule
-from cnnlab.training.rank_monitor import PATIENCE, RankMonitor
+from cnnlab.training.rank_monitor import RankMonitor
 from cnnlab.training.recipe import Recipe, build_optimizer, check_optimizer, lr_scaling
 from cnnlab.training.regularizers import acting, check_regularizers, require_known, require_together
 from cnnlab.training.regularizers.penalties import sparsity
+from cnnlab.training.trainer import build_trainer, translate_fit_error
 
 log = logging.getLogger(__name__)
 FORMAT = 2
 """Of checkpoints and run folders; counts up when older ones can no longer be read."""
 LSUV_IMAGES = 64
 """Training images by whose outputs init=lsuv sets the scale of each layer."""
-OWN_TRAINER_KEYS = ("scale_lr", "overfit_batches")
-"""Keys of the trainer group that are not arguments of lightning.Trainer: its own overfit_batches takes the first images
-of the list, which are of one class where a data set is sorted."""
 CONFLICT = "These settings do not go together:"
 C = TypeVar("C", bound=L.Callback)
 
@@ -66,7 +59,8 @@ def train(cfg: Config, run: RunFolder) -> dict[str, Any]:
     experiment = build(cfg)
     experiment.check()
     run.begin()
-    describe(run, experiment)
+    log.info("Run folder: %s", run.path)
+    run.describe(experiment.data, experiment.device_name, experiment.trainer.world_size)
     with recording(run, experiment):
         experiment.fit(run.resumes_from)
         finish(run, experiment)
@@ -108,12 +102,33 @@ class Experiment:
             torch.set_num_threads(threads)  # training on cached features takes fewer
 
     def score(self, checkpoint: Path) -> dict[str, float]:
-        """Return the metrics of a checkpoint's network on the test part; empty if there is none."""
+        """Return the metrics of a checkpoint's network on the test part; empty if there is none. Ends the training."""
         if self.data.parts.test is None:
             return {}
+        # Weight averaging, which trains no more, would put the last weights in the place of the averaged ones.
+        kept = [each for each in self.trainer.callbacks if not isinstance(each, WeightAveraging)]  # type: ignore[attr-defined]
+        self.trainer.callbacks = kept  # type: ignore[attr-defined]
         self.trainer.test(self.module, datamodule=self.data, ckpt_path=checkpoint, verbose=False)
         metrics = self.trainer.callback_metrics
         return {key: float(value) for key, value in metrics.items() if key.startswith("test/")}
+
+    def results(self) -> dict[str, Any]:
+        """Return what run.json says of the training: metrics of the best and the last epoch, speed, memory."""
+        best, throughput, trainer = self.callback(BestMetric), self.callback(Throughput), self.trainer
+        metrics = {key: float(value) for key, value in trainer.callback_metrics.items()}
+        last = {key: value for key, value in metrics.items() if key.startswith(("val/", "train/"))}
+        return {
+            "best": {} if best.value is None else {best.monitor: best.value, "epoch": best.epoch},
+            "last": {**last, "epoch": trainer.current_epoch - 1},
+            "images_per_second": round(throughput.speed, 2) if throughput.speed else None,
+            "data_wait_share": round(throughput.wait_share, 3) if throughput.wait_share is not None else None,
+            "peak_memory_gib": round(peak_memory(trainer.strategy.root_device) / 2**30, 2),
+        }
+
+    @property
+    def device_name(self) -> str:
+        is_gpu = self.trainer.strategy.root_device.type == "cuda"
+        return torch.cuda.get_device_name() if is_gpu else "cpu"
 
     def callback(self, kind: type[C]) -> C:
         """Return the callback of a kind that every run has."""
@@ -140,7 +155,7 @@ def build(cfg: Config) -> Experiment:
     data = problems.attempt(build_data, cfg, task, spec, augmentations, trusted)
     if data is None:
         problems.raise_all(CONFLICT)
-        raise AssertionError
+    assert data is not None
     constructor = build_node({**cfg["model"]["network"], "_partial_": True}, trusted)
     meta = meta_network(constructor, len(data.classes))
     check_settings(cfg, data, meta, regularizers, problems)
@@ -306,44 +321,6 @@ def input_sizes(spec: InputSpec) -> dict[str, int]:
     return {key: value for key, value in dataclasses.asdict(spec).items() if key not in ("mean", "std")}
 
 
-def build_trainer(cfg: Config, module: TaskModule, trusted: Sequence[str]) -> L.Trainer:
-    """Return the groups trainer, callbacks, divergence, checkpoint and logger; DDP expects unused parameters if any
-    freeze."""
-    recipe, folder = module.recipe, Path(cfg["paths"]["output_dir"])
-    arguments = {key: value for key, value in cfg["trainer"].items() if key not in OWN_TRAINER_KEYS}
-    if arguments["strategy"] == "ddp":
-        arguments["strategy"] = DDPStrategy(find_unused_parameters=recipe.plan.ever_freezes(module.network))
-    callbacks = [
-        Throughput(),
-        build_node(cfg["divergence"], trusted),
-        BestMetric(recipe.monitor, recipe.mode),
-        *build_entries(cfg["callbacks"], trusted).values(),
-        *(entry for entry in recipe.regularizers.values() if isinstance(entry, L.Callback)),
-        RankMonitor(),
-        *(build_checkpoints(cfg, folder, trusted) if cfg["trainer"].get("enable_checkpointing", True) else []),
-    ]
-    # A job that SLURM starts again goes on from last.ckpt: Lightning's own checkpoint for that knows less.
-    slurm = [SLURMEnvironment(auto_requeue=False)] if SLURMEnvironment.detect() else []
-    return build_node(
-        arguments,
-        trusted,
-        callbacks=callbacks,
-        logger=list(build_entries(cfg["logger"], trusted).values()),
-        plugins=[*arguments.pop("plugins", []), AtomicCheckpoints(), *slurm],
-        enable_progress_bar=bool(cfg["callbacks"].get("progress")),
-        default_root_dir=str(folder),
-    )
-
-
-def build_checkpoints(cfg: Config, folder: Path, trusted: Sequence[str]) -> list[L.Callback]:
-    """Return the callbacks that write the checkpoints of the run in `folder`."""
-    entries = {key: entry for key, entry in cfg["checkpoint"].items() if key != "every_n_steps"}
-    callbacks = list(build_entries(entries, trusted).values())
-    for callback in callbacks:
-        callback.dirpath = str(folder / "checkpoints")
-    return [*callbacks, Resumable(cfg["checkpoint"]["every_n_steps"])]
-
-
 def find_feature_cache(experiment: Experiment, setting: str | None = None) -> FeatureCache | None:
     """Return the cache of the outputs of frozen stages; None where there are none, or they cannot be kept.
 
@@ -410,19 +387,6 @@ def options_of(node: Mapping[str, Any], *others: str) -> dict[str, Any]:
     return {key: value for key, value in node.items() if key not in ("_target_", "_partial_", "name", *others)}
 
 
-def require_device(accelerator: str) -> None:
-    """Raise InputError if a GPU is asked for where there is none."""
-    if accelerator in ("gpu", "cuda") and not torch.cuda.is_available():
-        raise InputError(
-            f"trainer.accelerator={accelerator}: this machine has no CUDA GPU. Use trainer=cpu or trainer=auto."
-        )
-
-
-def set_threads(count: int | None) -> None:
-    """Set this process's CPU threads; None uses every core the process may run on."""
-    torch.set_num_threads(count or min(torch.get_num_threads(), joblib.cpu_count()))
-
-
 def require_validation(cfg: Config, regularizers: Mapping[str, Any], data: DataModule) -> None:
     """Raise InputError if something follows a validation metric and nothing is validated."""
     waiting = [f"regularization.{name}" for name, entry in regularizers.items() if isinstance(entry, EarlyStopping)]
@@ -447,29 +411,6 @@ def require_work_for_all(data: DataModule, processes: int) -> None:
 # --- Running ---
 
 
-def describe(run: RunFolder, experiment: Experiment) -> None:
-    """Record what is known before the first step: device, split, classes, skipped files."""
-    data, trainer = experiment.data, experiment.trainer
-    parts = {name: part for name in ("train", "val", "test") if (part := getattr(data.parts, name)) is not None}
-    counts = {name: len(part) for name, part in parts.items()}
-    device = torch.cuda.get_device_name() if trainer.strategy.root_device.type == "cuda" else "cpu"
-    run.update(
-        device=device,
-        world_size=trainer.world_size,
-        images=counts,
-        classes=len(data.classes),
-        split_hash=data.split_hash,
-    )
-    if data.classes:
-        run.write_json("class_indices.json", dict(enumerate(data.classes)))
-    for name, part in parts.items():
-        run.write_text(f"splits/{name}.txt", "".join(f"{entry}\n" for entry in data.listing(part)))
-    if data.skipped:
-        run.write_text(f"skipped_{data.unit}.txt", "".join(f"{reason}\n" for reason in data.skipped.values()))
-    found = ", ".join(f"{count} {name}" for name, count in counts.items())
-    log.info("%s: %s%s", data.examples, found, f" in {len(data.classes)} classes" if data.classes else "")
-
-
 @contextmanager
 def recording(run: RunFolder, experiment: Experiment) -> Iterator[None]:
     """Record what happens inside: the session in TensorBoard, lost processes and diverging losses in run.json."""
@@ -486,35 +427,11 @@ def recording(run: RunFolder, experiment: Experiment) -> Iterator[None]:
                 run.record["divergence"] = events
 
 
-def translate_fit_error(error: BaseException, monitor: RankMonitor) -> BaseException:
-    """Return the cause of an error that a fit raised.
-
-    Lightning turns Ctrl-C and SIGTERM into exits, and wrong settings into its own error; a process that has failed
-    appears as a lost connection to the others.
-    """
-    if isinstance(error, MisconfigurationException):
-        return InputError(str(error))
-    if isinstance(error, SystemExit):
-        stopped = isinstance(error, SIGTERMException) or isinstance(error.__context__, KeyboardInterrupt)
-        return KeyboardInterrupt() if stopped else error
-    if isinstance(error, RuntimeError) and (isinstance(error, DistError) or "gloo" in str(error)):
-        return monitor.failure(wait=PATIENCE) or error
-    return error
-
-
 def finish(run: RunFolder, experiment: Experiment) -> None:
     """Record the metrics, score the best network on the test part if there is one, and export its weights."""
-    best, throughput = experiment.callback(BestMetric), experiment.callback(Throughput)
-    trainer = experiment.trainer
-    last = {key: float(value) for key, value in trainer.callback_metrics.items() if key.startswith(("val/", "train/"))}
+    throughput = experiment.callback(Throughput)
     if throughput.speed or "last" not in run.record:  # a finished run that is resumed keeps what it recorded
-        run.update(
-            best={} if best.value is None else {best.monitor: best.value, "epoch": best.epoch},
-            last={**last, "epoch": trainer.current_epoch - 1},
-            images_per_second=round(throughput.speed, 2) if throughput.speed else None,
-            data_wait_share=round(throughput.wait_share, 3) if throughput.wait_share is not None else None,
-            peak_memory_gib=round(peak_memory(trainer.strategy.root_device) / 2**30, 2),
-        )
+        run.update(**experiment.results())
     if throughput.speed:
         log.info(
             "Training: %.0f %s/s, %.0f %% of the time waiting for data; peak memory %.2f GiB",
@@ -527,26 +444,14 @@ def finish(run: RunFolder, experiment: Experiment) -> None:
         return
     test = experiment.score(run.best_checkpoint)
     if run.writes:
-        export_weights(run, experiment)
+        weights = run.write_weights()
+        if any(getattr(each, "makes_zeros", False) for each in experiment.recipe.regularizers.values()):
+            run.update(sparsity=sparsity({name: weights[name] for name in weights_of(experiment.module.network)}))
+            shares = [f"{name.removesuffix('.weight')} {share:.1%}" for name, share in run.record["sparsity"].items()]
+            log.info("Exact zeros among the weights: %s", "   ".join(shares))
     run.update(test=test)
-    log.info(
-        "Best %s: %s (epoch %s)   last: %.4f",
-        best.monitor,
-        best.value if best.value is None else f"{best.value:.4f}",
-        best.epoch,
-        run.record["last"].get(best.monitor, float("nan")),
-    )
+    monitor, best, last = experiment.recipe.monitor, run.record["best"], run.record["last"]
+    if monitor in best:
+        log.info("Best %s: %.4f (epoch %s)   last: %.4f", monitor, best[monitor], best["epoch"], last[monitor])
     if test:
         log.info("Test: %s", "   ".join(f"{key.removeprefix('test/')} {value:.4f}" for key, value in test.items()))
-
-
-def export_weights(run: RunFolder, experiment: Experiment) -> None:
-    """Write the best network's weights as a plain state_dict, and record how many of them are exactly zero if a
-    regularizer makes zeros."""
-    state = torch.load(run.best_checkpoint, map_location="cpu", weights_only=True)["state_dict"]
-    weights = {key.removeprefix("network."): value for key, value in state.items() if key.startswith("network.")}
-    write_atomically(run.path / "best_weights.pth", lambda file: torch.save(weights, file))
-    if any(getattr(each, "makes_zeros", False) for each in experiment.recipe.regularizers.values()):
-        run.update(sparsity=sparsity({name: weights[name] for name in weights_of(experiment.module.network)}))
-        shares = [f"{name.removesuffix('.weight')} {share:.1%}" for name, share in run.record["sparsity"].items()]
-        log.info("Exact zeros among the weights: %s", "   ".join(shares))

@@ -1,6 +1,6 @@
-"""Randomness is derived, never restored: every generator is a pure function of what it is used for.
+"""Seeds derived from the run's seed and the purpose of each generator; generator states are never saved.
 
-A resumed run therefore continues exactly as if it had never stopped, and the number of workers changes nothing.
+A resumed run therefore continues exactly as if it had never stopped, and the number of workers does not matter.
 """
 
 import hashlib
@@ -13,14 +13,14 @@ if TYPE_CHECKING:
 
 
 def derive(*parts: int | str) -> int:
-    """A 63-bit seed that depends on every part, such as `derive(seed, "augment", epoch, index)`."""
+    """Return a 63-bit seed that depends on every part, for example `derive(seed, "augment", epoch, index)`."""
     digest = hashlib.blake2b("/".join(map(str, parts)).encode(), digest_size=8).digest()
     return int.from_bytes(digest) >> 1
 
 
 @contextmanager
 def derived_rng(*parts: int | str) -> Iterator[None]:
-    """Seed torch's CPU generator with `derive(*parts)` inside the block, and give the old state back after it."""
+    """Seed torch's CPU generator with `derive(*parts)` inside the block and restore its state afterwards."""
     import torch
 
     generator = torch.default_generator
@@ -33,9 +33,10 @@ def derived_rng(*parts: int | str) -> Iterator[None]:
 
 
 def seed_generators(seed: int, device: "torch.device") -> None:
-    """Seed the generators of the CPU and of `device` if it is a GPU.
+    """Seed torch's CPU generator, and that of `device` if it is a GPU.
 
-    `torch.manual_seed` without a CUDA context keeps a stack trace of every call for later: 0.1 ms a step, never freed.
+    Used instead of `torch.manual_seed`, which queues a stack trace for every call made before CUDA is initialized and
+    never frees it.
     """
     import torch
 

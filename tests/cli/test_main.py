@@ -146,7 +146,7 @@ def complaint(capsys: pytest.CaptureFixture) -> str:
         (["sweep.dir=x"], "are for sweeps: add -m"),
         (["resume=x"], "x cannot be resumed: it has no checkpoints/last.ckpt"),
         (["resume=x", "optimizer.lr=1"], "resume continues a run as it was: optimizer.lr=1 cannot change"),
-        (["--config-dir", "absent"], "--config-dir: there is no folder absent"),
+        (["--config-dir", "absent"], "--config-dir: folder absent not found"),
     ],
 )
 def test_mistake_ends_with_2_and_one_message_and_nothing_done(started, tmp_path, capsys, arguments, message):
@@ -224,7 +224,7 @@ def test_folder_that_was_named_is_taken_once(started, tmp_path, capsys):
     assert [parsed(override) for override in started[0][-2:]] == [str(folder), str(folder)]
     (folder / "run.json").touch()
     assert train(*DIGITS, f"paths.output_dir={folder}") == 2
-    assert f"paths.output_dir={folder} holds a run already" in complaint(capsys)
+    assert f"paths.output_dir={folder} already holds a run" in complaint(capsys)
     assert len(started) == 1
 
 
@@ -326,7 +326,7 @@ def test_run_whose_configs_have_changed_is_not_continued(started, tmp_path, caps
     with_config(resumable(tmp_path / "run"), optimizer={"lr": 0.5}, trainer={"max_epochs": 77}, init={"gain": 2})
     assert train("resume=run") == 2
     said = complaint(capsys)
-    assert f"The run in {tmp_path / 'run'} cannot go on as it began, since the configs have changed: " in said
+    assert f"The run in {tmp_path / 'run'} cannot be resumed because the configs have changed: " in said
     assert "optimizer.lr: 0.5 -> 0.001" in said
     assert "init.gain: 2 -> none" in said
     assert "trainer.max_epochs: 77 -> " in said
@@ -381,7 +381,7 @@ def test_folder_of_another_job_is_left_alone(restarted, tmp_path, capsys):
     (tmp_path / "mine").mkdir()
     (tmp_path / "mine" / "run.json").write_text('{"slurm_job": "6"}')
     assert train(*DIGITS, "paths.output_dir=mine") == 2
-    assert "holds a run already" in complaint(capsys)
+    assert "already holds a run" in complaint(capsys)
 
 
 @pytest.mark.parametrize("contents", ["", "a: 1", "[1, 2]", "[[seed=1]]", "}", "!!python/object/apply:os.getcwd []"])
@@ -390,5 +390,5 @@ def test_overrides_that_are_none_are_refused(started, tmp_path, capsys, contents
     (folder / "overrides.yaml").write_text(contents)
     assert train("resume=run") == 2
     said = complaint(capsys)
-    assert f"{folder} is no run folder: " in said
+    assert f"{folder} is not a run folder: " in said
     assert "overrides.yaml" in said

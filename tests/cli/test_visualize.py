@@ -143,14 +143,14 @@ def test_wrong_key_for_a_run_names_the_nearest(run):
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (["what=features"], "images=FILE is needed"),
+        (["what=features"], "images=FILE is required"),
         (["what=features", "images=nowhere.png"], "nowhere.png"),
         (["what=features", "images={one}"], "1 x 1 pixels"),
         (["what=features", "images={text}"], "no picture"),
         (["what=features", "images={photo}", "layer=99"], "'99'.*12 features.12"),
         (["what=features", "images={photo}", "layer=classifier"], "classifier has no maps.*features.12"),
         (["what=features", "images={photo}", "scale=image"], "use channel or layer"),
-        (["what=filters", "layer=1"], "no convolution. Convolutions: features.0, features.3.squeeze"),
+        (["what=filters", "layer=1"], "not a convolution. Available: features.0, features.3.squeeze"),
     ],
 )
 def test_what_cannot_be_drawn_is_one_clear_line(arguments, message, trunk, photo, tmp_path):

@@ -1,12 +1,13 @@
 """Configs: every option composes, and every mistake is named before any work."""
 
+import itertools
 import sys
 from pathlib import Path
 
 import pytest
 import yaml
-from program import REPOSITORY
 from omegaconf import OmegaConf
+from program import REPOSITORY
 
 from cnnlab.config import CONFIG_DIR, build, build_entries, check, compose, quote_path, trusted_prefixes
 from cnnlab.errors import InputError
@@ -16,8 +17,18 @@ NEEDED = {
     "model=torchvision": ["model.name=efficientnet_b0"],
     "model=timm": ["model.name=resnet10t"],
     "data=image_folder": ["data.root=photos"],
+    "task=moves": ["data=go"],
+    "task=regression": ["data=four_points"],
 }
+WHOLE = ("experiment", "debug", "hparams_search")
+"""Groups of which an option's file is a part of the whole config."""
+ALONE = ("experiment", "debug", "data", "task")
+"""Groups whose options choose those of other groups."""
 FILES = sorted(path for path in CONFIG_DIR.glob("*/*.yaml") if path.parent.name != "local")
+GROUPS = {
+    group: [path for path in FILES if path.parent.name == group]
+    for group in sorted({path.parent.name for path in FILES} - {*ALONE, "hparams_search"})
+}
 EXPERIMENTS = [path.stem for path in FILES if path.parent.name == "experiment"]
 
 
@@ -53,22 +64,41 @@ def test_configs_lie_where_the_train_config_lies():
     assert len(FILES) > 50
 
 
-@pytest.mark.parametrize("path", FILES, ids=lambda path: f"{path.parent.name}={path.stem}")
-def test_every_option_composes_to_what_its_file_says(path):
-    group, option = path.parent.name, path.stem
-    choice = f"{group}=[{option}]" if group in LISTS else f"{group}={option}"
-    cfg = composed(choice, *NEEDED.get(choice, []))
+def assert_composed(cfg: dict, path: Path) -> None:
+    """The composed config holds what the option's file says, and of a list its entries alone."""
+    group = path.parent.name
     written = yaml.safe_load(path.read_text(encoding="utf-8")) or {}
     presets = [entry for entry in written.pop("defaults", []) if isinstance(entry, str) and entry != "_self_"]
-    if group == "hparams_search":
-        written["hydra"]["sweeper"].pop("direction")  # an enumeration of the sweeper's
-        assert_contains(OmegaConf.to_container(compose([choice], with_hydra=True)), written)
-    elif group in ("experiment", "debug"):
-        assert_contains(cfg, written)
-    else:
-        assert_contains(cfg[group], written)
+    assert_contains(cfg if group in WHOLE else cfg[group], written)
     if group in LISTS:
         assert list(cfg[group]) == (presets or list(written))
+
+
+def choice(path: Path) -> str:
+    group, option = path.parent.name, path.stem
+    return f"{group}=[{option}]" if group in LISTS else f"{group}={option}"
+
+
+@pytest.mark.parametrize("path", [path for path in FILES if path.parent.name in ALONE], ids=choice)
+def test_every_option_composes_to_what_its_file_says(path):
+    assert_composed(composed(choice(path), *NEEDED.get(choice(path), [])), path)
+
+
+ROUNDS = list(itertools.zip_longest(*GROUPS.values()))
+
+
+@pytest.mark.parametrize("paths", ROUNDS, ids=range(len(ROUNDS)))
+def test_options_that_touch_no_other_group_compose_together(paths):
+    """One option of each group at a time: composing takes longer than looking at what was composed."""
+    paths = [path for path in paths if path]
+    cfg = composed(*map(choice, paths), *(extra for path in paths for extra in NEEDED.get(choice(path), [])))
+    for path in paths:
+        assert_composed(cfg, path)
+
+
+def test_search_composes_to_what_its_file_says():
+    cfg = OmegaConf.to_container(compose(["hparams_search=optuna"], with_hydra=True))
+    assert_composed(cfg, CONFIG_DIR / "hparams_search" / "optuna.yaml")
 
 
 @pytest.mark.parametrize("experiment", EXPERIMENTS)
@@ -84,8 +114,7 @@ def test_order_of_a_list_is_the_order_of_its_entries():
 
 
 def test_zero_is_a_seed():
-    assert composed("seed=0")["seed"] == 0
-    assert composed("seed=-1")["seed"] == -1
+    assert [composed(f"seed={seed}")["seed"] for seed in (0, -1)] == [0, -1]
 
 
 def test_null_switches_a_named_entry_off():
@@ -106,12 +135,12 @@ def test_several_mistakes_are_named_at_once():
         "trainer.max_epochs=x",
     )
     assert found == [
-        "optimizer=adm: adm is no option of optimizer. Did you mean adam, adamw.",
-        "regularization=[dropot]: dropot is no option of regularization. Did you mean dropout.",
-        "optimzer.lr=1: there is no key optimzer.lr. Did you mean optimizer.lr, optimizer.",
-        "data.root=... is needed.",
+        "optimizer=adm: unknown option adm of optimizer. Did you mean adam or adamw?",
+        "regularization=[dropot]: unknown option dropot of regularization. Did you mean dropout?",
+        "optimzer.lr=1: unknown key optimzer.lr. Did you mean optimizer.lr or optimizer?",
+        "data.root=... is required.",
         "seed='abc' is not int.",
-        "optimizer.weight_decai is no argument of torch.optim.AdamW. Did you mean weight_decay.",
+        "optimizer.weight_decai is not an argument of torch.optim.AdamW. Did you mean weight_decay?",
         "trainer.max_epochs='x' is not Optional[int].",
         "callbacks.mine needs a _target_ that says what it builds; it is {'level': 1}.",
     ]
@@ -120,34 +149,24 @@ def test_several_mistakes_are_named_at_once():
 @pytest.mark.parametrize(
     ("override", "message"),
     [
-        ("optimizer.lr=abc", "optimizer.lr='abc' is not float"),
-        ("optimizer.lr=null", "optimizer.lr=None is not float"),
-        ("data.batch_size=1.5", "data.batch_size=1.5 is not int"),
-        ("data.batch_size=true", "data.batch_size=True is not int"),
-        ("trainer.max_epochs=1.5", "trainer.max_epochs=1.5 is not Optional[int]"),
-        ("speed.channels_last=1", "speed.channels_last=1 is not bool"),
-        ("model.weights=3", "model.weights=3 is not str | None"),
-        ("trusted_packages=mine", "trusted_packages='mine' is not list[str]"),
-        ("trusted_packages=3", "trusted_packages=3 is not list[str]"),
-        ("callbacks.filters.every_n_epochs=x", "callbacks.filters.every_n_epochs='x' is not int"),
-        ("model=vgg17", "model=vgg17: vgg17 is no option of model. Did you mean vgg16"),
-        ("model=null", "model=null: null is no option of model. There are: alexnet,"),
-        ("optimizer=3", "optimizer=3: 3 is no option of optimizer"),
-        ("lr=1", "lr=1: there is no key lr. Did you mean optimizer.lr"),
-        ("+sede=1", "sede is no key. Did you mean seed"),
-        ("+data.batchsize=1", "data.batchsize is no key. Did you mean batch_size"),
+        ("model=vgg17", "model=vgg17: unknown option vgg17 of model. Did you mean vgg16"),
+        ("model=null", "model=null: unknown option null of model. Available: alexnet,"),
+        ("optimizer=3", "optimizer=3: unknown option 3 of optimizer"),
+        ("lr=1", "lr=1: unknown key lr. Did you mean optimizer.lr"),
+        ("+sede=1", "Unknown key sede. Did you mean seed"),
+        ("+data.batchsize=1", "Unknown key data.batchsize. Did you mean batch_size"),
         (
             "+loss.label_smothing=0.1",
-            "loss.label_smothing is no argument of torch.nn.CrossEntropyLoss. Did you mean label_sm",
+            "loss.label_smothing is not an argument of torch.nn.CrossEntropyLoss. Did you mean label_sm",
         ),
-        ("+model.network.widht_mult=1", "model.network.widht_mult is no argument of torchvision.models.mobilenet_v2"),
+        ("+model.network.widht_mult=1", "model.network.widht_mult is not an argument of torchvision.models.mobilenet_v2"),
         ("~augmentation", "augmentation is missing"),
         ("~paths", "The config does not resolve: Interpolation key 'paths"),
         ("~optimizer._target_", "optimizer needs a _target_"),
-        ("optimizer._target_=3", "optimizer._target_: 3 is no name of a class or function"),
-        ("optimizer._target_=torch.nn", "optimizer._target_: torch.nn is a module, no class or function"),
+        ("optimizer._target_=3", "optimizer._target_: 3 does not name a class or function"),
+        ("optimizer._target_=torch.nn", "optimizer._target_: torch.nn is a module, not a class or function"),
         ("optimizer._target_=torch.optim.Adm", "optimizer._target_: torch.optim.Adm cannot be imported"),
-        ("model=torchvision", "model.name=... is needed"),
+        ("model=torchvision", "model.name=... is required"),
         ("seed", "seed: it cannot be parsed"),
         ("=3", "=3: it cannot be parsed"),
         ("augmentation=[flip", "augmentation=[flip: it cannot be parsed"),
@@ -175,13 +194,13 @@ def test_mistake_is_named(override, message):
         ("init=zero init.modules=features", "init.modules='features' is not list[str] | None."),
         (
             "init=orthogonal +init.gian=2",
-            "init.gian is no argument of cnnlab.models.initialization.initialize. Did you mean gain",
+            "init.gian is not an argument of cnnlab.models.initialization.initialize. Did you mean gain",
         ),
         ("preprocessing=zca preprocessing.epsilon=abc", "preprocessing.epsilon='abc' is not float."),
         ("preprocessing=zca preprocessing.patch=1.5", "preprocessing.patch=1.5 is not int | None."),
         ("preprocessing=pca preprocessing.components=many", "preprocessing.components='many' is not float | None."),
         ("preprocessing=standardize preprocessing.per=3", "preprocessing.per=3 is not str."),
-        ("preprocessing=zca +preprocessing.epsilom=1", "preprocessing.epsilom is no argument of cnnlab.models.prepro"),
+        ("preprocessing=zca +preprocessing.epsilom=1", "preprocessing.epsilom is not an argument of cnnlab.models.prepro"),
         ("model=torchvision model.name=vgg11 +model.network.dropout=x", "model.network.dropout='x' is not float."),
         ("+model.network.width_mult=wide", "model.network.width_mult='wide' is not float."),
         ("regularization=[l1] regularization.l1.lambd=big", "regularization.l1.lambd='big' is not float."),
@@ -202,7 +221,7 @@ def test_mistakes_that_do_not_parse_are_named_beside_the_others():
     ] == [
         "optimizer.lr='0.1",
         "optimzer=adam",
-        "model.name=... is needed.",
+        "model.name=... is required.",
         "seed='x' is not int.",
     ]
 
@@ -237,9 +256,9 @@ def test_own_experiment_is_taken(config_dir):
         (
             "optimizer: {lrr: 1}\ntrainr: {max_epochs: 3}\nseed: x",
             [
-                "trainr is no key. Did you mean trainer.",
+                "Unknown key trainr. Did you mean trainer?",
                 "seed='x' is not int.",
-                "optimizer.lrr is no argument of torch.optim.AdamW. Did you mean lr.",
+                "optimizer.lrr is not an argument of torch.optim.AdamW. Did you mean lr?",
             ],
         ),
         ("defaults:\n  - override /model: vgg17", ["experiment=mine: In 'train': Could not find 'model/vgg17'"]),
@@ -256,7 +275,7 @@ def test_mistake_in_an_own_experiment_is_named(config_dir, text, expected):
 def test_own_experiments_are_among_those_that_exist(config_dir):
     write_experiment(config_dir, "seed: 1")
     (found,) = problems("experiment=min", config_dir=config_dir)
-    assert found == "experiment=min: min is no option of experiment. Did you mean mine."
+    assert found == "experiment=min: unknown option min of experiment. Did you mean mine?"
 
 
 def test_own_options_are_among_those_that_exist(config_dir):
@@ -265,9 +284,9 @@ def test_own_options_are_among_those_that_exist(config_dir):
         (config_dir / group).mkdir()
         (config_dir / group / f"{option}.yaml").write_text("{}\n", encoding="utf-8")
     assert problems("model=my_netwrk", "lists=shrt", "list=short", config_dir=config_dir) == [
-        "model=my_netwrk: my_netwrk is no option of model. Did you mean my_network.",
-        "lists=shrt: shrt is no option of lists. Did you mean short.",
-        "list=short: there is no key list. Did you mean lists.",
+        "model=my_netwrk: unknown option my_netwrk of model. Did you mean my_network?",
+        "lists=shrt: unknown option shrt of lists. Did you mean short?",
+        "list=short: unknown key list. Did you mean lists?",
     ]
 
 
@@ -278,10 +297,10 @@ def test_missing_values_are_named_with_all_that_is_wrong_in_an_own_experiment(co
         "trainer:\n  max_epochs: x\ndata:\n  batchsize: 3",
     )
     assert problems("experiment=mine", "seed=1.5", config_dir=config_dir) == [
-        "model.name=... is needed.",
-        "data.root=... is needed.",
+        "model.name=... is required.",
+        "data.root=... is required.",
         "seed=1.5 is not int.",
-        "data.batchsize is no key. Did you mean batch_size.",
+        "Unknown key data.batchsize. Did you mean batch_size?",
         "trainer.max_epochs='x' is not Optional[int].",
     ]
 
@@ -326,9 +345,9 @@ DANGEROUS = {
 @pytest.mark.parametrize("target", DANGEROUS)
 def test_target_that_may_do_anything_is_refused(tmp_path, monkeypatch, target):
     monkeypatch.chdir(tmp_path)
-    with pytest.raises(InputError, match=f"{target} is (not of|written in)"):
+    with pytest.raises(InputError, match=f"{target} is (not in|defined in)"):
         build({"_target_": target, **DANGEROUS[target]})
-    with pytest.raises(InputError, match=f"{target} is (not of|written in)"):
+    with pytest.raises(InputError, match=f"{target} is (not in|defined in)"):
         build({"_target_": "torch.nn.Sequential", "x": {"_target_": target, **DANGEROUS[target]}})
     (found,) = problems(f"optimizer._target_={target}")
     assert found.startswith(f"optimizer._target_: {target} is ")
@@ -355,9 +374,9 @@ def test_package_that_is_not_trusted_is_not_even_imported(tmp_path, own_package)
     entry = "+callbacks.mine={_target_: my_package.Mine, level: 3}"
     for packages in ("[]", "[my_pack]", "[my_package.Min]"):
         (found,) = problems(entry, f"trusted_packages={packages}")
-        assert found.startswith("callbacks.mine._target_: my_package.Mine is not of cnnlab, torch,")
+        assert found.startswith("callbacks.mine._target_: my_package.Mine is not in cnnlab, torch,")
         assert "trusted_packages=[my_package]" in found
-    with pytest.raises(InputError, match="not of"):
+    with pytest.raises(InputError, match="not in"):
         build({"_target_": "my_package.Mine", "level": 3})
     assert "my_package" not in sys.modules
     assert not (tmp_path / "was_imported").exists()
@@ -370,10 +389,10 @@ def test_trusted_package_is_checked_and_built_like_our_own(own_package):
     assert (type(mine).__module__, type(mine).__qualname__, mine.level) == ("my_package", "Mine", 3)
     assert problems("+callbacks.mine={_target_: my_package.Mine, level: x, nam: y}", trust) == [
         "callbacks.mine.level='x' is not int.",
-        "callbacks.mine.nam is no argument of my_package.Mine. Did you mean name.",
+        "callbacks.mine.nam is not an argument of my_package.Mine. Did you mean name?",
     ]
     assert problems("+callbacks.mine={_target_: my_package.Mine}", trust) == [
-        "callbacks.mine.level is needed by my_package.Mine."
+        "callbacks.mine.level is required by my_package.Mine."
     ]
 
 

@@ -90,7 +90,7 @@ def test_attack_in_lightnings_test_loop(natural):
 @pytest.mark.parametrize(
     ("argument", "message"),
     [
-        ("target=12", "'12' is no class of run: use 0 to 9"),
+        ("target=12", "'12' is not a class of run: use 0 to 9"),
         ("attack=cw", "use fgsm or pgd"),
         ("epsilon=-1", "not negative"),
         ("limit=0", "limit=0"),
@@ -109,5 +109,5 @@ def test_weights_without_a_classifier_are_refused(tmp_path, pictures):
     trunk = torchvision.models.squeezenet1_1().features.state_dict(prefix="features.")
     torch.save(trunk, tmp_path / "features.pth")
     arguments = ["what=adversarial", "model=squeezenet1_1", f"model.weights={tmp_path / 'features.pth'}"]
-    with pytest.raises(InputError, match="no classifier: this picture needs one"):
+    with pytest.raises(InputError, match="no classifier, which this picture needs"):
         visualize([*arguments, f"images={pictures}"])

@@ -155,7 +155,11 @@ def test_layer_of_grad_cam_is_the_last_with_maps(quick_run):
 
 @pytest.mark.parametrize(
     ("argument", "message"),
-    [("methods=[lime]", "lime is none of saliency"), ("target=10", "'10' is no class"), ("target=cat", "0 to 9")],
+    [
+        ("methods=[lime]", "Unknown method lime .* Available: saliency"),
+        ("target=10", "'10' is not a class"),
+        ("target=cat", "0 to 9"),
+    ],
 )
 def test_wrong_options_are_named(quick_run, argument, message):
     with pytest.raises(InputError, match=message):
@@ -166,5 +170,5 @@ def test_weights_without_a_classifier_are_refused(tmp_path, pictures):
     trunk = torchvision.models.squeezenet1_1().features.state_dict(prefix="features.")
     torch.save(trunk, tmp_path / "features.pth")
     arguments = ["what=attribution", "model=squeezenet1_1", f"model.weights={tmp_path / 'features.pth'}"]
-    with pytest.raises(InputError, match="no classifier: this picture needs one"):
+    with pytest.raises(InputError, match="no classifier, which this picture needs"):
         visualize([*arguments, f"images={pictures}"])

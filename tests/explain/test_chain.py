@@ -83,7 +83,7 @@ def subject(name: str):
     if name == "plain":
         return Normalize([0.2], [0.3]), Plain().eval(), (1, 16, 16)
     network = LeNet5().eval()
-    Dropout(0.5, conv_p=0.2).operate(network)  # by hooks, which do nothing in eval mode
+    Dropout(0.5, conv_p=0.2).modify_network(network)  # by hooks, which do nothing in eval mode
     return Normalize([0.1], [0.3]), network, (1, 32, 32)
 
 
@@ -163,12 +163,12 @@ def with_layer(index: int, layer: nn.Module) -> LeNet5:
 @pytest.mark.parametrize(
     ("network", "message"),
     [
-        (Residual(), r"Residual is no chain \(add behind features\.1\)"),
+        (Residual(), r"Residual is not a chain \(add after features\.1\)"),
         (Branching(), "Branching cannot be traced"),
-        (Averaging(), "mean of Averaging is no layer"),
-        (Cutting(), "getitem of Cutting is no layer"),
-        (Folding(), r"features\.0 of Folding is a Conv2d that cannot take 1024"),
-        (Shifted(), "Shifted computes something else"),
+        (Averaging(), "mean of Averaging is not a supported layer"),
+        (Cutting(), "getitem of Cutting is not a supported layer"),
+        (Folding(), r"features\.0 of Folding is a Conv2d that does not accept 1024"),
+        (Shifted(), "Shifted does not compute what its layers compute"),
         (with_layer(1, nn.Hardswish()), r"features\.1 of LeNet5 is a Hardswish: only chains of Conv2d, Linear"),
         (with_layer(0, nn.Conv2d(1, 6, 5, padding_mode="reflect")), r"features\.0 .* Conv2d with padding_mode=reflect"),
         (with_layer(2, nn.MaxPool2d(2, dilation=2, padding=1)), r"features\.2 of LeNet5 is a MaxPool2d with dilation"),
@@ -183,7 +183,7 @@ def test_what_is_no_chain_of_known_layers_is_refused_by_name(network, message):
 
 
 def test_residual_networks_of_torchvision_are_refused():
-    with pytest.raises(InputError, match=r"ResNet is no chain \(add behind layer1\.0\.bn2\)"):
+    with pytest.raises(InputError, match=r"ResNet is not a chain \(add after layer1\.0\.bn2\)"):
         chain_of(nn.Identity(), torchvision.models.resnet18(num_classes=2).eval(), (3, 64, 64))
 
 

@@ -77,7 +77,7 @@ def test_channel_images_are_seeded(quick_run, tmp_path):
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (["what=maximize", "target=12"], "'12' is no class"),
+        (["what=maximize", "target=12"], "'12' is not a class"),
         (["what=maximize", "layer=3", "channels=99"], "channels 0 to 15"),
         (["what=maximize", "layer=3", "channels=x"], "channels 0 to 15"),
         (["what=maximize", "steps=0"], "steps=0"),

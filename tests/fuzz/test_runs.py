@@ -138,7 +138,7 @@ def test_overrides(tmp_path, contents):
 def test_billions_in_a_few_lines_are_refused(tmp_path):
     lines = ["a0: &a0 [x, x]", *(f"a{n}: &a{n} [{', '.join([f'*a{n - 1}'] * 9)}]" for n in range(1, 20))]
     (tmp_path / "config.yaml").write_text("\n".join(lines))
-    with pytest.raises(InputError, match="it has aliases"):
+    with pytest.raises(InputError, match="it uses YAML aliases"):
         read_config(tmp_path)
 
 

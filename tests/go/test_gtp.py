@@ -217,7 +217,7 @@ def test_a_failing_policy_is_an_error_reply_and_the_game_goes_on(caplog):
     assert replies("genmove b", "play b a1", at=at) == ["? internal error: division by zero", "= "]
     assert "genmove" in caplog.text
     at = Engine(Player(lambda planes: np.ones((1, 361))), 5, sizes=(5,))
-    assert replies("genmove b", at=at)[0].startswith("? The policy answers with shape (1, 361)")
+    assert replies("genmove b", at=at)[0].startswith("? The policy returned shape (1, 361)")
 
 
 def test_sessions_end_with_quit_or_the_input_and_survive_long_lines():

@@ -1,5 +1,6 @@
 """Runs inside the test's own process: what `train.py` does behind the command line, without a second interpreter."""
 
+import logging
 import signal
 import sys
 from pathlib import Path
@@ -88,3 +89,19 @@ class KeptSignals:
 
     def __exit__(self, *error: object) -> None:
         signal.signal(signal.SIGINT, self.handler)
+
+
+class KeptLogging:
+    """Gives the root logger its handlers back, which Hydra replaces."""
+
+    def __enter__(self) -> None:
+        root = logging.getLogger()
+        self.handlers, self.level, self.raises = root.handlers[:], root.level, logging.raiseExceptions
+
+    def __exit__(self, *error: object) -> None:
+        root = logging.getLogger()
+        for handler in set(root.handlers) - set(self.handlers):
+            handler.close()
+        root.handlers[:] = self.handlers
+        root.setLevel(self.level)
+        logging.raiseExceptions = self.raises

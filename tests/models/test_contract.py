@@ -59,7 +59,7 @@ def shapes(network: nn.Module) -> dict[str, tuple[int, ...]]:
 def test_network_of_every_option_keeps_the_contract(option):
     model = model_config(option)
     num_classes = 361 if option == "alphago_policy" else 5
-    spec = input_spec(model["name"], None, model["in_channels"], model["image_size"], model["resize_size"])
+    spec = input_spec(model)
     side = {"alexnet": 224, "vgg16": 224}.get(option, min(spec.image_size, 64))
     network = build_for(model, num_classes).train()
     torch.manual_seed(0)
@@ -174,14 +174,15 @@ def test_building_leaves_the_global_generator_as_it_was():
     [("efficientnet_b1", "IMAGENET1K_V2"), ("efficientnet_v2_l", "DEFAULT"), ("mobilenet_v2", "IMAGENET1K_V1")],
 )
 def test_input_is_that_of_the_named_weights(name, weights):
-    spec = input_spec(name, weights, 3, None, None)
+    spec = input_spec({"name": name, "weights": weights, "in_channels": 3, "image_size": None, "resize_size": None})
     published = torchvision.models.get_model_weights(name)[weights].transforms()
     assert (spec.image_size, spec.resize_size) == (published.crop_size[0], published.resize_size[0])
     assert (spec.mean, spec.std) == (list(published.mean), list(published.std))
 
 
 def test_resize_size_is_never_smaller_than_the_input():
-    assert input_spec("lenet5", None, 1, 64, 32).resize_size == 64
+    model = {"name": "lenet5", "weights": None, "in_channels": 1, "image_size": 64, "resize_size": 32}
+    assert input_spec(model).resize_size == 64
 
 
 def test_network_without_a_head_is_refused():

@@ -115,7 +115,7 @@ def test_branch_around_the_cut_is_noticed():
 
 def test_random_prefix_is_refused():
     network = build("mobilenet_v2")
-    Dropout(p=0.2, conv_p=0.1).operate(network)
+    Dropout(p=0.2, conv_p=0.1).modify_network(network)
     with pytest.raises(InputError, match="random while it trains"):
         Cut(network, "classifier", images(2))
     with pytest.raises(InputError, match="random while it trains"):

@@ -4,6 +4,7 @@ import csv
 import io
 import itertools
 import json
+import math
 import re
 from pathlib import Path
 
@@ -14,11 +15,12 @@ from PIL import Image
 from planted import plant
 
 from cnnlab.errors import InputError
+from cnnlab.reports import comparison_report
 from cnnlab.reports.comparison import study
-from cnnlab.reports.comparison_figures import band, pictures
-from cnnlab.reports.comparison_report import as_text, write_comparison
+from cnnlab.reports.comparison_figures import band, heat_map_figure, pictures
+from cnnlab.reports.comparison_report import METHOD, as_text, settings_table, write_comparison
 from cnnlab.reports.comparison_sections import sections
-from cnnlab.runs.results import find_results, read_curves
+from cnnlab.runs.results import bounds_of, find_results, read_curves
 
 B = 0.06
 """What init=orthogonal adds to the metric of every planted sweep."""
@@ -45,6 +47,12 @@ def compare(folder: Path, **options):
     return study(find_results([folder]), **options)
 
 
+@pytest.fixture
+def no_pictures(monkeypatch):
+    """Files without the pictures, which take most of the time of a comparison."""
+    monkeypatch.setattr(comparison_report, "pictures", lambda given: {})
+
+
 def table(path: Path) -> list[dict[str, str]]:
     return list(csv.DictReader(io.StringIO(path.read_text(encoding="utf-8"))))
 
@@ -65,6 +73,7 @@ def test_planted_effect_is_recovered_and_the_null_effect_called_null(tmp_path):
     assert "It is better than every other setting." in text
 
 
+@pytest.mark.usefixtures("no_pictures")
 def test_table_is_what_the_runs_say(tmp_path):
     folder = sweep(tmp_path / "s")
     it = compare(folder)
@@ -156,6 +165,7 @@ def test_factors_that_vary_together_are_named(tmp_path):
     assert "init and optimizer.lr vary together" in text_of(tmp_path)
 
 
+@pytest.mark.usefixtures("no_pictures")
 def test_runs_that_did_not_finish_are_listed_and_left_out(tmp_path):
     folder = sweep(tmp_path / "s")
     plant(folder / "failed-one", ["init=zero"], 7, [0.1], status="failed", error="The loss is nan at step 3\nmore")
@@ -177,7 +187,7 @@ def test_runs_that_did_not_finish_are_listed_and_left_out(tmp_path):
         "killed: still running, or killed",
         "stopped: interrupted",
         "cut: metrics.csv is cut off or damaged at line 5",
-        "foreign: run.json is of another program: it has no status",
+        "foreign: run.json is not from cnnlab: it has no status",
         "broken: run.json cannot be read",
     ):
         assert line in text
@@ -262,7 +272,7 @@ def test_runs_of_several_splits_share_no_table(tmp_path):
 def test_equal_seeds_of_one_setting_are_refused(tmp_path):
     folder = sweep(tmp_path / "s")
     plant(folder / "again", ["init=zero", "optimizer.lr=0.01"], 0, [0.5])
-    with pytest.raises(InputError, match=r"init=zero seed=0 is there twice.*again.*zero-0"):
+    with pytest.raises(InputError, match=r"Two runs have init=zero seed=0.*again.*zero-0"):
         compare(folder)
 
 
@@ -285,6 +295,141 @@ def test_a_metric_that_some_runs_lack_is_counted_where_it_is(tmp_path):
     assert "Without test/acc, so not counted: zero-2, zero-3" in text
 
 
+# --- Other metrics ---
+
+ERRORS = {"mse": "min", "mae": "min", "r2": "max", "loss": "min"}
+"""The metrics of a regression."""
+
+
+def regression(folder: Path, seeds=range(3), kinds=("none", "[l2]")) -> Path:
+    """Two factors with a squared error of 0.4, which init=orthogonal halves, in the second of three epochs."""
+    rng = np.random.default_rng(7)
+    for init, kind, seed in itertools.product(("zero", "orthogonal"), kinds, seeds):
+        best = (0.2 if init == "orthogonal" else 0.4) + rng.normal(0, 0.003)
+        values = [0.9, best, best + 0.1]
+        overrides = [f"init={init}", f"regularization={kind}"]
+        plant(folder / f"{init}-{kind}-{seed}", overrides, seed, values, metric="mse", modes=ERRORS)
+    return folder
+
+
+def test_of_an_error_the_smallest_is_best(tmp_path):
+    it = compare(regression(tmp_path / "s", kinds=["none"]))
+    assert (it.metric, it.monitor, it.smaller_is_better) == ("best/val/mse", "val/mse", True)
+    assert it.factors == ("init",)
+    assert [setting.values for setting in it.settings] == [("orthogonal",), ("zero",)]
+    assert [setting.summary(it.metric).mean for setting in it.settings] == pytest.approx([0.2, 0.4], abs=0.01)
+    assert it.settings[0].summary("epochs_to_best").mean == 2
+    text = as_text(sections(it))
+    assert "by best/val/mse (smaller is better)" in text
+    effect = float(re.search(r"init=orthogonal is better than init=zero by ([\d.]+) \(", text).group(1))
+    assert effect == pytest.approx(0.2, abs=0.01)
+    assert "It is better than every other setting." in text
+
+
+def test_gap_is_how_much_better_training_was_whichever_way_is_better(tmp_path):
+    """Planted: in the last epoch, better by 0.02 on average."""
+    plant(tmp_path / "acc" / "a", [], 0, [0.5, 0.6])
+    plant(tmp_path / "mse" / "a", [], 0, [0.5, 0.4], metric="mse", modes=ERRORS)
+    for name in ("acc", "mse"):
+        (setting,) = compare(tmp_path / name).settings
+        assert setting.summary(f"gap/{name}").mean == pytest.approx(0.02)
+        by_gap = compare(tmp_path / name, metric=f"gap/{name}")
+        assert by_gap.smaller_is_better
+
+
+def test_metrics_of_the_runs_come_first_in_the_table(tmp_path):
+    it = compare(regression(tmp_path / "s", seeds=[0], kinds=["none"]))
+    assert it.metrics[:4] == ["best/val/mse", "last/val/mse", "gap/mse", "epochs_to_best"]
+
+
+def test_heat_map_is_bright_where_it_is_better(tmp_path):
+    errors = compare(regression(tmp_path / "mse"))
+    scores = compare(grid(tmp_path / "acc"))
+    for it in (errors, scores):
+        (picture,) = heat_map_figure(it).axes[0].images
+        cells = np.asarray(picture.get_array())
+        best, worst = (cells.min(), cells.max()) if it is errors else (cells.max(), cells.min())
+        bright, dark = (picture.to_rgba(np.array([value]))[0, :3].mean() for value in (best, worst))
+        assert bright > dark
+
+
+def test_short_name_stands_for_the_best_of_validation(tmp_path):
+    folder = sweep(tmp_path / "s", inits=["zero", "orthogonal"], seeds=[0, 1])
+    for short, full in (("acc", "best/val/acc"), ("loss", "best/val/loss")):
+        it = compare(folder, metric=short)
+        assert (it.metric, it.smaller_is_better) == (full, short == "loss")
+        assert it.settings[0].values == ("orthogonal",)
+    with pytest.raises(InputError, match=r"metric=f1: no run has it\. Available: best/val/acc, "):
+        compare(folder, metric="f1")
+    runs = plant(tmp_path / "t" / "a", [], 0, [0.2, 0.3], metric="f1", modes={"f1": "max", "loss": "min"}).parent
+    assert compare(runs, metric="f1").metric == compare(runs).metric == "best/val/f1"
+
+
+def test_runs_of_several_metrics_are_compared_by_the_one_that_is_named(tmp_path):
+    modes = {"acc": "max", "f1": "max", "loss": "min"}
+    for seed in (0, 1):
+        plant(tmp_path / f"zero-{seed}", ["init=zero"], seed, [0.5, 0.6 + seed / 100], modes=modes)
+    plant(tmp_path / "orthogonal-0", ["init=orthogonal"], 0, [0.4, 0.7], metric="f1", modes=modes)
+    with pytest.raises(InputError, match=r"different metrics: val/f1 \(1 run\), val/acc \(2 runs\).*metric=NAME"):
+        compare(tmp_path)
+    it = compare(tmp_path, metric="loss")
+    assert (it.metric, it.monitor) == ("best/val/loss", "val/acc")
+    assert [setting.values for setting in it.settings] == [("orthogonal",), ("zero",)]
+    assert it.settings[0].summary(it.metric).mean == pytest.approx(0.3)
+
+
+# --- Bounds of metrics ---
+
+
+def test_no_interval_leaves_the_range_of_its_metric(tmp_path):
+    """Student's interval of 0.99 and 1.00 reaches to 1.0585, and that of their difference to 0.8 beyond 1."""
+    for seed, (first, second) in enumerate(((0.99, 0.05), (1.0, 0.4))):
+        for kind in ("none", "[l2]"):
+            plant(tmp_path / f"a{kind}{seed}", ["init=zero", f"regularization={kind}"], seed, [first])
+            plant(tmp_path / f"b{kind}{seed}", ["init=normal", f"regularization={kind}"], seed, [second])
+    it = compare(tmp_path)
+    low, high = scipy.stats.t.interval(0.95, 1, 0.995, 0.005)
+    assert low > 0.9
+    assert high > 1.05
+    found = it.settings[0].summary("best/val/acc")
+    assert (found.low, found.high) == (pytest.approx(low), 1.0)
+    assert (found.mean, found.std) == (pytest.approx(0.995), pytest.approx(0.01 / 2**0.5))
+    text = as_text(sections(it))
+    means = [(float(a), float(b)) for a, b in re.findall(r" ± [\d.]+ \((-?[\d.]+) to (-?[\d.]+)\)", text)]
+    differences = [(float(a), float(b)) for a, b in re.findall(r"95 % interval (-?[\d.]+) to (-?[\d.]+),", text)]
+    assert len(means) >= 9  # the best, four settings, two levels of two factors
+    assert all(0 <= low < high <= 1 for low, high in means)
+    assert max(high for _, high in differences) == 1
+    assert all(-2 <= low <= high <= 2 for low, high in differences)
+    head, rows = settings_table(it)
+    for column, name in enumerate(head):
+        if "val/acc_ci95" in name:
+            assert all(0 <= row[column] <= 1 for row in rows), name
+    assert all(mean.high <= 1 and mean.low >= 0 for factor in (0, 1) for mean in it.marginal_means(factor).values())
+    assert any("clipped to the range of the metric" in line for line in METHOD)
+
+
+@pytest.mark.parametrize(
+    ("metric", "bounds"),
+    [
+        ("best/val/acc", (0, 1)),
+        ("last/val/acc_top5", (0, 1)),
+        ("test/f1", (0, 1)),
+        ("best/val/balanced_acc", (0, 1)),
+        ("gap/acc", (-1, 1)),
+        ("best/val/mse", (0, math.inf)),
+        ("gap/mse", (-math.inf, math.inf)),
+        ("best/val/r2", (-math.inf, 1)),
+        ("wall_seconds", (0, math.inf)),
+        ("epochs_to_best", (1, math.inf)),
+        ("best/val/loss", (-math.inf, math.inf)),
+        ("best/val/mine", (-math.inf, math.inf)),
+    ],
+)
+def test_bounds_of_a_figure(metric, bounds):
+    assert bounds_of(metric) == bounds
+
+
 def test_nothing_finished(tmp_path):
     plant(tmp_path / "a", [], 0, [0.1], status="failed", error="no memory")
     plant(tmp_path / "b", [], 1, [0.1], status="running")
@@ -293,14 +438,14 @@ def test_nothing_finished(tmp_path):
 
 
 def test_folders_without_runs(tmp_path):
-    with pytest.raises(InputError, match="There is no folder"):
+    with pytest.raises(InputError, match=r"The folder .* does not exist"):
         find_results([tmp_path / "none"])
     (tmp_path / "empty").mkdir()
     with pytest.raises(InputError, match="empty is empty"):
         find_results([tmp_path / "empty"])
     (tmp_path / "lightning_logs" / "version_0").mkdir(parents=True)
     (tmp_path / "lightning_logs" / "version_0" / "metrics.csv").write_text("a\n1\n")
-    with pytest.raises(InputError, match="holds no run of cnnlab"):
+    with pytest.raises(InputError, match="contains no cnnlab run"):
         find_results([tmp_path / "lightning_logs"])
 
 

@@ -17,28 +17,30 @@ from tensorboard.plugins.hparams import api_pb2, backend_context, get_experiment
 from tensorboard.plugins.hparams.plugin_data_pb2 import HParamsPluginData
 
 from cnnlab.errors import DivergedError
-from cnnlab.runs.events import END, START, RunEvents, group_of, session
+from cnnlab.runs.events import END, START, RunEvents, charts, group_of, session
 
 OPTIONS = [option for option in DIGITS if option != "logger=none"]
+STEPS = 3
+"""Of an epoch."""
 COMMON = (
-    "trainer.limit_train_batches=8",
+    f"trainer.limit_train_batches={STEPS}",
+    "trainer.limit_val_batches=1",
+    "trainer.limit_test_batches=1",
     "logger=[tensorboard,csv]",
     "trainer.max_epochs=2",
     "trainer.log_every_n_steps=1",
     "speed.benchmark=false",
 )
-STEPS = 8
-"""Of an epoch."""
+RUNS = (("zero", 0), ("orthogonal", 0), ("orthogonal", 1))
 
 
 @pytest.fixture(scope="module")
 def sweep(tmp_path_factory) -> Path:
-    """Two settings with two seeds each, and a run that diverges."""
+    """Two settings, one of them with two seeds, and a run that diverges."""
     folder = tmp_path_factory.mktemp("sweep")
-    for init in ("zero", "orthogonal"):
-        for seed in (0, 1):
-            extra = (f"init={init}", "regularization=[l2,dropout]", "optimizer.lr=0.002", f"seed={seed}")
-            train_in_process(folder / f"{init}-seed-{seed}", *OPTIONS, *COMMON, *extra)
+    for init, seed in RUNS:
+        extra = (f"init={init}", "regularization=[l2,dropout]", "optimizer.lr=0.002", f"seed={seed}")
+        train_in_process(folder / f"{init}-seed-{seed}", *OPTIONS, *COMMON, *extra)
     extra = ("init=orthogonal", "regularization=none", "optimizer.lr=1e30", "seed=0")
     with pytest.raises(DivergedError):
         train_in_process(folder / "diverges", *OPTIONS, *COMMON, *extra)
@@ -111,11 +113,23 @@ def test_training_and_validation_share_a_chart(events):
     tensor = events.Tensors(custom_scalars.CONFIG_SUMMARY_TAG)[0].tensor_proto
     layout = Layout.FromString(tensor.string_val[0])
     (category,) = layout.category
-    charts = {chart.title: list(chart.multiline.tag) for chart in category.chart}
-    assert charts == {
+    found = {chart.title: list(chart.multiline.tag) for chart in category.chart}
+    assert found == {
         "accuracy": ["epoch/train/acc$", "epoch/val/acc$"],
         "loss": ["epoch/train/loss$", "epoch/val/loss$"],
     }
+
+
+@pytest.mark.parametrize(
+    ("metric", "names"), [("val/acc", ["accuracy", "loss"]), ("val/mse", ["mse", "loss"]), ("val/loss", ["loss"])]
+)
+def test_charts_are_of_the_metric_of_the_run_and_of_the_loss(metric, names):
+    (category,) = charts(metric).values()
+    assert list(category) == names
+    tags = {"accuracy": "acc"}
+    for name, (kind, found) in category.items():
+        tag = tags.get(name, name)
+        assert (kind, found) == ("Multiline", [f"epoch/train/{tag}$", f"epoch/val/{tag}$"])
 
 
 # --- The HParams tab ---
@@ -146,7 +160,7 @@ def test_tab_has_a_column_for_each_setting(tab, sweep):
         for path in sweep.iterdir()
         if (path / "run.json").is_file()
     ]
-    assert len(stored) == 5
+    assert len(stored) == len(RUNS) + 1
     assert all(names == set(settings) for settings in stored)
     types = {info.name: info.type for info in experiment.hparam_infos}
     assert types["speed.benchmark"] == api_pb2.DATA_TYPE_BOOL
@@ -168,7 +182,7 @@ def test_repeats_are_one_row_with_the_mean_and_the_true_status(tab, sweep):
         values = {key: value.string_value for key, value in group.hparams.items()}
         rows[values["init"], values["regularization"]] = group
     assert {key: len(group.sessions) for key, group in rows.items()} == {
-        ("zero", "[l2,dropout]"): 2,
+        ("zero", "[l2,dropout]"): 1,
         ("orthogonal", "[l2,dropout]"): 2,
         ("orthogonal", "none"): 1,
     }
@@ -185,10 +199,10 @@ def test_repeats_are_one_row_with_the_mean_and_the_true_status(tab, sweep):
 
 def test_resumed_run_replaces_both_records(tmp_path):
     logger = RunEvents(str(tmp_path))
-    with pytest.raises(RuntimeError), session([logger], {"model": "m", "trainer.max_epochs": 1}):
+    with pytest.raises(RuntimeError), session([logger], {"model": "m", "trainer.max_epochs": 1}, "val/acc"):
         raise RuntimeError
     assert records(read(tmp_path))[metadata.SESSION_END_INFO_TAG].session_end_info.status == api_pb2.STATUS_FAILURE
-    with session([logger], {"model": "m", "trainer.max_epochs": 9}):
+    with session([logger], {"model": "m", "trainer.max_epochs": 9}, "val/acc"):
         running = records(read(tmp_path))
     found = records(read(tmp_path))
     assert metadata.SESSION_END_INFO_TAG not in running
@@ -203,7 +217,7 @@ def test_records_are_the_first_and_the_last_file(sweep):
 
 
 def test_interrupted_session_did_not_succeed(tmp_path):
-    with pytest.raises(KeyboardInterrupt), session([RunEvents(str(tmp_path))], {"model": "m"}):
+    with pytest.raises(KeyboardInterrupt), session([RunEvents(str(tmp_path))], {"model": "m"}, "val/acc"):
         raise KeyboardInterrupt
     assert records(read(tmp_path))[metadata.SESSION_END_INFO_TAG].session_end_info.status == api_pb2.STATUS_FAILURE
 

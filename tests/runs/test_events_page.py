@@ -18,7 +18,7 @@ from browser import CHROMIUM, Browser
 from program import REPOSITORY
 
 from cnnlab.runs.events import RunEvents, session
-from cnnlab.runs.tensorboard import PINNED, colour_of, command, link
+from cnnlab.runs.tensorboard import colour_of, command, link
 
 PICTURES = REPOSITORY / "outputs" / "test_artifacts"
 """Where screenshots stay to be looked at; git ignores it."""
@@ -47,7 +47,7 @@ def sweep(tmp_path_factory) -> Path:
     for init in INITS:
         for seed in SEEDS:
             logger = RunEvents(str(folder / f"{init}-seed-{seed}"))
-            with session([logger], {"model": "lenet5", "init": init, "deterministic": True, "lr": 0.002}):
+            with session([logger], {"model": "lenet5", "init": init, "deterministic": True, "lr": 0.002}, "val/acc"):
                 for epoch in range(EPOCHS):
                     acc = accuracy(init, seed, epoch)
                     metrics = {"val/acc": acc, "val/loss": 1 - acc, "best/val/acc": acc}
@@ -56,7 +56,8 @@ def sweep(tmp_path_factory) -> Path:
                 for step in range(IMAGES):
                     logger.experiment.add_image("maps", np.zeros((1, 4, 4), np.uint8), step)
             logger.experiment.close()
-    with pytest.raises(RuntimeError), session([RunEvents(str(folder / "failed-seed-0"))], {"model": "x", "init": "x"}):
+    failed = RunEvents(str(folder / "failed-seed-0"))
+    with pytest.raises(RuntimeError), session([failed], {"model": "x", "init": "x"}, "val/acc"):
         raise RuntimeError
     return folder
 
@@ -110,13 +111,13 @@ def test_server_keeps_every_step(port):
 
 def test_link_shows_pinned_curves_with_repeats_in_one_colour(port, browser, sweep):
     names = [path.name for path in sweep.iterdir()]
-    browser.open(link(colour_of(names, "init", [*INITS, "failed"]), port))
+    browser.open(link("val/acc", colour_of(names, "init", [*INITS, "failed"]), port))
     last = f"{accuracy('zero', 0, EPOCHS - 1):.1f}"
     text = browser.text_with("Pinned", "4 cards", *names, last)
     browser.picture(PICTURES / "tensorboard_time_series.png")
     assert "4 cards" in text
     assert all(name in text for name in names)
-    assert all(tag.rsplit("/", 1)[0] in text for tag in PINNED)
+    assert all(group in text for group in ("epoch/val", "epoch/train", "best/val"))
     assert re.search(r"zero-seed-0 +0\.1 +11", text)
     colours = json.loads(browser.evaluate(COLOURS))
     of_init = {init: {colours[f"{init}-seed-{seed}"] for seed in SEEDS} for init in INITS}

@@ -6,14 +6,22 @@ import pytest
 import torch
 import torchvision
 import yaml
-from program import draw_picture
 from in_process import DIGITS, KeptSignals, command_line, interrupt_at_epoch, train_in_process
+from program import draw_picture
 from sklearn.datasets import load_digits
 
 from cnnlab.errors import InputError
 from cnnlab.models.lenet5 import LeNet5
 from cnnlab.runs.folder import RunFolder, read_config, read_overrides
 from cnnlab.system.files import read_yaml
+
+FEW = ("trainer.limit_train_batches=3", "trainer.limit_val_batches=1", "trainer.limit_test_batches=1")
+CONFIG = {
+    "seed": 1,
+    "metric": "mae",
+    "task": {"name": "regression", "metrics": {"mse": "min", "mae": "min", "r2": "max"}},
+}
+"""As much of a config as a record is made of."""
 
 
 def record_of(folder) -> dict:
@@ -23,6 +31,7 @@ def record_of(folder) -> dict:
 def test_record_of_a_finished_run(quick_run):
     record = record_of(quick_run)
     assert record["status"] == "finished"
+    assert (record["task"], record["metric"], record["modes"]["acc"]) == ("classification", "val/acc", "max")
     assert record["images"] == {"train": 1266, "val": 176, "test": 355}
     assert sum(record["images"].values()) == len(load_digits().target)
     assert (record["classes"], record["seed"], record["device"], record["world_size"]) == (10, 0, "cpu", 1)
@@ -97,10 +106,17 @@ def test_exported_weights_fit_torchvision(tmp_path):
     assert not (tmp_path / "run" / "skipped_images.txt").exists()
 
 
+def started(folder, config=CONFIG, overrides=(), **options) -> RunFolder:
+    run = RunFolder(folder, config, overrides, **options)
+    run.begin()
+    return run
+
+
 def test_run_that_diverged_says_so_and_exits_with_4(tmp_path, monkeypatch, kept_logging):
     code = command_line(
         monkeypatch,
         *DIGITS,
+        *FEW,
         "optimizer=sgd",
         "optimizer.lr=1e30",
         "scheduler=none",
@@ -116,7 +132,7 @@ def test_run_that_diverged_says_so_and_exits_with_4(tmp_path, monkeypatch, kept_
 
 def test_interrupted_run_says_how_to_go_on_and_goes_on(tmp_path, monkeypatch, kept_logging):
     folder = tmp_path / "run"
-    overrides = (*DIGITS, "trainer.max_epochs=3", "trainer.limit_train_batches=3", f"paths.output_dir={folder}")
+    overrides = (*DIGITS, *FEW, "trainer.max_epochs=3", f"paths.output_dir={folder}")
     with monkeypatch.context() as patched, KeptSignals():
         interrupt_at_epoch(patched, 1)
         assert command_line(patched, *overrides) == 130
@@ -129,8 +145,42 @@ def test_interrupted_run_says_how_to_go_on_and_goes_on(tmp_path, monkeypatch, ke
     assert torch.load(folder / "checkpoints" / "last.ckpt", weights_only=True)["global_step"] == 9
 
 
+def test_nothing_is_written_before_the_run_begins(tmp_path):
+    run = RunFolder(tmp_path / "run", CONFIG)
+    assert not run.has_begun
+    assert not (tmp_path / "run").exists()
+    run.begin()
+    assert run.has_begun
+    record = record_of(tmp_path / "run")
+    assert (record["status"], record["seed"]) == ("running", 1)
+    assert (record["task"], record["metric"]) == ("regression", "val/mae")
+    assert record["modes"] == {"mse": "min", "mae": "min", "r2": "max"}
+
+
+def test_run_that_fails_before_it_begins_is_recorded_only_where_it_is_ended(tmp_path):
+    """As a job of a sweep is, whose folder is there already."""
+    run = RunFolder(tmp_path / "run", CONFIG, ["seed=1"])
+    run.end(status="failed", error="no data", exit_code=3)
+    record = record_of(tmp_path / "run")
+    assert (record["status"], record["error"], record["exit_code"]) == ("failed", "no data", 3)
+    assert read_overrides(tmp_path / "run") == ["seed=1"]
+
+
+def test_resumed_run_keeps_its_record_but_not_how_it_failed(tmp_path):
+    run = started(tmp_path / "run")
+    run.update(status="failed", error="no memory", exit_code=3, best={"val/mae": 0.5})
+    again = started(tmp_path / "run", resumes=True)
+    assert again.resumes_from == again.last_checkpoint
+    record = record_of(tmp_path / "run")
+    assert (record["status"], record["best"]) == ("running", {"val/mae": 0.5})
+    assert not {"error", "exit_code"} & set(record)
+    assert record["started"] == run.record["started"]
+    assert len(record["resumed"]) == 1
+    assert "best" not in started(tmp_path / "run").record
+
+
 def test_only_rank_zero_writes(tmp_path):
-    run = RunFolder.create(tmp_path / "run", {"seed": 1}, [], writes=False)
+    run = started(tmp_path / "run", writes=False)
     run.update(status="finished")
     run.write_text("a.txt", "text")
     run.write_json("a.json", {})
@@ -139,7 +189,7 @@ def test_only_rank_zero_writes(tmp_path):
 
 
 def test_files_keep_every_letter(tmp_path):
-    run = RunFolder.create(tmp_path / "run", {"seed": 1, "data": {"root": "Größe, 图片"}}, ["data.root='Größe, 图片'"])
+    run = started(tmp_path / "run", CONFIG | {"data": {"root": "Größe, 图片"}}, ["data.root='Größe, 图片'"])
     assert read_yaml(run.path / "config.yaml")["data"]["root"] == "Größe, 图片"
     assert read_overrides(run.path) == ["data.root='Größe, 图片'"]
     run.write_json("x.json", {"acc": float("nan"), "é": [float("inf"), 1.5]})
@@ -147,7 +197,7 @@ def test_files_keep_every_letter(tmp_path):
 
 
 def test_best_checkpoint_is_the_last_where_nothing_was_validated(tmp_path):
-    run = RunFolder.create(tmp_path / "run", {"seed": 1}, [])
+    run = started(tmp_path / "run")
     (tmp_path / "run" / "checkpoints").mkdir()
     assert run.best_checkpoint == run.last_checkpoint
     (tmp_path / "run" / "checkpoints" / "best.ckpt").write_bytes(b"")
@@ -155,10 +205,10 @@ def test_best_checkpoint_is_the_last_where_nothing_was_validated(tmp_path):
 
 
 def test_folder_without_a_config_is_no_run(tmp_path):
-    with pytest.raises(InputError, match=r"no run folder: .*config\.yaml"):
+    with pytest.raises(InputError, match=r"is not a run folder: .*config\.yaml"):
         read_config(tmp_path)
     (tmp_path / "config.yaml").write_text("a: [", encoding="utf-8")
-    with pytest.raises(InputError, match="no run folder"):
+    with pytest.raises(InputError, match="is not a run folder"):
         read_config(tmp_path)
 
 

@@ -4,7 +4,7 @@ import re
 import threading
 
 import pytest
-from hypothesis import example, given
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from cnnlab.errors import InputError
@@ -38,6 +38,7 @@ keys = st.sampled_from(["model", "seed", "init", "+optimizer.lr", "model.weights
 overrides = st.lists(st.builds("{}={}".format, keys, st.text()), max_size=6)
 
 
+@settings(max_examples=30)
 @given(overrides)
 @example(["model.weights=" + "图" * 120])
 @example(["model.weights=../..", "model=.", "init=-"])
@@ -84,6 +85,7 @@ def test_jobs_are_named_by_what_varies(jobs, names):
     assert job_names([job.split() for job in jobs]) == names
 
 
+@settings(max_examples=30)
 @given(st.lists(overrides, min_size=1, max_size=8, unique_by=tuple))
 def test_no_two_jobs_have_one_name(jobs):
     names = job_names(jobs)
@@ -119,5 +121,5 @@ def test_named_folder_that_holds_a_run_is_refused(tmp_path):
     (folder / "notes.txt").touch()
     assert claim_exactly(folder) == folder  # what is no run does not matter
     (folder / "run.json").write_text("{}")
-    with pytest.raises(InputError, match=f"holds a run already.*resume={folder}"):
+    with pytest.raises(InputError, match=f"already holds a run.*resume={folder}"):
         claim_exactly(folder)

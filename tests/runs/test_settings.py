@@ -56,6 +56,11 @@ def test_a_node_in_a_word(node, option, word):
     assert described(node, option) == word
 
 
+@pytest.fixture(scope="module")
+def quickstart(tmp_path_factory) -> dict:
+    return config(tmp_path_factory.mktemp("a"), "experiment=quickstart", "init=orthogonal", "seed=1")
+
+
 def test_default_and_typed_preset_of_a_list_are_one_value(tmp_path):
     default = config(tmp_path / "a")
     assert value_of("augmentation", default, {}) == "[random_resized_crop,flip]"
@@ -63,8 +68,7 @@ def test_default_and_typed_preset_of_a_list_are_one_value(tmp_path):
     assert value_of("augmentation", default, {}, "none") == "none"
 
 
-def test_settings_of_a_run_have_the_same_keys_whatever_is_chosen(tmp_path):
-    first = config(tmp_path / "a", "experiment=quickstart", "init=orthogonal", "seed=1")
+def test_settings_of_a_run_have_the_same_keys_whatever_is_chosen(quickstart, tmp_path):
     second = config(tmp_path / "b", "regularization=[l2,dropout]", "init=uniform", "optimizer=sgd")
     chosen = {
         "experiment": "quickstart",
@@ -73,9 +77,10 @@ def test_settings_of_a_run_have_the_same_keys_whatever_is_chosen(tmp_path):
         "scheduler": "cosine",
         "loss": "cross_entropy",
     }
-    one = settings(first, chosen, [])
+    one = settings(quickstart, chosen, [])
     assert one == {
         "experiment": "quickstart",
+        "task": "classification",
         "model": "lenet5",
         "data": "digits",
         "preprocessing": "standardize",
@@ -97,8 +102,8 @@ def test_settings_of_a_run_have_the_same_keys_whatever_is_chosen(tmp_path):
     assert not any("$" in str(value) or "_target_" in str(value) for value in other.values())
 
 
-def test_flat_config_has_neither_seed_nor_places(tmp_path):
-    keys = dict(flat(config(tmp_path / "a", "experiment=quickstart")))
-    assert keys["init.name"] == "default"
+def test_flat_config_has_neither_seed_nor_places(quickstart):
+    keys = dict(flat(quickstart))
+    assert keys["init.name"] == "orthogonal"
     assert keys["optimizer.lr"] == 0.002
     assert not [key for key in keys if key.startswith(("paths", "logger", "callbacks", "seed"))]

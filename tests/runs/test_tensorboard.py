@@ -9,7 +9,7 @@ from urllib.parse import parse_qs, urlsplit
 import pytest
 from program import REPOSITORY
 
-from cnnlab.runs.tensorboard import PINNED, SAMPLES, colour_of, command, link
+from cnnlab.runs.tensorboard import SAMPLES, colour_of, command, link
 
 RUNS = ["zero-seed-0", "zero-seed-1", "kaiming_normal-seed-0", "normal-seed-0"]
 
@@ -19,14 +19,32 @@ def groups(pattern: str, runs: list[str]) -> list[tuple]:
     return [re.search(pattern, run).groups() for run in runs]
 
 
-def test_link_holds_pinned_cards_colour_and_no_smoothing():
-    address = urlsplit(link("a|(b)", port=7000))
+def pinned(address: str) -> list[str]:
+    """The tags of the cards that a link pins, all of them scalars."""
+    cards = json.loads(parse_qs(urlsplit(address).query)["pinnedCards"][0])
+    assert {card["plugin"] for card in cards} == {"scalars"}
+    return [card["tag"] for card in cards]
+
+
+def test_link_holds_colour_and_no_smoothing():
+    address = urlsplit(link("val/acc", "a|(b)", port=7000))
     query = parse_qs(address.query)
     assert (address.scheme, address.netloc, address.fragment) == ("http", "127.0.0.1:7000", "timeseries")
-    assert json.loads(query["pinnedCards"][0]) == [{"plugin": "scalars", "tag": tag} for tag in PINNED]
     assert query["runColorGroup"] == ["regex:a|(b)"]
     assert query["smoothing"] == ["0"]
-    assert "runColorGroup" not in link()
+    assert "runColorGroup" not in link("val/acc")
+
+
+@pytest.mark.parametrize(
+    ("metric", "tags"),
+    [
+        ("val/acc", ["epoch/val/acc", "epoch/train/loss", "epoch/val/loss", "best/val/acc"]),
+        ("val/mse", ["epoch/val/mse", "epoch/train/loss", "epoch/val/loss", "best/val/mse"]),
+        ("val/loss", ["epoch/val/loss", "epoch/train/loss", "best/val/loss"]),
+    ],
+)
+def test_link_pins_the_metric_of_the_runs(metric, tags):
+    assert pinned(link(metric)) == tags
 
 
 def test_runs_are_told_apart_by_the_value_of_the_factor():

@@ -11,13 +11,12 @@ from pathlib import Path
 
 import pytest
 import torch
-from program import REPOSITORY, run_program
 from hydra.core.hydra_config import HydraConfig
 from in_process import DIGITS
 from in_slurm import install_slurm
-from test_plan import here, statuses, sweep_json, tasks, train  # noqa: F401
+from program import REPOSITORY, run_program
+from sweeps import statuses, sweep_json, train
 
-from cnnlab.cli import main as cli
 from cnnlab.sweeping import jobs
 from cnnlab.sweeping.jobs import share
 from cnnlab.system.files import write_json
@@ -31,7 +30,7 @@ SEARCH = ("-m", *DIGITS, "hparams_search=optuna", "hydra.sweeper.n_trials=12", "
 
 
 @pytest.fixture
-def score(monkeypatch, here):  # noqa: F811
+def score(monkeypatch, here):
     """Runs whose best accuracy is highest at a learning rate of 0.01, and whose last one is 0.
 
     Returns the task, which can be told to stop or fail, and the rates that were tried.
@@ -55,7 +54,7 @@ def score(monkeypatch, here):  # noqa: F811
         )
 
     task.stops_at = task.fails_at = 0
-    monkeypatch.setattr(cli, "_task", task)
+    monkeypatch.setattr("cnnlab.cli.train.run_job", task)
     return task, tried
 
 
@@ -65,7 +64,7 @@ def trials(folder: Path) -> list:
     return optuna.load_study(study_name="cnnlab", storage=f"sqlite:///{folder}/optuna.db").trials
 
 
-def test_search_finds_the_best_epoch_s_optimum(score, here, capsys):  # noqa: F811
+def test_search_finds_the_best_epoch_s_optimum(score, here, capsys):
     _, tried = score
     assert train(*SEARCH) == 0
     found = trials(here / "s")
@@ -81,7 +80,7 @@ def test_search_finds_the_best_epoch_s_optimum(score, here, capsys):  # noqa: F8
     assert "12 jobs: 12 finished" in said
 
 
-def test_search_that_is_stopped_goes_on(score, here):  # noqa: F811
+def test_search_that_is_stopped_goes_on(score, here):
     task, tried = score
     task.stops_at, task.fails_at = 5, 2
     assert train(*SEARCH) == 130
@@ -99,7 +98,7 @@ def test_search_that_is_stopped_goes_on(score, here):  # noqa: F811
     assert tried == before
 
 
-def test_search_of_which_every_trial_fails_ends_with_their_exit_code(tasks, here):  # noqa: F811
+def test_search_of_which_every_trial_fails_ends_with_their_exit_code(tasks, here):
     tasks["ends"][0] = {"status": "failed", "error": "x", "exit_code": 4, "wall_seconds": 1.0}
     assert train(*SEARCH[:-2], "hydra.sweeper.n_trials=2", "sweep.dir=s") == 4
     assert set(statuses(here / "s").values()) == {"failed"}
@@ -108,12 +107,12 @@ def test_search_of_which_every_trial_fails_ends_with_their_exit_code(tasks, here
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (["init=normal,vgg"], "vgg is no option of init"),
+        (["init=normal,vgg"], "unknown option vgg of init"),
         (["seed=interval(0, 1.5)"], "seed=1.5 is not int"),
         (["optimizer.lr=0.1"], "The search has nothing to vary"),
     ],
 )
-def test_space_of_a_search_is_checked_before_it_starts(tasks, here, capsys, arguments, message):  # noqa: F811
+def test_space_of_a_search_is_checked_before_it_starts(tasks, here, capsys, arguments, message):
     assert train(*SEARCH, *arguments) == 2
     assert message in capsys.readouterr().err
     assert tasks["folders"] == []

@@ -10,61 +10,15 @@ from pathlib import Path
 
 import pytest
 import torch
-from program import REPOSITORY, run_program
-from hydra.core.hydra_config import HydraConfig
 from in_process import DIGITS, train_in_process
+from program import REPOSITORY, run_program
+from sweeps import statuses, sweep_json, train
 
-from cnnlab.cli import main as cli
 from cnnlab.config import compose
 from cnnlab.config.overrides import every_combination
 from cnnlab.runs.tensorboard import HOST, SAMPLES, link
 from cnnlab.sweeping import plan
 from cnnlab.system.files import write_json
-
-
-@pytest.fixture
-def here(monkeypatch, tmp_path, kept_logging) -> Path:
-    """An empty working directory, and an environment in which no other program has started this one."""
-    monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr(sys, "argv", ["train.py"])
-    for name in ("RANK", "SLURM_PROCID", "SLURM_NTASKS", "LOCAL_RANK"):
-        monkeypatch.delenv(name, raising=False)
-    return tmp_path
-
-
-@pytest.fixture
-def tasks(monkeypatch) -> dict[str, list]:
-    """Instead of training, each job notes its folder and config, and ends as `ends` says for its seed (or finishes)."""
-    noted: dict = {"folders": [], "cfgs": [], "ends": {}}
-
-    def task(cfg, rerun, failures) -> None:
-        folder = Path(HydraConfig.get().runtime.output_dir)
-        noted["folders"].append(folder)
-        noted["cfgs"].append(cfg)
-        finished = {"status": "finished", "best": {"val/acc": 0.5, "epoch": 1}, "wall_seconds": 100.0}
-        end = noted["ends"].get(cfg.seed, finished)
-        if isinstance(end, BaseException):
-            raise end
-        write_json(folder / "run.json", end)
-
-    monkeypatch.setattr(cli, "_task", task)
-    return noted
-
-
-def train(*arguments: str) -> int:
-    """The exit code of `train.py ARGUMENTS`."""
-    sys.argv = ["train.py", *arguments]
-    with pytest.raises(SystemExit) as exit_:
-        cli.train()
-    return int(exit_.value.code or 0)
-
-
-def sweep_json(folder: Path) -> dict:
-    return json.loads((folder / "sweep.json").read_text(encoding="utf-8"))
-
-
-def statuses(folder: Path) -> dict[str, str]:
-    return {job["name"]: job["status"] for job in sweep_json(folder)["jobs"]}
 
 
 def test_lists_can_be_swept():
@@ -188,9 +142,9 @@ def test_job_whose_configs_have_changed_does_not_go_on(here):
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        ({"overrides": ["+hydra.callbacks.x={_target_: os.system}"]}, "could run code: refused"),
+        ({"overrides": ["+hydra.callbacks.x={_target_: os.system}"]}, "could run code"),
         ({"overrides": ["trusted_packages=[os]", "loss._target_=os.system"]}, "is not of this sweep: refused"),
-        ({"overrides": ["data=../../elsewhere"]}, "could run code: refused"),
+        ({"overrides": ["data=../../elsewhere"]}, "could run code"),
         ({"name": "../elsewhere"}, "is not in the sweep's own: ../elsewhere"),
     ],
 )
@@ -239,9 +193,9 @@ def test_job_without_a_checkpoint_begins_with_clean_events(here, tasks):
 @pytest.mark.parametrize(
     ("arguments", "messages"),
     [
-        (["model=lenet5,vgg17", "seed=0,abc"], ["vgg17 is no option of model", "seed='abc' is not int"]),
+        (["model=lenet5,vgg17", "seed=0,abc"], ["unknown option vgg17 of model", "seed='abc' is not int"]),
         (["seed=0,1", "sweep.resume=true"], ["which sweep? Add sweep.dir=FOLDER"]),
-        (["seed=0,1", "sweep.dri=x"], ["there is no key sweep.dri. Did you mean sweep.dir"]),
+        (["seed=0,1", "sweep.dri=x"], ["unknown key sweep.dri. Did you mean sweep.dir"]),
         (["seed=0,1", "sweep.resume=maybe"], ["sweep.resume='maybe' is not bool"]),
         (["seed=0,1", "sweep.dir=run"], ["sweep.dir=", "holds a single run"]),
         (["seed=0,1", "sweep.dir=file"], ["is a file: name a folder"]),
@@ -254,7 +208,7 @@ def test_job_without_a_checkpoint_begins_with_clean_events(here, tasks):
         ),
         (
             ["optimizer.lr=interval(0.1, 1)"],
-            ["an interval has no list of values. Search it with hparams_search=optuna"],
+            ["an interval is not a list of values. Search it with hparams_search=optuna"],
         ),
         (["seed=0,1", "hydra/sweeper=optuna"], ["hydra/sweeper=optuna keeps no record"]),
         (["seed=0,1", "hydra.sweep.dir=x"], ["hydra.sweep.dir=x: name the folder with sweep.dir=FOLDER"]),

@@ -143,10 +143,10 @@ def test_plain_archive_is_unpacked(tmp_path):
 @pytest.mark.parametrize(
     ("members", "message"),
     [
-        (["good", "../evil"], r"leaves its folder \(\.\./evil\)"),
-        (["good", "a/../../evil"], "leaves its folder"),
-        (["good", "ABSOLUTE/evil"], "leaves its folder"),
-        (["good", directory("../evil")], "leaves its folder"),
+        (["good", "../evil"], r"path outside its folder \(\.\./evil\)"),
+        (["good", "a/../../evil"], "path outside its folder"),
+        (["good", "ABSOLUTE/evil"], "path outside its folder"),
+        (["good", directory("../evil")], "path outside its folder"),
         (["good", link("evil", tarfile.SYMTYPE, "..")], r"link or device \(evil\)"),
         (["good", link("evil", tarfile.SYMTYPE, ".."), "evil/file"], "link or device"),
         (["good", link("evil", tarfile.LNKTYPE, "good")], "link or device"),

@@ -94,7 +94,7 @@ def test_disk_without_room_for_the_record(small_disk, monkeypatch, capfd):
     captured = capfd.readouterr()
     assert code == 3
     assert "Traceback" not in captured.err + captured.out, captured.err[-1500:]
-    assert "run.json could not be written" in captured.out + captured.err
+    assert "Could not write " in captured.out + captured.err
     assert "the disk is full" in captured.out + captured.err
     assert json.loads((run / "run.json").read_text())["status"] == "running"
     assert load_run(run / "checkpoints" / "last.ckpt").classes == [str(digit) for digit in range(10)]
@@ -119,7 +119,7 @@ def test_cache_that_fills_up_within_an_epoch_costs_time_only(small_disk, tmp_pat
         weights.append(torch.load(run / "best_weights.pth", weights_only=True))
     said = [line for line in capfd.readouterr().err.splitlines() if "No space left on device" in line]
     assert len(said) == 1
-    assert f"Features cannot be kept in {small_disk}" in said[0]
+    assert f"Cannot cache features in {small_disk}" in said[0]
     assert len(list(small_disk.glob("features/*/*.safetensors"))) > 4  # validation and the first view have four each
     for name, value in weights[0].items():
         torch.testing.assert_close(value, weights[1][name], rtol=0, atol=1e-4)
@@ -143,7 +143,7 @@ def test_output_folder_that_may_not_be_written(small_disk, monkeypatch, capsys):
     assert command_line(monkeypatch, *RUN, "logger=csv", f"paths.root={small_disk / 'outputs'}") == 3
     assert capsys.readouterr().err == (
         f"Error: {small_disk / 'outputs'}: the file system is read-only. "
-        "Change its permissions, or name another place with paths.output_dir and paths.cache_dir.\n"
+        "Change its permissions, or choose other folders with paths.output_dir and paths.cache_dir.\n"
     )
 
 
@@ -176,7 +176,7 @@ def test_worker_that_is_killed(tmp_path, monkeypatch, capfd):
     code = command_line(monkeypatch, *RUN, *options, "trainer.limit_train_batches=1.0", f"paths.output_dir={run}")
     record, _ = ends_well(run, capfd, code)
     assert code == 3
-    assert "was killed, most likely because memory ran out. Fewer of them take less" in record["error"]
+    assert "was killed, most likely because the machine ran out of memory. Use fewer of them" in record["error"]
 
 
 def test_killed_worker_is_recognised_behind_the_error_that_its_signal_met():
@@ -189,5 +189,5 @@ def test_killed_worker_is_recognised_behind_the_error_that_its_signal_met():
     except TypeError as met:
         error = translate_error(met)
     assert isinstance(error, DataError)
-    assert str(error).startswith("A process that loads data was killed")
+    assert str(error).startswith("A data loading process was killed")
     assert translate_error(TypeError("unsupported callable")) is None

@@ -170,7 +170,7 @@ def test_json_has_null_for_what_is_no_number(tmp_path):
     )
 
     def refuse(word: str):
-        raise AssertionError(f"{word} is no JSON")
+        raise AssertionError(f"{word} is not valid JSON")
 
     found = json.loads((tmp_path / "x.json").read_text(encoding="utf-8"), parse_constant=refuse)
     assert found == {"a": None, "b": [None, 1.5, {"c": None}], "d": [None, 2], "e": "NaN", "ü": None}

@@ -56,7 +56,7 @@ def test_processes_of_one_run_have_one_config(monkeypatch):
     require_one_config("a", rank_zero=False)  # started by torchrun, which tells nothing
     require_one_config("a", rank_zero=True)
     require_one_config("a", rank_zero=False)
-    with pytest.raises(InputError, match="has the config b, the first one of its run a"):
+    with pytest.raises(InputError, match="has config b, but the first process of the run has a"):
         require_one_config("b", rank_zero=False)
 
 

@@ -260,7 +260,7 @@ def test_cache_says_why_it_is_off(tmp_path, few_pictures, computed, caplog, chan
 
 
 def test_nothing_frozen_is_nothing_to_cache(tmp_path, few_pictures, computed):
-    with pytest.raises(InputError, match="the first stage trains from the first epoch on"):
+    with pytest.raises(InputError, match="the first stage trains from the first epoch"):
         train_in_process(tmp_path / "on", *overrides(few_pictures, freeze="none", freeze__cache="on"))
     train_in_process(tmp_path / "auto", *overrides(few_pictures, freeze="none", trainer__max_epochs="1"))
     assert computed == []

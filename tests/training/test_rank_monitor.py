@@ -43,7 +43,7 @@ def test_process_that_waits_for_a_lost_one_ends_with_its_exit_code(tmp_path):
     assert done.returncode == 3, done.stderr
     counts, third, said = done.stdout.splitlines()
     assert counts == "0 2"
-    assert said == "Process 1 of the run ended with exit code 3; what it said of that stands above."
+    assert said == "Process 1 of the run ended with exit code 3; see its message above."
     assert has_ended(int(third))
 
 

@@ -1,5 +1,6 @@
 """Which folder a run gets: a new one that no other run has, or that of the run it goes on with."""
 
+import contextlib
 import glob
 import os
 from pathlib import Path
@@ -10,6 +11,7 @@ from cnnlab.config import check, compose, plain_config, quoted
 from cnnlab.config.overrides import Override, split, value_of
 from cnnlab.errors import InputError
 from cnnlab.runs.naming import claim, claim_exactly, folder_of
+from cnnlab.system.processes import RUN_FOLDER
 
 RESUMABLE = (
     "trainer.max_epochs",
@@ -25,9 +27,10 @@ RESUMABLE = (
 
 def claimed_overrides(overrides: list[str], config_dir: str | None) -> list[str]:
     """Return the overrides of one run with its folder claimed, after the config has been checked."""
-    keys = {override.key for override in map(split, overrides)}
-    if "hydra.run.dir" in keys:  # claimed by the process that starts this one
+    if is_claimed_by_parent(overrides):
         return overrides
+    overrides = with_output_dir(overrides)
+    keys = {override.key for override in map(split, overrides)}
     if "resume" in keys:
         return resumed_overrides(overrides, config_dir)
     if "hydra.mode" in keys or any(key.startswith("sweep.") for key in keys):
@@ -41,6 +44,28 @@ def claimed_overrides(overrides: list[str], config_dir: str | None) -> list[str]
     else:
         folder = claimed_folder(cfg, overrides)
     return [*overrides, f"hydra.run.dir={quoted(str(folder))}"]
+
+
+def is_claimed_by_parent(overrides: list[str]) -> bool:
+    """Return whether the process that started this one has claimed the folder that hydra.run.dir names."""
+    named = [value_of(override) for override in overrides if split(override).key == "hydra.run.dir"]
+    return bool(named) and os.environ.get(RUN_FOLDER) == str(named[-1])
+
+
+def with_output_dir(overrides: list[str]) -> list[str]:
+    """Return the overrides with paths.output_dir in place of hydra.run.dir, Hydra's own name for the run folder.
+
+    Raises InputError for both at once, and for hydra.job.chdir.
+    """
+    keys = [split(override).key for override in overrides]
+    if "hydra.job.chdir" in keys:
+        raise InputError("hydra.job.chdir is not possible: paths are relative to the working directory. Leave it out.")
+    if "hydra.run.dir" in keys and "paths.output_dir" in keys:
+        raise InputError("hydra.run.dir and paths.output_dir both name the run folder: leave out one of them.")
+    return [
+        f"paths.output_dir={split(override).value}" if key == "hydra.run.dir" else override
+        for key, override in zip(keys, overrides, strict=True)
+    ]
 
 
 def folder_begun_before(cfg: DictConfig, overrides: list[str]) -> Path | None:
@@ -74,6 +99,8 @@ def release(folder: Path) -> None:
     if not others:
         (folder / "train.log").unlink(missing_ok=True)
         folder.rmdir()
+        with contextlib.suppress(OSError):  # it holds other runs
+            folder.parent.rmdir()
 
 
 def resumed_overrides(overrides: list[str], config_dir: str | None) -> list[str]:

@@ -20,8 +20,6 @@ from cnnlab.errors import InputError, Problems
 from cnnlab.experiment import (
     Experiment,
     build,
-    build_checkpoints,
-    build_trainer,
     find_feature_cache,
     reading_epochs,
     store_of,
@@ -29,6 +27,7 @@ from cnnlab.experiment import (
 from cnnlab.training.feature_cache import FeatureCache
 from cnnlab.training.lightning_compat import begin_at_epoch
 from cnnlab.training.step_probe import Repeated, StepProbe, loader_seconds
+from cnnlab.training.trainer import build_checkpoints, build_trainer
 
 SECONDS = 2.0
 """How long each measurement takes; of slow networks one step."""

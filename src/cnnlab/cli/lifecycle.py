@@ -18,7 +18,7 @@ from cnnlab.config.overrides import split
 from cnnlab.errors import DataError
 from cnnlab.sweeping.jobs import run_apart, share
 from cnnlab.system.faults import translate_error
-from cnnlab.system.processes import end_with_parent, is_rank_zero, require_one_config, starts_processes
+from cnnlab.system.processes import RUN_FOLDER, end_with_parent, is_rank_zero, require_one_config, starts_processes
 
 log = logging.getLogger(__name__)
 
@@ -38,6 +38,7 @@ def run_job(cfg: DictConfig, rerun: list[str], failures: list[int]) -> None:
     plain = plain_config(cfg, folder)
     stored = [each for each in hydra_cfg.overrides.task if split(each).group not in ("resume", "sweep")]
     shared = plain
+    os.environ[RUN_FOLDER] = str(folder)
     if in_sweep:
         resumes = (folder / "checkpoints" / "last.ckpt").is_file()
         if resumes:
@@ -70,7 +71,6 @@ def train_and_record(cfg: dict[str, Any], run: Any) -> None:
 
     require_one_config(config_hash(run.config), run.writes)
     adopt_messages()
-    log.info("Run folder: %s", run.path)
     train(cfg, run)
     run.update(status="finished")
 

@@ -1,6 +1,6 @@
-"""Configs: where they are, how they are composed, checked before any work, and made into objects.
+"""Configs: compose them, check them before any work, and build objects from them.
 
-Imports nothing heavy: `train.py --help` answers at once.
+Imports nothing heavy, so that `train.py --help` answers immediately.
 """
 
 from cnnlab.config.checking import check, stored_problems

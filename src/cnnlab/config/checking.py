@@ -1,4 +1,4 @@
-"""What is wrong with a composed config, said before any work."""
+"""Find everything that is wrong with a composed config before any work is done."""
 
 from __future__ import annotations
 
@@ -29,9 +29,9 @@ from cnnlab.errors import InputError, nearest, several
 
 
 def check(cfg: DictConfig) -> None:
-    """Raise one InputError that lists every unknown key, wrong type, and missing or unfit `_target_`.
+    """Raise one InputError that lists every unknown key, wrong type, and missing or unsuitable `_target_`.
 
-    Imports what the `_target_` entries name, to check their arguments by signature.
+    Imports the targets to check their arguments against their signatures.
     """
     if problems := problems_of(cfg):
         raise several(problems, "The config has problems:")
@@ -42,10 +42,10 @@ def problems_of(cfg: DictConfig) -> list[str]:
     cfg = cfg.copy()
     try:
         if isinstance(cfg.get("paths"), DictConfig) and cfg.paths.get("output_dir", "") is None:
-            cfg.paths.output_dir = ""  # the folder is claimed once everything is known to be right
+            cfg.paths.output_dir = ""  # the folder is claimed only after all checks
         missing = [key for key, node in flat(cfg) if node._is_missing()]
         for key in missing:
-            OmegaConf.update(cfg, key, "")  # so that what else is wrong can be seen
+            OmegaConf.update(cfg, key, "")  # so that the rest resolves and can be checked
         unknown_metric = _replace_unknown_metric(cfg)
         plain: Any = OmegaConf.to_container(cfg, resolve=True)
     except OmegaConfBaseException as error:
@@ -57,11 +57,11 @@ def problems_of(cfg: DictConfig) -> list[str]:
 
 
 def stored_problems(plain: Any) -> list[str]:
-    """Return what is wrong with the config of a run folder, as far as verbs read it; imports nothing that it names."""
+    """Return what is wrong with the keys of a run's config that verbs read, without importing its targets."""
     if not isinstance(plain, dict):
         return [f"It is {plain!r}; keys and values are expected."]
     if "task" not in plain:
-        return ["It has no task: the run is of an older version of cnnlab. Train it again."]
+        return ["It has no task: the run was made by an older version of cnnlab. Train it again."]
     missing = [f"{name} is missing." for name in (*STORED, "data") if name not in plain]
     nodes = [problem for name in STORED if name in plain for problem in _check_node(plain[name], STORED[name], name)]
     data = plain.get("data", {"name": ""})
@@ -71,23 +71,23 @@ def stored_problems(plain: Any) -> list[str]:
 
 
 def data_problems(data: Any, schema: type) -> list[str]:
-    """Return what is wrong with the stored config of the data of a task whose schema is `schema`."""
+    """Return what is wrong with the stored config of the data, given the task's data schema."""
     needed = getattr(schema, "NEEDED", ())
     missing = [f"data.{name} is missing." for name in needed if name not in data]
     return missing + _check_node(data, schema, "data")
 
 
 def _replace_unknown_metric(cfg: DictConfig) -> list[str]:
-    """Say if `metric` is not one of the task's, and put the default in its place so that the rest resolves."""
+    """Replace an unknown `metric` by the task's default, so that the rest resolves, and return the problem."""
     modes = OmegaConf.select(cfg, "task.metrics")
     if not isinstance(modes, DictConfig) or (name := cfg.get("metric")) in modes:
         return []
     cfg.metric = cfg.task.metric
-    return [f"Unknown metric {name} of the task {cfg.task.get('name')}. {nearest([str(name)], list(map(str, modes)))}"]
+    return [f"Unknown metric {name} for task {cfg.task.get('name')}. {nearest([str(name)], list(map(str, modes)))}"]
 
 
 def _monitor_problems(plain: dict[str, Any]) -> list[str]:
-    """One metric decides everything: refuse entries that would watch another one."""
+    """Return the entries that monitor another metric than the run's, which decides everything."""
     expected = {"monitor": f"val/{plain.get('metric')}", "mode": plain.get("metric_mode")}
     regularization = plain.get("regularization")
     entries = {f"regularization.{name}": entry for name, entry in regularization.items()} if regularization else {}
@@ -95,7 +95,7 @@ def _monitor_problems(plain: dict[str, Any]) -> list[str]:
     entries["checkpoint.best"] = checkpoint.get("best") if isinstance(checkpoint, dict) else None
     return [
         f"{path}.{key}={entry[key]} is not the metric of the run ({expected['monitor']}, {expected['mode']}). "
-        "Choose the metric for all of it: metric=NAME."
+        "Choose one metric for the whole run: metric=NAME."
         for path, entry in entries.items()
         if isinstance(entry, dict) and "monitor" in entry
         for key, value in expected.items()
@@ -110,9 +110,10 @@ def _check_node(
     trusted: tuple[str, ...] | None = None,
     task_schema: type | None = None,
 ) -> list[str]:
-    """trusted: what a `_target_` may begin with; None: of a stored config, whose targets are left alone.
+    """Return what is wrong with `node` and everything below it.
 
-    task_schema: of the data of the config's task.
+    trusted: prefixes that a `_target_` may have; None for a stored config, whose targets are not checked.
+    task_schema: the schema of `data` that the config's task defines.
     """
     if schema is Target:
         if trusted is not None:
@@ -155,7 +156,7 @@ def _check_node(
 
 
 def _data_schema(task: Any, trusted: tuple[str, ...]) -> type | None:
-    """Return the schema of the data of a task; None if the task's own entry is wrong, which is said elsewhere."""
+    """Return the data schema of a task; None if the task's own entry is wrong, which is reported elsewhere."""
     try:
         return locate(task["implementation"]["_target_"], trusted).data_schema
     except (InputError, TypeError, KeyError, AttributeError):
@@ -202,12 +203,12 @@ def _check_target(node: Any, path: str, trusted: tuple[str, ...]) -> list[str]:
 def _hints(target: Any) -> dict[str, Any]:
     try:
         return typing.get_type_hints(target.__init__ if inspect.isclass(target) else target)
-    except Exception:  # annotations that only resolve under TYPE_CHECKING: nothing can be said about types then
+    except Exception:  # annotations that resolve only under TYPE_CHECKING: types cannot be checked then
         return {}
 
 
 def _fits(value: Any, hint: Any) -> bool:
-    """Whether a YAML value can be what the annotation says; annotations of other objects accept anything."""
+    """Return whether a YAML value matches the annotation; annotations of other objects match anything."""
     origin = typing.get_origin(hint)
     if origin in (typing.Union, types.UnionType):
         members = [member for member in typing.get_args(hint) if not _is_tensor(member)]
@@ -244,7 +245,7 @@ def _type_name(hint: Any) -> str:
 
 
 def flat(node: Any, prefix: str = "") -> Iterator[tuple[str, Any]]:
-    """Every key with its node, which is not resolved."""
+    """Yield every dotted key with its unresolved node."""
     for key in node:
         child = node._get_node(key)
         yield f"{prefix}{key}", child
@@ -253,6 +254,6 @@ def flat(node: Any, prefix: str = "") -> Iterator[tuple[str, Any]]:
 
 
 def one_line(failure: Exception) -> str:
-    """The message without the pages that Hydra adds to it; of a YAML error with its file and line."""
+    """Return the first line of a message, without the details that Hydra adds; of a YAML error all of it, joined."""
     text = str(failure) or type(failure).__name__
     return " ".join(text.split()) if isinstance(failure, yaml.YAMLError) else text.splitlines()[0]

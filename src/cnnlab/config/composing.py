@@ -1,4 +1,4 @@
-"""Where the configs are, and how they are composed from what was typed."""
+"""Find the configs and compose one from overrides."""
 
 from __future__ import annotations
 
@@ -23,17 +23,17 @@ CONFIG_DIR = next(
     _PACKAGE / "configs",
 )
 _FAILURES = (HydraException, OmegaConfBaseException, yaml.YAMLError, ValueError)
-"""What Hydra raises for overrides and files that do not compose (ValueError: model=null)."""
+"""Errors that Hydra raises for overrides and files that do not compose (ValueError: model=null)."""
 
 
 def compose(overrides: Sequence[str], config_dir: str | None = None, with_hydra: bool = False) -> DictConfig:
-    """The train config with `overrides`; interpolations are left as they are.
+    """Compose the train config with `overrides`; interpolations are not resolved.
 
-    config_dir: a folder of the user's own groups. with_hydra: with Hydra's own node, `hydra`. Raises InputError that
-    lists every override that does not fit, or says that there is no such folder.
+    config_dir: a folder with the user's own config groups. with_hydra: include Hydra's own node, `hydra`.
+    Raises InputError that lists every override that does not fit, or names a missing folder.
     """
     if config_dir and not Path(config_dir).is_dir():
-        raise InputError(f"--config-dir: there is no folder {config_dir}.")
+        raise InputError(f"--config-dir: folder {config_dir} not found.")
     folders = [CONFIG_DIR, Path(config_dir).absolute()] if config_dir else [CONFIG_DIR]
     search = [f"hydra.searchpath=[{quoted(f'file://{folder}')}]" for folder in folders[1:]]
     try:
@@ -50,11 +50,11 @@ def _compose(overrides: Sequence[str], with_hydra: bool = False) -> DictConfig:
 
 
 def _composition_problems(search: list[str], overrides: Sequence[str], folders: list[Path]) -> list[str]:
-    """Add the overrides one by one, group choices first: why each that fails does, and what is wrong with the rest."""
+    """Apply the overrides one by one, group choices first, and say why each one fails and what else is wrong."""
     accepted, problems = list(search), []
     try:
         cfg = _compose(accepted)
-    except _FAILURES as failure:  # local/default.yaml, which is taken without being chosen
+    except _FAILURES as failure:  # local/default.yaml, which is always included
         return [one_line(failure)]
     for override in sorted(overrides, key=lambda text: not _options(split(text).key, folders)):
         try:
@@ -79,7 +79,7 @@ def _explain(override: str, cfg: DictConfig, failure: Exception, folders: list[P
         unknown = [part for part in wanted if part not in options]
         if unknown:
             return f"unknown option {', '.join(unknown)} of {key}. {nearest(unknown, options)}"
-        return one_line(failure)  # the option's own file is wrong
+        return one_line(failure)  # the option exists, so its file is wrong
     known = [
         *(name for name, _ in flat(cfg)),
         *(path.name for folder in folders for path in folder.iterdir() if path.is_dir()),
@@ -92,7 +92,7 @@ Config = dict[str, Any]
 
 
 def plain_config(cfg: DictConfig, folder: Path) -> Config:
-    """Return the resolved config of a run in `folder`, without the keys that are for one command only."""
+    """Return the resolved config of a run in `folder`, without the keys that concern only one command."""
     cfg.paths.output_dir = str(folder)
     plain: Config = OmegaConf.to_container(cfg, resolve=True)  # type: ignore[assignment]
     for key in ("resume", "sweep"):

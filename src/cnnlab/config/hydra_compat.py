@@ -1,4 +1,4 @@
-"""Everything of Hydra that is private to it, in one place: what has to be looked at when Hydra changes."""
+"""All uses of Hydra's private names, to be checked when Hydra is upgraded."""
 
 from __future__ import annotations
 
@@ -18,5 +18,5 @@ def parse_command_line(arguments: Sequence[str]) -> Any:
 
 
 def split_arguments(overrides: list[Override]) -> list[list[str]]:
-    """Return every combination of the values that the overrides sweep, in the order of Hydra's basic sweeper."""
+    """Return the overrides of each job of a sweep: every combination of values, in Hydra's order."""
     return [job for batch in BasicSweeper.split_arguments(overrides, max_batch_size=None) for job in batch]

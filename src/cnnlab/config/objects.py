@@ -1,4 +1,4 @@
-"""Nodes with `_target_`, made into objects; what such a node may name."""
+"""Build objects from nodes with a `_target_`, which may name only trusted classes and functions."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ import hydra
 from cnnlab.errors import CnnlabError, InputError, Problems
 
 TRUSTED_TARGETS = ("cnnlab.", "torch.", "torchvision.", "torchmetrics.", "lightning.", "timm.")
-"""Packages whose classes a config may name; a user's own are named by `trusted_packages=[...]`."""
+"""Packages whose classes a config may name; `trusted_packages=[...]` adds a user's own."""
 TRUSTED_MODULES = (
     *("cnnlab.data.", "cnnlab.models.", "cnnlab.training.", "cnnlab.runs.", "cnnlab.tasks."),
     *("torch.nn.", "torch.optim.", "torchmetrics."),
@@ -20,17 +20,17 @@ TRUSTED_MODULES = (
     *("lightning.pytorch.trainer.", "lightning.pytorch.callbacks.", "lightning.pytorch.loggers."),
     *("lightning.pytorch.strategies.", "lightning.pytorch.plugins.", "lightning.pytorch.profilers."),
 )
-"""Where what they name must be written: torch.os.system is the system's, torch.hub.load runs what it fetches, and
-torchvision.datasets.utils deletes the archives that it extracts."""
+"""Modules in which a target must be defined. A trusted package is not enough: torch.os.system is the system's,
+torch.hub.load runs what it downloads, and torchvision.datasets.utils deletes the archives that it extracts."""
 
 
 def trusted_prefixes(plain: dict[str, Any]) -> tuple[str, ...]:
-    """What the name of a `_target_` may begin with under this config."""
+    """Return the prefixes that a `_target_` may have under this config."""
     return (*TRUSTED_TARGETS, *(f"{package}." for package in plain.get("trusted_packages") or []))
 
 
 def locate(name: str, trusted: Sequence[str] = TRUSTED_TARGETS) -> Any:
-    """The class or function called `name`; raises InputError if it is of no trusted package or does not exist."""
+    """Return the class or function called `name`; raise InputError if it is not trusted or does not exist."""
     if not isinstance(name, str):
         raise InputError(f"{name!r} does not name a class or function.")
     if not name.startswith(tuple(trusted)):
@@ -56,9 +56,9 @@ def locate(name: str, trusted: Sequence[str] = TRUSTED_TARGETS) -> Any:
 
 
 def build(node: Any, trusted: Sequence[str] = TRUSTED_TARGETS, **arguments: Any) -> Any:
-    """What the plain config node describes: `_target_(**node, **arguments)`, or its partial under `_partial_: true`.
+    """Build the object that a plain config node describes: `_target_(**node, **arguments)`.
 
-    Raises InputError if the target refuses its arguments.
+    With `_partial_: true` it is a partial of the target. Raises InputError if the target refuses its arguments.
     """
     target = locate(node["_target_"], trusted)
     given = {key: value for key, value in node.items() if key not in ("_target_", "_partial_")} | arguments
@@ -81,7 +81,7 @@ def build(node: Any, trusted: Sequence[str] = TRUSTED_TARGETS, **arguments: Any)
 
 
 def build_entries(entries: dict[str, Any], trusted: Sequence[str] = TRUSTED_TARGETS) -> dict[str, Any]:
-    """The objects of a group of named entries, in order; entries that are null are switched off.
+    """Build a group of named entries, in order; entries that are null are left out.
 
     Raises one InputError for all entries that cannot be built.
     """

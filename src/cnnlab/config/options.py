@@ -1,4 +1,4 @@
-"""The keys of a verb: a dataclass says their types and defaults, its docstring what they mean."""
+"""Parse and document the keys of a verb: a dataclass has their types and defaults, its docstring their meanings."""
 
 import dataclasses
 import inspect
@@ -21,9 +21,11 @@ WIDTH = 100
 
 
 def parse_options(arguments: Sequence[str], schema: type, command: str, others: Sequence[str] = ()) -> Any:
-    """Return an instance of the dataclass `schema`; raise InputError that lists every unknown key and wrong type.
+    """Return an instance of the dataclass `schema` with the values of the arguments.
 
-    others: further keys of the command, which a message on an unknown key may suggest. Lists are written as in YAML; other values are taken as they are, so that paths need no quotes.
+    Lists are written as in YAML; other values are taken literally, so that paths need no quotes.
+    others: further keys of the command, suggested for an unknown key.
+    Raises InputError that lists every unknown or missing key and every wrong type.
     """
     names = [field.name for field in fields(schema)]
     problems = []
@@ -41,7 +43,7 @@ def parse_options(arguments: Sequence[str], schema: type, command: str, others: 
                 is_list = typing.get_origin(kinds[key]) is list
                 value = override.value
                 values[key] = yaml.safe_load(value) if is_list else None if value == "null" else value
-            except (OmegaConfBaseException, yaml.YAMLError, ValueError):  # ValueError: a number of too many digits
+            except (OmegaConfBaseException, yaml.YAMLError, ValueError):  # ValueError: a number with too many digits
                 problems.append(f"{argument} is not of type {type_name(kinds[key])}.")
     missing = [name for name in names if OmegaConf.is_missing(values, name)]
     problems += [f"{name}=... is required." for name in missing]
@@ -54,14 +56,14 @@ def parse_options(arguments: Sequence[str], schema: type, command: str, others: 
 
 
 def type_name(kind: object) -> str:
-    """Return a type as it is written in the source: int, str | None, list[str]."""
+    """Return a type as written in source code: int, str | None, list[str]."""
     return kind.__name__ if isinstance(kind, type) and not typing.get_origin(kind) else str(kind)
 
 
 def help_of(schema: type, command: str) -> str:
-    """Return what `cnnlab COMMAND --help` prints.
+    """Return the text that `cnnlab COMMAND --help` prints.
 
-    The docstring of `schema` has paragraphs on the verb, one that begins with "Example:", and one with a line
+    The docstring of `schema` has paragraphs about the verb, one that begins with "Example:", and one with a line
     `key: meaning` for each key.
     """
     about, example, meanings = _sections(schema)
@@ -96,7 +98,7 @@ def _default(field: dataclasses.Field) -> str:
 
 
 def _sections(schema: type) -> tuple[str, list[str], dict[str, str]]:
-    """Split a docstring into what it says of the verb, its examples, and key -> meaning."""
+    """Split a docstring into the text about the verb, its example lines, and key -> meaning."""
     names = "|".join(re.escape(field.name) for field in fields(schema)) or "$^"
     about, example = [], []
     meanings: dict[str, str] = {}

@@ -1,4 +1,4 @@
-"""The one parser of `key=value`: what was typed, what it means in Hydra's grammar, and what it sweeps."""
+"""Parse overrides (`key=value`): split them, evaluate them in Hydra's grammar, quote them, and expand sweeps."""
 
 from __future__ import annotations
 
@@ -20,22 +20,22 @@ from cnnlab.config.hydra_compat import split_arguments
 from cnnlab.errors import InputError
 
 MAX_JOBS = 10_000
-"""Largest sweep: every job is composed and checked before the first one begins."""
-PATH_KEYS = {"run", "images", "sgf", "resume", "output", "data.root", "model.weights", "sweep.dir"}
-"""Keys whose values are paths: they may hold spaces, commas and any letter without being quoted twice."""
+"""Largest number of jobs in a sweep; each is composed and checked before the first one starts."""
+PATH_KEYS = {"run", "images", "sgf", "resume", "output", "data.root", "model.weights", "sweep.dir", "hydra.run.dir"}
+"""Keys whose values are paths; they may contain spaces, commas and any other character without extra quotes."""
 PLAIN = re.compile(r"[A-Za-z0-9_./-]*")
 NOT_A_STRING = re.compile(r"[+-]?[0-9_]*\.?[0-9_]*(e[+-]?[0-9_]+)?|[+-]?(inf|nan)|true|false|null", re.IGNORECASE)
-"""Folder names such as 2024, which Hydra would read as numbers."""
+"""Matches text that Hydra would read as a number, boolean or null, such as the folder name 2024."""
 
 
 class Override(NamedTuple):
-    """One override as it was typed; nothing of it is parsed but where the key ends."""
+    """One override as it was typed, split into key and value but not parsed."""
 
     text: str
     key: str
-    """Without `+`, `~` and `@package`."""
+    """The key without `+`, `~` and `@package`."""
     value: str
-    """What follows the first "=", with its quotes; empty where there is none."""
+    """The text after the first "=", quotes included; empty if there is no "="."""
 
     @property
     def is_assignment(self) -> bool:
@@ -43,7 +43,7 @@ class Override(NamedTuple):
 
     @property
     def plain(self) -> str:
-        """The value without quotes around it."""
+        """The value without surrounding quotes."""
         return self.value.strip("'\"")
 
     @property
@@ -63,7 +63,7 @@ def split(text: str) -> Override:
 
 
 def assignments(arguments: Sequence[str], command: str) -> dict[str, str]:
-    """Map keys to values as they were typed; raise InputError for what is not of the form key=value."""
+    """Map keys to values as typed; raise InputError for arguments that are not of the form key=value."""
     overrides = [split(argument) for argument in arguments]
     if wrong := [override.text for override in overrides if not override.is_assignment]:
         raise InputError(f"{command} takes key=value, not {', '.join(wrong)}.")
@@ -71,7 +71,10 @@ def assignments(arguments: Sequence[str], command: str) -> dict[str, str]:
 
 
 def parse(arguments: Sequence[str]) -> dict[str, HydraOverride]:
-    """Parse overrides in Hydra's grammar, by key; the last one of a key counts. Raises HydraException."""
+    """Parse overrides in Hydra's grammar and map their keys to them; the last one of a key counts.
+
+    Raises HydraException if one cannot be parsed.
+    """
     return {o.get_key_element(): o for o in OverridesParser.create().parse_overrides(list(arguments))}
 
 
@@ -101,9 +104,9 @@ def _plain(value: Any) -> Any:
 
 
 def quote_path(text: str, sweeping: bool = False) -> str:
-    """Quote the value of a key that takes a path, where Hydra's grammar would stumble over its letters.
+    """Quote the value of a key that takes a path, if Hydra could not parse it otherwise.
 
-    A path that begins with ~ gets the home folder, which shells expand only at the beginning of a word.
+    A leading ~ is expanded to the home folder, because shells expand it only at the beginning of a word.
     """
     override = split(text)
     value = override.value
@@ -120,7 +123,7 @@ def quote_path(text: str, sweeping: bool = False) -> str:
 
 
 def quoted(value: str) -> str:
-    """Return a value in Hydra's quotes, where backslashes count only before a quote or at the end."""
+    """Return a value in quotes as Hydra reads them: backslashes escape only before a quote or at the end."""
     return "'" + re.sub(r"(\\*)('|$)", lambda match: match[1] * 2 + ("\\'" if match[2] else ""), value) + "'"
 
 
@@ -128,9 +131,9 @@ def quoted(value: str) -> str:
 
 
 def require_harmless(text: str, where: Path) -> None:
-    """Raise InputError if an override read from a file cannot be parsed, or reaches beyond the config of a run.
+    """Raise InputError if an override read from a file cannot be parsed or is not a setting of a run.
 
-    Refused are Hydra's own keys, which can import and call anything, and options taken from other folders
+    It may not set Hydra's own keys, which can import and call anything, or choose options from other folders
     (experiment=../../x), whose files could set anything.
     """
     try:
@@ -140,7 +143,7 @@ def require_harmless(text: str, where: Path) -> None:
     key, value = parsed.key_or_group, split(text).value
     names_hydra = any(re.split(r"\W", name or "")[0] == "hydra" for name in (key, parsed.package))
     if names_hydra or ("." not in key and re.search(r"\.\./|/\.\.|\$\{", value)):
-        raise InputError(f"{where} says {text}, which is not a setting of a run and could run code: refused.")
+        raise InputError(f"{where} contains {text}, which is not a setting of a run and could run code.")
 
 
 # --- Sweeps ---
@@ -152,13 +155,13 @@ def line_of(override: HydraOverride) -> str:
 
 
 def first_of(text: str) -> str:
-    """Return the override itself, or the first of the values it sweeps."""
+    """Return the override, or with the first of its values if it sweeps several."""
     (parsed,) = parse([text]).values()
     return swept_values(parsed)[0] if parsed.is_sweep_override() else text
 
 
 def swept_values(override: HydraOverride) -> list[str]:
-    """Return one override for each value that is swept; for both ends of an interval."""
+    """Return one override for each swept value; of an interval, one for each end."""
     key, value = override.get_key_element(), override.value()
     if isinstance(value, IntervalSweep):
         return [f"{key}={value.start}", f"{key}={value.end}"]
@@ -167,7 +170,7 @@ def swept_values(override: HydraOverride) -> list[str]:
     try:
         return [f"{key}={choice}" for choice in override.sweep_string_iterator()]
     except (HydraException, OmegaConfBaseException, ValueError, TypeError) as error:
-        raise InputError(f"{line_of(override)}: its values cannot be listed: {str(error).splitlines()[0]}") from error
+        raise InputError(f"The values of {line_of(override)} cannot be listed: {str(error).splitlines()[0]}") from error
 
 
 def _is_short(values: RangeSweep) -> bool:
@@ -181,11 +184,11 @@ def every_combination(arguments: Sequence[str]) -> list[list[str]]:
     try:
         parsed = list(parse(arguments).values())
     except HydraException:
-        return [list(arguments)]  # composing says what cannot be parsed
+        return [list(arguments)]  # composing reports what cannot be parsed
     intervals = [line_of(o) for o in parsed if o.is_sweep_override() and not o.is_discrete_sweep()]
     if intervals:
         raise InputError(
-            f"{', '.join(intervals)}: an interval has no list of values. Search it with hparams_search=optuna."
+            f"{', '.join(intervals)}: an interval is not a list of values. Search it with hparams_search=optuna."
         )
     swept = [len(swept_values(o)) for o in parsed if o.is_sweep_override()]
     if math.prod(swept) > MAX_JOBS:
@@ -194,7 +197,7 @@ def every_combination(arguments: Sequence[str]) -> list[list[str]]:
 
 
 def every_value(arguments: Sequence[str]) -> list[list[str]]:
-    """Return jobs in which every value of a search occurs, and both ends of every interval."""
+    """Return jobs that together cover every value of a search, and both ends of every interval."""
     try:
         parsed = parse(arguments)
     except HydraException:
@@ -202,10 +205,10 @@ def every_value(arguments: Sequence[str]) -> list[list[str]]:
     first = {key: first_of(line_of(override)) for key, override in parsed.items()}
     values = {key: swept_values(override) for key, override in parsed.items() if override.is_sweep_override()}
     if not values:
-        raise InputError("The search has nothing to vary: give a key an interval, or a list of values.")
+        raise InputError("The search has nothing to vary. Give a key an interval or a list of values.")
     return [list((first | {key: value}).values()) for key, choices in values.items() for value in choices]
 
 
 def keys_of(arguments: Sequence[str]) -> Mapping[str, Override]:
-    """Map each key to its override as typed; the last one counts."""
+    """Map each key to its override as typed; the last override of a key counts."""
     return {override.key: override for override in map(split, arguments)}

@@ -1,4 +1,4 @@
-"""The config's keys and their types: one dataclass for each node without `_target_`."""
+"""The keys of the config and their types: one dataclass for each node without `_target_`."""
 
 from __future__ import annotations
 
@@ -8,17 +8,17 @@ from typing import Any
 
 @dataclass
 class Target:
-    """An entry that names what it builds: `_target_` and its arguments."""
+    """A node with a `_target_` and the arguments to build it with."""
 
 
 @dataclass
 class Entries:
-    """Named entries with a `_target_` each; null switches one off."""
+    """A group of named nodes with a `_target_`; null switches one off."""
 
 
 @dataclass
 class Checkpoints(Entries):
-    """Callbacks that write checkpoints."""
+    """The callbacks that write checkpoints, and how often they do within an epoch."""
 
     every_n_steps: int | None
 
@@ -35,7 +35,7 @@ class ModelConfig:
 
 @dataclass
 class TaskConfig:
-    """What is learned: a task, and the metrics that say how well."""
+    """The task, its default metric, and every metric with its mode (min or max)."""
 
     name: str
     implementation: Target
@@ -45,7 +45,7 @@ class TaskConfig:
 
 @dataclass
 class DataConfig:
-    """Data of any kind; a task's own schema says the other keys."""
+    """The keys that all data have; the task's `data_schema` defines the others."""
 
     name: str
 
@@ -116,7 +116,7 @@ OWN_ARGUMENTS: dict[str, dict[str, Any]] = {
     "augmentation.random_crop": {"size": int | list | None},
     "augmentation.random_resized_crop": {"size": int | list | None},
 }
-"""Arguments beside the target's own, or of other types: node -> name -> type. A size of null is the network's."""
+"""Extra arguments of a target, or other types for its own: node -> name -> type. A null size is the network's."""
 SUPPLIED_ARGUMENTS = {
     "task.implementation": {"name", "metrics"},
     "model.network": {"num_classes"},
@@ -125,7 +125,7 @@ SUPPLIED_ARGUMENTS = {
     "preprocessing": {"images_NCHW"},
     "init": {"module", "only", "images"},
 }
-"""Arguments that the program gives, so that a config need not."""
+"""Node -> arguments that the program passes, so that a config need not give them."""
 OPEN_TARGETS: dict[str, dict[str, Any] | None] = {
     "timm.create_model": None,
     "torchvision.models.get_model": {
@@ -150,7 +150,7 @@ OPEN_TARGETS: dict[str, dict[str, Any] | None] = {
         "patch": int | None,
     },
 }
-"""Targets that take **kwargs -> the names that are meant, with their types (None: any name)."""
+"""Targets that take **kwargs -> the accepted names and their types (None: any name)."""
 STORED = {
     "seed": int,
     "task": TaskConfig,
@@ -160,6 +160,6 @@ STORED = {
     "augmentation": Entries,
     "paths": PathsConfig,
 }
-"""What verbs read of a run's config, beside its data, whose schema the task knows."""
+"""The keys of a run's config that verbs read, except `data`, whose schema comes from the task."""
 STORED_NEEDED = ("task.name", "task.implementation", "model.name", "paths.data_dir", "paths.cache_dir")
-"""Keys without which a stored config cannot be used; others may be newer than the run."""
+"""Keys that a stored config must have; others may have been added after the run was made."""

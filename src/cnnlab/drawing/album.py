@@ -1,4 +1,4 @@
-"""Where a picture goes: files in one folder, and the same pictures in TensorBoard."""
+"""Write pictures to files in one folder, and show the same pictures in TensorBoard."""
 
 import io
 from collections.abc import Sequence
@@ -13,38 +13,39 @@ from cnnlab.drawing.sheets import grid, png
 from cnnlab.system.files import write_bytes, write_json
 
 SUFFIX = ".pictures"
-"""The end of the names of event files that an album writes, so that it replaces its own and no other."""
+"""Suffix of the event files that an album writes: it replaces only its own."""
 
 
 class Album:
-    """A folder of PNG and JSON files, each written atomically; `board` has the pictures worth a TensorBoard page.
+    """A folder of PNG and JSON files, written atomically, and an event file with the main pictures for TensorBoard.
 
-    An album that is made again replaces the pictures of the last time. Use as a context manager.
+    A new album in the same folder replaces the pictures of the previous one. Use as a context manager.
     """
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
         self.paths: list[Path] = []
-        """The main files, in the order in which they were added."""
+        """Paths of the main files, in the order in which they were added."""
         folder.mkdir(parents=True, exist_ok=True)
         for old in folder.glob(f"events.out.tfevents.*{SUFFIX}"):
             old.unlink()
-        self.board = SummaryWriter(str(folder), filename_suffix=SUFFIX)
+        self.events = SummaryWriter(str(folder), filename_suffix=SUFFIX)
+        """The writer of the event file, for scalars and embeddings too."""
 
     def __enter__(self) -> "Album":
         return self
 
     def __exit__(self, *error: object) -> None:
-        self.board.close()
+        self.events.close()
 
     def add(self, name: str, picture: Image.Image, tag: str | None = None, step: int = 0) -> None:
-        """Write `<name>.png`, and show it in TensorBoard as `tag` (its name)."""
+        """Write `<name>.png`, and log it to TensorBoard under `tag` (default: the name)."""
         self.keep(name, picture)
         self.paths.append(self.folder / f"{name}.png")
-        self.board.add_image(tag or name, np.asarray(picture.convert("RGB")), step, dataformats="HWC")
+        self.events.add_image(tag or name, np.asarray(picture.convert("RGB")), step, dataformats="HWC")
 
     def film(self, name: str, frames: Sequence[Image.Image], columns: int = 4) -> None:
-        """Write `<name>.gif`, and `<name>.png` with at most eight frames at equal distances."""
+        """Write `<name>.gif`, and `<name>.png` with up to eight evenly spaced frames."""
         buffer = io.BytesIO()
         first, *others = frames
         first.save(buffer, "GIF", save_all=True, append_images=others, duration=500, loop=0)
@@ -54,10 +55,10 @@ class Album:
         self.add(name, grid([frames[number] for number in shown], columns=min(columns, len(shown)), gap=6))
 
     def keep(self, name: str, picture: Image.Image) -> None:
-        """Write `<name>.png` and nothing else."""
+        """Write `<name>.png` only: not a main file, and not in TensorBoard."""
         write_bytes(self.folder / f"{name}.png", png(picture))
 
     def numbers(self, name: str, value: Any) -> None:
-        """Write `<name>.json`: the numbers behind a picture."""
+        """Write the numbers behind a picture to `<name>.json`."""
         write_json(self.folder / f"{name}.json", value)
         self.paths.append(self.folder / f"{name}.json")

@@ -1,11 +1,14 @@
-"""The confusion matrix as a picture."""
+"""Draw a confusion matrix."""
 
 import numpy as np
 from matplotlib.figure import Figure
 
 
 def confusion_figure(counts: np.ndarray, classes: list[str]) -> Figure:
-    """Rows are true classes, columns predictions; colour is the share of the row; counts up to 25 classes."""
+    """Draw a confusion matrix: true classes as rows, predictions as columns, coloured by the share of the row.
+
+    counts: int K x K; written into the cells for up to 25 classes.
+    """
     size = min(24.0, 3.0 + 0.45 * len(classes))
     figure = Figure(figsize=(size, size), layout="constrained")
     axes = figure.add_subplot()

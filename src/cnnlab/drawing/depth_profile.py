@@ -1,11 +1,11 @@
-"""Signals, gradients and updates over the depth of a network, as one picture."""
+"""Plot signals, gradients and updates over the depth of a network."""
 
 from collections.abc import Mapping
 
 from matplotlib.figure import Figure
 
 LOWEST, HIGHEST = 1e-12, 1e12
-"""Where a logarithmic axis shows 0, and whatever lies outside: the same axes for every network and step."""
+"""Range of the logarithmic axes; values outside it, 0 included, are drawn at its ends, so that all plots compare."""
 PANELS = {
     "activation_std": "standard deviation of the outputs",
     "zero_share": "share of zeros behind the nonlinearity",
@@ -15,7 +15,10 @@ PANELS = {
 
 
 def depth_profile(signals: Mapping[str, Mapping[str, float]], step: int) -> Figure:
-    """signals: layer -> quantity -> value, in order of depth; quantities that a layer lacks leave a gap."""
+    """Plot each quantity of PANELS over the layers.
+
+    signals: layer -> quantity -> value, in order of depth; a quantity that a layer lacks leaves a gap.
+    """
     figure = Figure(figsize=(12, 7), layout="constrained")
     figure.suptitle(f"step {step}")
     names = list(signals)

@@ -1,4 +1,4 @@
-"""How the images of a data set are drawn: what a pad must do with a stroke to make it look like one of them."""
+"""Measure the style of a data set of drawings, so that strokes on the page of what=explore can imitate it."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -8,17 +8,19 @@ import numpy as np
 from PIL import Image
 
 SAMPLE = 200
+"""Number of images that the style is measured on."""
 LARGEST = 64
-"""Pixels of a side up to which images are taken for drawings."""
+"""Side, in pixels, up to which images may be drawings."""
 
 
 @dataclass(frozen=True)
 class DrawingStyle:
-    """side: pixels of a square image as the data set publishes it. background, ink: grey levels in [0, 1].
+    """The size, grey levels and placement of the drawings in a data set.
 
-    extent: length of the longer side of what is drawn, in sides of the image; None if the images are no drawings on an
-        even ground. centre: "mass" or "box", whichever varies less over the images, and `at` is where it is (row,
-        column, in sides of the image): MNIST's digits are centred by mass, scikit-learn's fill the frame.
+    side: pixels of a square image as the data set publishes it. background, ink: grey levels in [0, 1].
+    extent: longer side of the drawing's bounding box, as a fraction of `side`; None if the style is guessed.
+    centre: "mass" or "box", whichever varies less over the images; `at` is its mean position (row, column) as a
+        fraction of `side`: MNIST's digits are centred by mass, scikit-learn's fill the frame.
     """
 
     side: int
@@ -30,7 +32,7 @@ class DrawingStyle:
 
 
 def drawing_style(pictures: Sequence[Image.Image]) -> DrawingStyle | None:
-    """The common style of grey pictures; None if they are no square drawings of one size on an even ground."""
+    """Return the common style of grey pictures; None unless all are square, of one size, and on a plain background."""
     sizes = {picture.size for picture in pictures}
     if len(sizes) != 1 or any(picture.mode != "L" for picture in pictures):
         return None
@@ -56,11 +58,12 @@ def drawing_style(pictures: Sequence[Image.Image]) -> DrawingStyle | None:
 
 
 def _box(mask: np.ndarray) -> Any:
-    """((top, left), (bottom, right)) of what is set, in pixels; bottom and right lie behind the last one."""
+    """Return ((top, left), (bottom, right)) of the True pixels; bottom and right are exclusive."""
     rows, columns = np.nonzero(mask)
     return (rows.min(), columns.min()), (rows.max() + 1, columns.max() + 1)
 
 
 def _centre_of_mass(weights: np.ndarray) -> Any:
+    """Return (row, column) in pixels; the centre of the first pixel is at 0.5."""
     rows, columns = np.mgrid[: weights.shape[0], : weights.shape[1]] + 0.5
     return (weights * rows).sum() / weights.sum(), (weights * columns).sum() / weights.sum()

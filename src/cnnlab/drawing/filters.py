@@ -1,4 +1,4 @@
-"""Filters of a convolution as tiles: in colour, or in a map that diverges from zero."""
+"""Draw the filters of a convolution as tiles, in colour or in a diverging colour map."""
 
 import math
 from typing import Any
@@ -11,14 +11,12 @@ from cnnlab.drawing.grids import colour_filters, diverging, finite, magnitudes
 from cnnlab.drawing.sheets import CAPTION, font, grid, side_by_side, titled
 
 WIDTH = 1000
-
-
 DEAD = 0.02
-"""A filter is dead whose largest weight is below this share of the layer's largest."""
+"""A filter is dead if its largest |w| is at most this share of the layer's largest."""
 
 
 def describe_filters(weight_OIHW: Tensor) -> dict[str, Any]:
-    """The numbers behind the pictures of filters."""
+    """Return the numbers behind a picture of filters: shape, range, dead filters, and each filter's range and norm."""
     weight = finite(weight_OIHW)
     return {
         "shape": list(weight.shape),
@@ -32,7 +30,7 @@ def describe_filters(weight_OIHW: Tensor) -> dict[str, Any]:
 
 
 def dead_filters(weight_OIHW: Tensor) -> list[int]:
-    """The filters that hardly answer to anything: max |w| below 2 % of the layer's."""
+    """Return the indices of the filters whose max |w| is at most 2 % of the layer's: they respond to almost nothing."""
     each = magnitudes(weight_OIHW).flatten()
     return (each <= DEAD * each.max()).nonzero().flatten().tolist()
 
@@ -40,8 +38,12 @@ def dead_filters(weight_OIHW: Tensor) -> list[int]:
 def filters_sheet(
     title: str, weight_OIHW: Tensor, scale: str = "filter", kernels: int = 32, width: int = WIDTH
 ) -> Image.Image:
-    """Filters of three input channels in colour, zero in mid-grey; others in a diverging map, a single input channel as
-    a grid, several as rows of filters by columns of input channels. Dead filters are crossed."""
+    """Draw filters below a title with their numbers; dead filters are crossed.
+
+    Filters of three input channels are in colour, with zero in mid-grey; others are in a diverging map: a grid for a
+    single input channel, else rows of filters by columns of input channels.
+    scale: see `magnitudes`. kernels: largest number of rows and columns. width: pixels.
+    """
     count, depth, height, across = weight_OIHW.shape
     numbers = describe_filters(weight_OIHW)
     lines = [
@@ -69,7 +71,7 @@ def filters_sheet(
 
 
 def colour_bar(end: str, height: int = 160) -> Image.Image:
-    """The diverging map from -end to +end."""
+    """Draw the legend of the diverging map, from -end to +end."""
     values = torch.linspace(1, -1, height)[:, None].expand(height, 18)
     page = Image.new("RGB", (110, height + 4), "white")
     page.paste(Image.fromarray(diverging(values, 1.0).permute(1, 2, 0).contiguous().numpy()), (0, 2))
@@ -80,7 +82,7 @@ def colour_bar(end: str, height: int = 160) -> Image.Image:
 
 
 def _tiles(pixels_N3HW: Tensor, width: int, columns: int | None = None) -> list[Image.Image]:
-    """Enlarged by the whole factor with which all of them in rows come nearest to `width`."""
+    """Return each filter as an image, enlarged by the largest whole factor at which the rows fit into `width`."""
     columns = columns or math.ceil(math.sqrt(len(pixels_N3HW)))
     factor = max(1, min(140, width // columns) // max(pixels_N3HW.shape[-2:]))
     large = pixels_N3HW.repeat_interleave(factor, 2).repeat_interleave(factor, 3)

@@ -1,4 +1,4 @@
-"""Numbers as pixels: feature maps in grey, first-layer filters in colour, signed values in a diverging map."""
+"""Turn tensors into pixels: feature maps in grey, first-layer filters in colour, signed values in a diverging map."""
 
 import math
 
@@ -8,14 +8,14 @@ from torch import Tensor
 from cnnlab.errors import InputError
 
 NEGATIVE, POSITIVE = (33, 102, 172), (178, 24, 43)
-"""The ends of the diverging map (ColorBrewer's RdBu): blue, white at zero, red."""
+"""End colours of the diverging map (ColorBrewer's RdBu): blue and red, with white at zero."""
 
 
 def grey_maps(maps_CHW: Tensor, scale: str = "channel") -> Tensor:
-    """Feature maps as uint8 C x H x W; zero is always within the range, so that it is black behind a ReLU.
+    """Return feature maps as uint8 C x H x W; the range always includes zero, so that zero is black after a ReLU.
 
-    scale: "channel", each to its own range, or "layer", all to one. A channel of zeros is black; values that are no
-    number count as zero. Raises InputError for another scale.
+    scale: "channel" scales each channel to its own range, "layer" all to a common one. A channel of zeros is black;
+    NaN and infinity count as zero. Raises InputError for another scale.
     """
     maps = finite(maps_CHW)
     over = {"channel": (1, 2), "layer": (0, 1, 2)}
@@ -27,16 +27,19 @@ def grey_maps(maps_CHW: Tensor, scale: str = "channel") -> Tensor:
 
 
 def colour_filters(filters_O3HW: Tensor, scale: str = "filter") -> Tensor:
-    """Filters of three input channels as uint8 O x 3 x H x W, zero in mid-grey.
+    """Return filters of three input channels as uint8 O x 3 x H x W, with zero in mid-grey.
 
-    scale: "filter", each by its largest magnitude, or "layer", all by one.
+    scale: see `magnitudes`.
     """
     filters = finite(filters_O3HW)
     return to_uint8(0.5 + 0.5 * filters / magnitudes(filters, scale).clamp_min(1e-12))
 
 
 def diverging(values: Tensor, magnitude: Tensor | float) -> Tensor:
-    """Signed values ... x H x W as uint8 ... x 3 x H x W: blue below zero, white, red above, full at `magnitude`."""
+    """Return signed values ... x H x W as uint8 ... x 3 x H x W: blue below zero, white at zero, red above.
+
+    magnitude: the |value| from which on the colour is saturated.
+    """
     share = (finite(values) / torch.as_tensor(magnitude).clamp_min(1e-12)).clamp(-1, 1).unsqueeze(-3)
     ends = [torch.tensor(end).view(3, 1, 1) / 255 for end in (NEGATIVE, POSITIVE)]
     end = torch.where(share < 0, ends[0], ends[1])
@@ -44,7 +47,10 @@ def diverging(values: Tensor, magnitude: Tensor | float) -> Tensor:
 
 
 def magnitudes(filters_OIHW: Tensor, scale: str = "filter") -> Tensor:
-    """The largest |w| of each filter, or of the layer for each, O x 1 x 1 x 1; raises InputError for another scale."""
+    """Return the |w| by which each filter is scaled, O x 1 x 1 x 1; raise InputError for an unknown scale.
+
+    scale: "filter" gives each filter's own maximum, "layer" the maximum of the layer for all.
+    """
     largest = finite(filters_OIHW).abs().amax((1, 2, 3), keepdim=True)
     if scale not in ("filter", "layer"):
         raise InputError(f"scale={scale}: use filter or layer.")
@@ -52,12 +58,12 @@ def magnitudes(filters_OIHW: Tensor, scale: str = "filter") -> Tensor:
 
 
 def finite(values: Tensor) -> Tensor:
-    """float32, with zeros for what is no number, so that a diverged network can be drawn."""
+    """Return values as float32 with NaN and infinity replaced by zero, so that a diverged network can be drawn."""
     return torch.nan_to_num(values.detach().float(), nan=0.0, posinf=0.0, neginf=0.0)
 
 
 def tile(images_NCHW: Tensor, padding: int = 1) -> Tensor:
-    """uint8 N x C x H x W -> one uint8 picture C x H' x W', rows filled from the top left, white lines between."""
+    """Arrange uint8 images N x C x H x W in one near-square uint8 picture C x H' x W', with white lines between."""
     count, channels, height, width = images_NCHW.shape
     columns = math.ceil(math.sqrt(count))
     rows = math.ceil(count / columns)
@@ -74,5 +80,5 @@ def tile(images_NCHW: Tensor, padding: int = 1) -> Tensor:
 
 
 def to_uint8(images: Tensor) -> Tensor:
-    """[0, 1] -> 0 ... 255, rounded."""
+    """Convert values in [0, 1] to uint8, rounded; values outside are clamped."""
     return (images.clamp(0, 1) * 255).round().to(torch.uint8)

@@ -1,4 +1,4 @@
-"""Feature maps as grids of grey channels, with the numbers behind them."""
+"""Draw feature maps as grids of grey channels, with the numbers behind them."""
 
 import math
 from typing import Any
@@ -11,14 +11,12 @@ from cnnlab.drawing.sheets import grid, side_by_side, titled
 from cnnlab.models.receptive_fields import Field
 
 GRID = 1000
-"""Pixels of the merged grid's width, as far as whole enlargements allow."""
-
-
+"""Target width of a grid in pixels; channels are enlarged by whole factors, so it is rarely met exactly."""
 NONLINEAR = (nn.ReLU, nn.ReLU6, nn.LeakyReLU, nn.ELU, nn.GELU, nn.SiLU, nn.Hardswish, nn.Sigmoid, nn.Tanh)
 
 
 def layer_title(network: str, name: str, layer: nn.Module, index: int | None = None) -> str:
-    """vgg16 · features.0 (layer 0) · Conv2d, before the nonlinearity."""
+    """Return a title such as "vgg16 · features.0 (layer 0) · Conv2d, before the nonlinearity"."""
     kind = type(layer).__name__
     if isinstance(layer, NONLINEAR):
         kind += ", behind the nonlinearity"
@@ -28,10 +26,10 @@ def layer_title(network: str, name: str, layer: nn.Module, index: int | None = N
 
 
 def describe_maps(maps_CHW: Tensor, field: Field | None) -> dict[str, Any]:
-    """The numbers behind a grid of channels.
+    """Return the numbers behind a grid of channels.
 
-    shape: C, H, W. zeros: share of values that are exactly 0. dead: how many channels are 0 everywhere.
-    stride, receptive_field: pixels of the network's input, a pair where height and width differ, null where unknown.
+    shape: C, H, W. zeros: share of values that are exactly 0. dead: number of channels that are 0 everywhere.
+    stride, receptive_field: in pixels of the network's input; a pair if height and width differ, None if unknown.
     """
     maps = finite(maps_CHW)
     dead = (maps == 0).all(dim=2).all(dim=1)
@@ -57,7 +55,7 @@ def share_of_zeros(values: Tensor) -> float:
 
 
 def channel_tiles(maps_CHW: Tensor, scale: str, least: int) -> list[Image.Image]:
-    """Each channel in grey, enlarged by the smallest whole factor that makes its longer side at least `least`."""
+    """Return each channel in grey, enlarged by the smallest whole factor that makes its longer side >= `least`."""
     factor = max(1, math.ceil(least / max(maps_CHW.shape[1:])))
     large = grey_maps(maps_CHW, scale).repeat_interleave(factor, 1).repeat_interleave(factor, 2)
     return [Image.fromarray(pixels) for pixels in large.numpy()]
@@ -72,7 +70,7 @@ def maps_sheet(
     image_name: str = "",
     width: int = GRID,
 ) -> Image.Image:
-    """All channels in a near-square grid below a title with their numbers, beside the image that they are of."""
+    """Draw all channels in a near-square grid below a title with their numbers, beside the input image."""
     count, height, across = maps_CHW.shape
     columns = math.ceil(math.sqrt(count))
     tiles = channel_tiles(maps_CHW, scale, min(160, max(40, width // columns)))

@@ -1,4 +1,4 @@
-"""`what=adversarial`: images that a small perturbation makes the network mistake, and accuracy by its size."""
+"""`what=adversarial`: images that the network misclassifies after a small perturbation, and accuracy by its size."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
@@ -26,11 +26,18 @@ BATCH = 32
 
 @dataclass
 class Options:
-    """attack: fgsm or pgd. norm: linf or l2. epsilon: the largest perturbation, of pixels in [0, 1].
+    """Draw images that the network misclassifies after a small perturbation, and accuracy by its size.
 
-    steps: of pgd. target: a class that every image is to be taken for (a name or number). images: a folder; without it
-    the validation images. limit: how many images, at equal distances, the curve is of. shown: how many triples.
-    epsilons: where the curve is drawn; empty is 0 to 2 * epsilon.
+    attack: fgsm or pgd.
+    norm: linf or l2.
+    epsilon: the largest perturbation, in that norm, of pixels in [0, 1].
+    steps: number of PGD steps.
+    target: a class (name or number) that every image should be classified as; null: any wrong class.
+    images: a file or folder; null: the validation images.
+    limit: number of images, evenly spaced, that accuracy is measured on.
+    shown: number of images that are drawn.
+    epsilons: sizes at which accuracy is measured; empty: six from 0 to 2 * epsilon.
+    seed: seed of the random starts of PGD.
     """
 
     attack: str = "pgd"
@@ -46,12 +53,15 @@ class Options:
 
 
 def draw(subject: Subject, options: Options, output: Path) -> list[Path]:
-    """Write triples.png, curve.png and adversarial.json; images of no known class count as what they are taken for."""
+    """Write triples.png, curve.png and adversarial.json.
+
+    An image whose class is unknown counts as the class that the network predicts for it.
+    """
     if options.shown < 1:
         raise InputError(f"shown={options.shown}: at least 1 is needed.")
     attack = Attack(options.attack, options.epsilon, options.norm, options.steps)
     target = None if options.target is None else subject.class_index(options.target)
-    distances = options.epsilons or [round(2 * options.epsilon * part / 5, 6) for part in range(6)]
+    distances = options.epsilons or [round(2 * options.epsilon * step / 5, 6) for step in range(6)]
     pictures = subject.pictures(options.images, options.limit, spread=True)
     images = torch.cat([picture.batch for picture in pictures])
     clean = subject.probabilities(images)
@@ -63,15 +73,15 @@ def draw(subject: Subject, options: Options, output: Path) -> list[Path]:
         found = attacked(subject, attack, images, aims, target is not None, options.seed)
         title = f"{subject.name} · {attack.kind.upper()}, {NORMS[attack.norm]} norm at most {attack.epsilon:g}"
         if target is not None:
-            title += f", to be taken for {subject.classes[target]}"
+            title += f", target class {subject.classes[target]}"
         sheet = triples(subject, pictures, images, found, options.shown)
-        album.add("triples", titled(sheet, title, "the image, what is added to it (grey is nothing), the sum"))
+        album.add("triples", titled(sheet, title, "the image, the perturbation (grey is zero), their sum"))
         curves = accuracies(subject, attack, images, truth, distances, options.seed)
         what = f"{len(images)} images, {NORMS[attack.norm]} norm, pixels in [0, 1]"
         album.add("curve", figure_image(curve_figure(distances, curves, f"{subject.name} · {what}")))
         for name, values in curves.items():
-            for distance, value in zip(distances, values, strict=True):  # a step is a ten-thousandth
-                album.board.add_scalar(f"adversarial/{name}", value, round(distance * 10_000))
+            for distance, value in zip(distances, values, strict=True):  # TensorBoard's steps are integers
+                album.events.add_scalar(f"adversarial/{name}", value, round(distance * 10_000))
         rows = _rows(subject, pictures, images, found)
         album.numbers("adversarial", {"epsilons": distances, "accuracy": curves, "images": rows})
     return album.paths
@@ -80,12 +90,15 @@ def draw(subject: Subject, options: Options, output: Path) -> list[Path]:
 def attacked(
     subject: Subject, attack: Attack, images: Tensor, aims: Tensor, targeted: bool = False, seed: int = 0
 ) -> Tensor:
-    """The adversarial images, batch by batch."""
+    """Return the adversarial images, computed in batches.
+
+    aims: the class of each image to move away from or, if `targeted`, towards.
+    """
     with derived_rng(seed, "attack"):
         return torch.cat(
             [
-                attack(subject.model, part, aim, targeted)
-                for part, aim in zip(images.split(BATCH), aims.split(BATCH), strict=True)
+                attack(subject.model, batch, aim, targeted)
+                for batch, aim in zip(images.split(BATCH), aims.split(BATCH), strict=True)
             ]
         )
 
@@ -93,7 +106,7 @@ def attacked(
 def accuracies(
     subject: Subject, attack: Attack, images: Tensor, truth: Tensor, distances: Sequence[float], seed: int
 ) -> dict[str, list[float]]:
-    """Attack -> accuracy under it at each distance; FGSM beside PGD where the distance is one that FGSM has."""
+    """Return kind of attack -> accuracy at each distance: PGD, and for the L∞ norm FGSM too."""
     kinds = ["fgsm", "pgd"] if attack.norm == "linf" else ["pgd"]
     curves: dict[str, list[float]] = {kind: [] for kind in kinds}
     for distance in tqdm(distances, "Attacking", unit="distance"):
@@ -105,7 +118,7 @@ def accuracies(
 
 
 def triples(subject: Subject, pictures: Sequence[Picture], images: Tensor, found: Tensor, shown: int) -> Image.Image:
-    """Rows of clean image, perturbation scaled to its largest value, adversarial image, with what each is taken for."""
+    """Draw the clean image, the perturbation scaled to its maximum, and the adversarial image, with the predictions."""
     tiles, captions = [], []
     for number in range(min(shown, len(images))):
         delta = found[number] - images[number]
@@ -116,9 +129,9 @@ def triples(subject: Subject, pictures: Sequence[Picture], images: Tensor, found
         of_clean, of_found = subject.probabilities(torch.stack([images[number], found[number]]))
         truth = f" (is {pictures[number].label})" if pictures[number].label else ""
         captions += [
-            _taken_for(subject, of_clean) + truth,
-            f"max {largest:.2g}, L2 {float(delta.norm()):.3g}, drawn x {0.5 / max(largest, 1e-12):.2g}",
-            _taken_for(subject, of_found),
+            _prediction(subject, of_clean) + truth,
+            f"max {largest:.2g}, L2 {float(delta.norm()):.3g}, shown x {0.5 / max(largest, 1e-12):.2g}",
+            _prediction(subject, of_found),
         ]
     return grid(tiles, captions, columns=6 if shown > 3 else 3, gap=6, below=True)
 
@@ -137,7 +150,7 @@ def curve_figure(distances: Sequence[float], curves: dict[str, list[float]], tit
     return figure
 
 
-def _taken_for(subject: Subject, probabilities: Tensor) -> str:
+def _prediction(subject: Subject, probabilities: Tensor) -> str:
     value, index = probabilities.max(dim=0)
     return f"{subject.classes[int(index)]}: {float(value):.1%}"
 
@@ -150,8 +163,8 @@ def _rows(subject: Subject, pictures: Sequence[Picture], images: Tensor, found: 
             {
                 "image": picture.name,
                 "class": picture.label,
-                "clean": _taken_for(subject, of_both[0]),
-                "adversarial": _taken_for(subject, of_both[1]),
+                "clean": _prediction(subject, of_both[0]),
+                "adversarial": _prediction(subject, of_both[1]),
                 "linf": float((after - before).abs().max()),
                 "l2": float((after - before).norm()),
             }

@@ -1,4 +1,4 @@
-"""`what=attribution`: which pixels a decision rests on, by six methods, beside the same for a randomised network."""
+"""`what=attribution`: the pixels that a decision is based on, by six methods, compared with a randomised network."""
 
 import copy
 import logging
@@ -26,18 +26,23 @@ from cnnlab.seeds import derived_rng
 log = logging.getLogger(__name__)
 METHODS = ("saliency", "smoothgrad", "integrated_gradients", "guided_backpropagation", "occlusion", "grad_cam")
 ALIKE = 0.5
-"""Rank correlation with the map of the randomised network from which on a map says little about what was learned."""
+"""Rank correlation with the randomised network's map above which a map hardly depends on what was learned."""
 TILE = 180
 
 
 @dataclass
 class Options:
-    """images: a file or folder; without it the first validation images. limit: how many.
+    """Draw the pixels that a decision is based on, and the same for a randomised network.
 
-    methods: of saliency, smoothgrad, integrated_gradients, guided_backpropagation, occlusion, grad_cam. target: the
-    class (name or number) that is explained; null is what the network says. layer: of Grad-CAM; null is the last with
-    maps larger than a pixel. samples: of SmoothGrad. steps: of integrated gradients. window: of occlusion, in pixels;
-    null is an eighth of the image.
+    images: a file or folder; null: the first validation images.
+    limit: number of images.
+    methods: any of saliency, smoothgrad, integrated_gradients, guided_backpropagation, occlusion, grad_cam.
+    target: the class (name or number) to explain; null: the predicted class.
+    layer: layer of Grad-CAM; null: the last one with maps larger than a pixel.
+    samples: number of SmoothGrad samples.
+    steps: number of integrated-gradients steps.
+    window: side of the occlusion window in pixels; null: an eighth of the image.
+    seed: seed of the randomised network and of SmoothGrad's noise.
     """
 
     images: str | None = None
@@ -55,7 +60,7 @@ def draw(subject: Subject, options: Options, output: Path) -> list[Path]:
     """Write <image>.png, a row of maps above the same row for a randomised network, and attribution.json."""
     require_captum()
     if unknown := [name for name in options.methods if name not in METHODS]:
-        raise InputError(f"methods: {unknown[0]} is none of {', '.join(METHODS)}.")
+        raise InputError(f"Unknown method {unknown[0]} in methods=[...]. Available: {', '.join(METHODS)}.")
     pictures = subject.pictures(options.images, options.limit)
     target = None if options.target is None else subject.class_index(options.target)
     subject.probabilities(pictures[0].batch)
@@ -74,8 +79,8 @@ def draw(subject: Subject, options: Options, output: Path) -> list[Path]:
             likeness = {name: alike(maps[name], random_maps[name]) for name in methods}
             for name in (name for name, value in likeness.items() if value > ALIKE):
                 log.warning(
-                    "%s of %s looks like that of a network that learned nothing (rank correlation %.2f): it shows "
-                    "the image more than the decision.",
+                    "%s of %s resembles that of a randomised network (rank correlation %.2f): it shows the image more "
+                    "than the decision.",
                     name,
                     picture.name,
                     likeness[name],
@@ -89,7 +94,7 @@ def draw(subject: Subject, options: Options, output: Path) -> list[Path]:
 
 
 def require_captum() -> None:
-    """Raises InputError that says how to get captum where it is missing."""
+    """Raise InputError with the command that installs captum if it is missing."""
     try:
         import captum.attr  # noqa: F401
     except ImportError as error:
@@ -97,7 +102,7 @@ def require_captum() -> None:
 
 
 def cam_layer(subject: Subject, images: Tensor, layer: str | None) -> str:
-    """The layer of Grad-CAM; raises InputError if it has no maps."""
+    """Return the name of Grad-CAM's layer; raise InputError if its output has no height and width."""
     inputs = subject.preprocessing(images)
     if layer is not None:
         found = resolve_layers(subject.network, layer_patterns(layer))
@@ -113,7 +118,10 @@ def cam_layer(subject: Subject, images: Tensor, layer: str | None) -> str:
 
 
 def usable(methods: list[str], model: nn.Module) -> list[str]:
-    """Without guided backpropagation where no layer is an nn.ReLU (MobileNetV2 has ReLU6): it would be the gradient."""
+    """Return the methods that work on `model`.
+
+    Guided backpropagation needs nn.ReLU layers; without any (MobileNetV2 has ReLU6) it would equal the plain gradient.
+    """
     if "guided_backpropagation" not in methods or any(isinstance(module, nn.ReLU) for module in model.modules()):
         return methods
     log.warning("guided_backpropagation is left out: it changes nn.ReLU layers, and this network has none.")
@@ -121,7 +129,7 @@ def usable(methods: list[str], model: nn.Module) -> list[str]:
 
 
 def plain_relus(model: nn.Sequential) -> nn.Sequential:
-    """A copy whose ReLUs do not work in place, which hooks on them could not follow."""
+    """Return a copy whose ReLUs are not in place: captum's hooks do not work on in-place layers."""
     copied = copy.deepcopy(model).eval()
     for module in copied.modules():
         if getattr(module, "inplace", False):
@@ -130,7 +138,7 @@ def plain_relus(model: nn.Sequential) -> nn.Sequential:
 
 
 def randomise(model: nn.Sequential, seed: int) -> nn.Sequential:
-    """A copy with every learned layer drawn anew (Adebayo et al. 2018, section 4)."""
+    """Return a copy with every layer re-initialised at random (Adebayo et al. 2018, section 4)."""
     copied = copy.deepcopy(model)
     with derived_rng(seed, "randomise"):
         for module in copied.modules():
@@ -141,9 +149,9 @@ def randomise(model: nn.Sequential, seed: int) -> nn.Sequential:
 
 
 def attribute(model: nn.Sequential, method: str, images: Tensor, target: int, layer: str, options: Options) -> Tensor:
-    """The map H x W of the first image: signed where the method is, summed over channels.
+    """Return the attribution map H x W of the first image, summed over channels, with the signs of the method.
 
-    model: preprocessing (0) and network (1).
+    model: preprocessing (0) and network (1). target: index of the class. layer: see `cam_layer`.
     """
     from captum import attr
 
@@ -176,12 +184,12 @@ def attribute(model: nn.Sequential, method: str, images: Tensor, target: int, la
             ),
         }
         with warnings.catch_warnings():
-            warnings.filterwarnings("ignore", message="Setting .*hooks on")  # which captum removes again
+            warnings.filterwarnings("ignore", message="Setting .*hooks on")  # captum removes the hooks afterwards
             return methods[method]().detach()[0].sum(dim=0)
 
 
 def alike(first_HW: Tensor, second_HW: Tensor) -> float:
-    """Spearman's rank correlation of the magnitudes; 0 where one map is constant."""
+    """Return Spearman's rank correlation of the magnitudes; 0 if one map is constant."""
     first, second = first_HW.abs().flatten(), second_HW.abs().flatten()
     if first.std() == 0 or second.std() == 0:
         return 0.0
@@ -189,13 +197,16 @@ def alike(first_HW: Tensor, second_HW: Tensor) -> float:
 
 
 def coloured(values_HW: Tensor) -> Tensor:
-    """uint8 3 x H x W: positive red, negative blue, full at the 99th percentile of the magnitudes."""
+    """Return uint8 3 x H x W, positive in red and negative in blue, saturated at the 99th percentile of |value|."""
     largest = values_HW.abs().flatten().quantile(0.99)
     return diverging(values_HW, max(float(largest), 1e-12))
 
 
 def overlaid(image_CHW: Tensor, values_HW: Tensor) -> Tensor:
-    """uint8 3 x H x W: the image in grey, with red where the map is large."""
+    """Return uint8 3 x H x W: the image in grey, with red where the map is large.
+
+    image_CHW: uint8.
+    """
     grey = image_CHW.float().mean(0).expand(3, -1, -1) / 255
     strength = (values_HW / values_HW.max().clamp_min(1e-12)).clamp(0, 1) * 0.8
     red = torch.tensor([0.9, 0.1, 0.1]).view(3, 1, 1)
@@ -227,6 +238,6 @@ def _sheet(
     return titled(
         grid(tiles, captions, columns=len(maps) + 1, gap=6, below=True),
         f"{subject.name} · why {subject.classes[target]} ({probability:.1%})?",
-        "red speaks for the class, blue against it; below, the same of a network with random weights"
+        "red is evidence for the class, blue against it; below: the same for a network with random weights"
         + (f": {', '.join(marked)} (!) hardly depends on what was learned" if marked else ""),
     )

@@ -1,4 +1,4 @@
-"""`what=augmentation`: one image as the training transform makes it, draw by draw; and every augmentation alone."""
+"""`what=augmentation`: one image as training sees it in several epochs, and every augmentation alone."""
 
 import functools
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -25,19 +25,21 @@ from cnnlab.explain.subject import Subject
 from cnnlab.seeds import derived_rng
 
 TILE = 160
-"""Pixels of a draw in the picture."""
+"""Side of an augmented image in the picture, in pixels."""
 CHOSEN = "_apply_image_or_video_transform"
-"""Where torchvision's automatic augmentations apply what they have chosen."""
+"""The method in which torchvision's automatic augmentations apply the operation they have chosen."""
 INTERNAL = ("fn_idx", "needs_crop", "needs_pad", "padding", "batch_size", "labels")
-"""Parameters of torchvision's transforms that say nothing about the draw."""
+"""Parameters of torchvision's transforms that do not describe the augmentation."""
 NOTHING = ("", "no", "0.00", "-0.00", "(0, 0)", "(0.00, 0.00)")
-"""Values that leave the image as it is."""
+"""Values of parameters that leave the image unchanged."""
 
 
 @dataclass
 class Options:
-    """images: a picture; without it the first training image. draws: how many times it is augmented.
+    """Draw one image as training sees it in several epochs, and every augmentation alone.
 
+    images: a picture; null: the first training image.
+    draws: number of times the image is augmented.
     alone: whether a second sheet shows every augmentation by itself.
     """
 
@@ -47,7 +49,7 @@ class Options:
 
 
 def draw(subject: Subject, options: Options, output: Path) -> list[Path]:
-    """Write draws.png and draws.json, with the parameters of every draw, and alone.png."""
+    """Write draws.png and draws.json, the augmented images and their parameters, and alone.png."""
     if options.draws < 1:
         raise InputError(f"draws={options.draws}: at least 1 is needed.")
     name, images = source(subject, options.images)
@@ -60,7 +62,7 @@ def draw(subject: Subject, options: Options, output: Path) -> list[Path]:
         sheet = titled(
             _row(images[0], subject, made, columns=6),
             f"{subject.name} · augmentation=[{chain}]",
-            f"{name}, as {options.draws} epochs of training see it (seed {seed}); what each draw chose below it",
+            f"{name}, as {options.draws} epochs of training see it (seed {seed}); below each, its parameters",
         )
         album.add("draws", sheet)
         album.numbers("draws", {"image": name, "augmentation": list(entries), "draws": [each for _, each in made]})
@@ -70,10 +72,10 @@ def draw(subject: Subject, options: Options, output: Path) -> list[Path]:
 
 
 def source(subject: Subject, images: str | None) -> tuple[str, list[Image.Image]]:
-    """The name of the image, and the image with a second one, which it is mixed with."""
+    """Return the name of the image, and the image with a second one to mix it with."""
     if images is None:
         if not subject.has_data:
-            raise InputError("images=FILE is needed, or data=... with data.root=FOLDER.")
+            raise InputError("images=FILE is required, or data=... with data.root=FOLDER.")
         part = subject.data.parts.train
         return part.name(0), [part.load(index, subject.spec.channels) for index in (0, len(part) - 1)]
     _, paths = find_pictures(Path(images))
@@ -85,9 +87,9 @@ def source(subject: Subject, images: str | None) -> tuple[str, list[Image.Image]
 def augmented(
     images: Sequence[Image.Image], entries: Mapping[str, nn.Module], subject: Subject, seed: int, number: int
 ) -> tuple[Image.Image, dict[str, str]]:
-    """Draw `number` of the first image, and for each augmentation what it did: its parameters, or "-" for nothing.
+    """Return the first image after random augmentation `number`, and the parameters of each augmentation ("-": none).
 
-    Exactly what a training batch has of the image: the transform of the workers, then those of the device on floats.
+    The steps are those of training: the workers' transform, then the device's transforms on a float batch.
     """
     transform = TrainTransform(entries.values(), subject.spec.image_size, subject.spec.resize_size)
     with recorded(entries) as done, derived_rng(seed, "augmentation", number, 0):
@@ -108,7 +110,7 @@ def augmented(
 
 @contextmanager
 def recorded(entries: Mapping[str, nn.Module]) -> Iterator[dict[str, str]]:
-    """A dictionary that fills with what every augmentation does inside the block: name -> its parameters as text."""
+    """Record what every augmentation does inside the block; yield name -> its parameters as text."""
     done: dict[str, str] = {}
     entered = [(name, step) for name, entry in entries.items() for step in entry.modules()]
     steps = [(name, step) for name, step in entered if isinstance(step, v2.Transform)]
@@ -127,26 +129,26 @@ def _note(done: dict[str, str], name: str, text: str) -> None:
 
 
 def _watch(step: v2.Transform, note: Callable[[str], None]) -> None:
-    """Make a transform tell what it does to an image; RandAugment and TrivialAugment choose operations by name."""
+    """Make a transform call `note` with what it does to an image; RandAugment and TrivialAugment give an operation."""
     transform, chosen = step.transform, getattr(step, CHOSEN, step.transform)
 
-    def telling(image: Any, params: dict[str, Any]) -> Any:
+    def noting(image: Any, params: dict[str, Any]) -> Any:
         if isinstance(image, Tensor) and image.ndim >= 3:
             note(described(params) or _fixed(step))
         return transform(image, params)
 
-    def telling_choice(image: Any, operation: str, magnitude: float, *others: Any, **options: Any) -> Any:
+    def noting_choice(image: Any, operation: str, magnitude: float, *others: Any, **options: Any) -> Any:
         note(operation if operation == "Identity" else f"{operation} {magnitude:.2g}")
         return chosen(image, operation, magnitude, *others, **options)
 
     if hasattr(step, CHOSEN):
-        setattr(step, CHOSEN, telling_choice)
+        setattr(step, CHOSEN, noting_choice)
     elif type(step).transform is not v2.Transform.transform:
-        setattr(step, "transform", telling)  # noqa: B010
+        setattr(step, "transform", noting)  # noqa: B010
 
 
 def described(params: Mapping[str, Any]) -> str:
-    """`angle 12.3, top 4`: the parameters of a draw that change something."""
+    """Return the parameters that change the image as text, such as "angle 12.30, top 4"."""
     values = {name.removesuffix("_factor"): _value(value) for name, value in params.items() if name not in INTERNAL}
     return ", ".join(
         f"{name} {value}"
@@ -169,12 +171,12 @@ def _value(value: Any) -> str:
 
 
 def _fixed(step: v2.Transform) -> str:
-    """What a transform without random parameters is set to."""
+    """Describe a transform that has no random parameters."""
     return f"sigma {step.sigma}" if isinstance(step, v2.GaussianNoise) else "applied"
 
 
 def _alone(subject: Subject, images: Sequence[Image.Image], seed: int, draws: int = 5) -> Image.Image:
-    """A row for every option of configs/augmentation: the image, then draws of that option and nothing else."""
+    """Draw a row for every option of configs/augmentation: the image, then that option alone, applied `draws` times."""
     rows = []
     for path in sorted((CONFIG_DIR / "augmentation").glob("*.yaml")):
         size = [f"model.image_size={subject.spec.image_size}", f"model.resize_size={subject.spec.resize_size}"]
@@ -184,13 +186,13 @@ def _alone(subject: Subject, images: Sequence[Image.Image], seed: int, draws: in
         first = path.read_text(encoding="utf-8").splitlines()[0]
         rows.append(titled(_row(images[0], subject, made, columns=draws + 1), f"augmentation={path.stem}", first[2:]))
     half = -(-len(rows) // 2)
-    return side_by_side([stacked(part, gap=0) for part in (rows[:half], rows[half:]) if part])
+    return side_by_side([stacked(column, gap=0) for column in (rows[:half], rows[half:]) if column])
 
 
 def _row(
     image: Image.Image, subject: Subject, made: Sequence[tuple[Image.Image, dict[str, str]]], columns: int
 ) -> Image.Image:
-    """The image as evaluation sees it, then its draws with their parameters, one augmentation a line."""
+    """Draw the image as evaluation sees it, then each augmented image with its parameters, one augmentation a line."""
     plain = tensor_image(EvalTransform(subject.spec.image_size, subject.spec.resize_size)(image))
     tiles = [resized(plain, TILE), *(resized(picture, TILE) for picture, _ in made)]
     texts = ["evaluation sees", *("\n".join(_caption(done)) for _, done in made)]
@@ -198,7 +200,7 @@ def _row(
 
 
 def _caption(done: dict[str, str]) -> list[str]:
-    """One line for each augmentation; the name alone where it has no parameters."""
+    """Return one line for each augmentation that did something: its name, and its parameters if it has any."""
     if len(done) == 1:
         return list(done.values())
     return [f"{name}: {text}" if text != "applied" else name for name, text in done.items() if text != "-"] or ["-"]

@@ -1,4 +1,4 @@
-"""A small network as a chain of plain layers: numbers and settings that any program can compute it from."""
+"""Describe a small network as a chain of plain layers, whose settings and arrays any program can compute it from."""
 
 import math
 from collections.abc import Callable, Iterator
@@ -18,7 +18,7 @@ Shape = tuple[int, ...]
 
 @dataclass(frozen=True)
 class Description:
-    """What a layer computes: its kind, a short text for people, settings (plain values) and float32 arrays."""
+    """What a layer computes: its kind, a short text for people, plain settings, and float32 arrays."""
 
     kind: str
     text: str
@@ -28,8 +28,10 @@ class Description:
 
 @dataclass(frozen=True)
 class Layer:
-    """One layer of a chain: the name of its module (of its function, where it is none), and the shape it gives,
-    C x H x W or C, without the batch."""
+    """One layer of a chain.
+
+    name: of its module, or of its function. shape: of its output without the batch, C x H x W or C.
+    """
 
     name: str
     shape: Shape
@@ -37,10 +39,10 @@ class Layer:
 
 
 def chain_of(preprocessing: nn.Module, network: nn.Module, input_shape: Shape) -> list[Layer]:
-    """The layers of preprocessing and network, both in eval mode, in order of execution; the last one gives the logits.
+    """Return the layers of preprocessing and network in order of execution; the last one outputs the logits.
 
-    input_shape: C x H x W of the images.
-    Raises InputError, naming the layer, if one is of a kind that is not known here or the network is no chain.
+    preprocessing, network: in eval mode. input_shape: C x H x W of the images.
+    Raises InputError that names the layer if its kind is not supported, or if the network is not a chain.
     """
     whole = type(network).__name__
     images = torch.rand(1, *input_shape, generator=torch.Generator().manual_seed(0))
@@ -55,35 +57,35 @@ def chain_of(preprocessing: nn.Module, network: nn.Module, input_shape: Shape) -
             layers.append(Layer(name, tuple(values.shape[1:]), description))
         expected = network(preprocessing(images))
     if not bool(expected.isfinite().all()):
-        raise InputError(f"{whole} gives numbers that are not finite: its training has diverged.")
+        raise InputError(f"The outputs of {whole} are not finite: its training has diverged.")
     if values.shape != expected.shape or not torch.allclose(values, expected, rtol=1e-4, atol=1e-4):
-        raise InputError(f"{whole} computes something else than its layers one after the other: {SUPPORTED}")
+        raise InputError(f"{whole} does not compute what its layers compute one after the other: {SUPPORTED}")
     return layers
 
 
 class UnsupportedError(Exception):
-    """A layer that is not known here; the message is what its kind is followed by, such as ` with dilation`."""
+    """A layer is not supported; the message follows its class name, such as " with dilation"."""
 
 
 def _computed(module: nn.Module, values: Tensor) -> tuple[Description, Tensor]:
-    """What a layer is, and what it gives for `values`, which stay as they are even if it works in place."""
+    """Return the description of a layer and its output for `values`, which an in-place layer leaves unchanged."""
     describe = DESCRIBE.get(type(module))
     if describe is None:
         raise UnsupportedError()
     try:
         outputs = module.forward(values.clone())  # without hooks: a page cannot run them either
     except RuntimeError as error:
-        raise UnsupportedError(f" that cannot take {_by(values.shape[1:])}") from error
+        raise UnsupportedError(f" that does not accept {_by(values.shape[1:])}") from error
     return describe(module, values.shape[1:], outputs.shape[1:]), outputs
 
 
 def _steps(preprocessing: nn.Module, network: nn.Module) -> Iterator[tuple[str, nn.Module]]:
-    """Name and module of each step; a function such as F.relu is given as the module that computes the same."""
+    """Yield the name and module of each step; a function such as F.relu becomes the module that computes the same."""
     if not isinstance(preprocessing, nn.Identity):
         yield "preprocessing", preprocessing
     try:
         graph = fx.Tracer().trace(network)
-    except Exception as error:  # code that cannot be traced fails in whatever way its author thought of
+    except Exception as error:  # code that cannot be traced may raise anything
         reason = (str(error) or type(error).__name__).splitlines()[0]
         raise InputError(f"{type(network).__name__} cannot be traced ({reason}): {SUPPORTED}") from error
     sizes: set[fx.Node] = set()
@@ -96,8 +98,8 @@ def _steps(preprocessing: nn.Module, network: nn.Module) -> Iterator[tuple[str, 
         elif _is_size(node) or (node.all_input_nodes and not inputs):
             sizes.add(node)
         elif inputs != [previous]:
-            where = f" behind {_origin(previous)}" if previous else ""
-            raise InputError(f"{type(network).__name__} is no chain ({node.name}{where}): {SUPPORTED}")
+            where = f" after {_origin(previous)}" if previous else ""
+            raise InputError(f"{type(network).__name__} is not a chain ({node.name}{where}): {SUPPORTED}")
         elif node.op != "output":
             name = _origin(node)
             uses[name] = uses.get(name, 0) + 1
@@ -109,7 +111,7 @@ def _steps(preprocessing: nn.Module, network: nn.Module) -> Iterator[tuple[str, 
 
 
 def _is_size(node: fx.Node) -> bool:
-    """Of x.size(0) and x.shape, which are numbers."""
+    """Return whether a node is a size, such as x.size(0) or x.shape, and not a tensor."""
     if node.op == "call_method":
         return node.target == "size"
     return bool(node.op == "call_function" and node.target is getattr and node.args[1] == "shape")
@@ -122,7 +124,7 @@ def _origin(node: fx.Node) -> str:
 def _module_of(node: fx.Node, network: nn.Module) -> nn.Module:
     make = FUNCTIONS.get(node.target)
     if make is None:
-        raise InputError(f"{node.name} of {type(network).__name__} is no layer: {SUPPORTED}")
+        raise InputError(f"{node.name} of {type(network).__name__} is not a supported layer: {SUPPORTED}")
     return make(*node.args[1:], **node.kwargs)
 
 
@@ -130,7 +132,7 @@ def _conv(module: nn.Conv2d, inputs: Shape, outputs: Shape) -> Description:
     if module.padding_mode != "zeros":
         raise UnsupportedError(f" with padding_mode={module.padding_mode}")
     kernel, stride, dilation = module.kernel_size, module.stride, module.dilation
-    if isinstance(module.padding, str):  # "same" puts the odd pixel behind, "valid" is none
+    if isinstance(module.padding, str):  # "same" puts an odd pixel at the end, "valid" pads nothing
         padding = [(d * (k - 1) // 2 if module.padding == "same" else 0) for k, d in zip(kernel, dilation, strict=True)]
     else:
         padding = list(module.padding)
@@ -184,7 +186,7 @@ def _max_pool(module: nn.MaxPool2d, inputs: Shape, outputs: Shape) -> Descriptio
 
 def _avg_pool(module: nn.AvgPool2d, inputs: Shape, outputs: Shape) -> Description:
     text, settings = _pooled(module, inputs, outputs)
-    for name in ("rows", "columns"):  # a sum is divided by the product of its windows' third numbers
+    for name in ("rows", "columns"):  # a sum is divided by the product of the third numbers of its two windows
         if module.divisor_override:
             divisor = module.divisor_override if name == "rows" else 1
             settings[name] = [[start, end, divisor] for start, end, _ in settings[name]]
@@ -194,7 +196,10 @@ def _avg_pool(module: nn.AvgPool2d, inputs: Shape, outputs: Shape) -> Descriptio
 
 
 def _pooled(module: nn.MaxPool2d | nn.AvgPool2d, inputs: Shape, outputs: Shape) -> tuple[str, dict[str, Any]]:
-    """Text and windows [start, end, extent] of the rows and columns: without and with the padding they cover."""
+    """Return the text and, for rows and columns, the windows [start, end, extent].
+
+    start, end: without padding. extent: with the padding that the window covers.
+    """
     kernel, stride, padding = _pair(module.kernel_size), _pair(module.stride), _pair(module.padding)
     windows = []
     for k, s, p, size, count in zip(kernel, stride, padding, inputs[1:], outputs[1:], strict=True):
@@ -215,7 +220,7 @@ def _adaptive_pool(module: nn.AdaptiveAvgPool2d, inputs: Shape, outputs: Shape) 
 
 def _flatten(module: nn.Flatten, inputs: Shape, outputs: Shape) -> Description:
     if outputs != (math.prod(inputs),):
-        raise UnsupportedError(f" with the result {_by(outputs)}, not a vector")
+        raise UnsupportedError(f" with the output {_by(outputs)}, not a vector")
     return Description("flatten", "Flatten")
 
 
@@ -263,12 +268,12 @@ SUPPORTED = (
 
 
 def _flat(*sizes: Any, **named: Any) -> nn.Module:
-    """Whatever a view asks for; that it made a vector of each image is found out at the end."""
+    """Return Flatten for any view or reshape; comparing outputs at the end shows whether it was one."""
     return nn.Flatten()
 
 
 def _nothing(*settings: Any, **named: Any) -> nn.Module:
-    """Dropout of a network that is in eval mode."""
+    """Return Identity for dropout, which does nothing in eval mode."""
     return nn.Identity()
 
 
@@ -294,4 +299,4 @@ FUNCTIONS: dict[Any, Callable[..., nn.Module]] = {
     F.dropout: _nothing,
     F.dropout2d: _nothing,
 }
-"""torch's functions and tensor methods, and the modules that do the same."""
+"""Function or name of a tensor method -> what builds the module that computes the same."""

@@ -1,4 +1,4 @@
-"""`what=dream`: what a layer sees in an image is amplified, octave by octave (Mordvintsev et al. 2015)."""
+"""`what=dream`: amplify what a layer sees in an image, octave by octave (Mordvintsev et al. 2015)."""
 
 import hashlib
 import json
@@ -30,10 +30,18 @@ from cnnlab.system.files import load_tensors, write_bytes
 
 @dataclass
 class Options:
-    """image: a file; without it the first validation image. layer: an index that counts the stages, or a name; null is
-    the middle stage. channel: one channel of it instead of all. size: pixels of the longer side at most.
+    """Draw what a layer sees in an image, amplified octave by octave.
 
-    octaves of sizes that grow by `scale`, with `steps` steps of mean length `lr` each; `jitter` pixels of random shift.
+    image: a file; null: the first validation image.
+    layer: index of a stage, or a name; null: the middle stage.
+    channel: one channel of the layer; null: all of them.
+    size: largest length of the longer side, in pixels.
+    octaves: number of image sizes.
+    scale: ratio of one size to the next.
+    steps: number of gradient steps at each size.
+    lr: mean change of a pixel in each step.
+    jitter: largest random shift in each step, in pixels.
+    seed: seed of the shifts.
     """
 
     image: str | None = None
@@ -51,11 +59,11 @@ class Options:
 def draw(subject: Subject, options: Options, output: Path) -> list[Path]:
     """Write dream.png, strip.png (the image after each octave) and dream.json.
 
-    Octaves too small for the layer are left out. After each octave the state is kept in state.safetensors: the same
-    command continues there if it was interrupted.
+    Octaves too small for the layer are left out. The state is saved to state.safetensors after each octave, so that the
+    same command continues an interrupted dream.
     """
     if options.octaves < 1 or options.steps < 1 or options.scale <= 1:
-        raise InputError("octaves and steps: at least 1 are needed, and scale must be larger than 1.")
+        raise InputError("octaves and steps must be at least 1, and scale must be larger than 1.")
     image = source(subject, options)
     layers = resolve_layers(subject.network, layer_patterns(options.layer) if options.layer else ["auto"])
     name = list(layers)[0 if options.layer else len(layers) // 2]
@@ -72,14 +80,16 @@ def draw(subject: Subject, options: Options, output: Path) -> list[Path]:
 
     sizes = [s for s in octave_sizes(image.shape[2:], options.octaves, options.scale) if _takes(answer, image, s)]
     if not sizes:
-        raise InputError(f"{subject.name} up to {name} takes no image of {image.shape[2]} x {image.shape[3]} pixels.")
+        raise InputError(
+            f"{subject.name} up to {name} does not accept an image of {image.shape[2]} x {image.shape[3]} pixels."
+        )
     state = State(output / "state.safetensors", fingerprint(subject, options, image))
     details = state.read()
     title = layer_title(subject.name, name, layer, stage_index(subject.network, name))
     title += "" if options.channel is None else f", channel {options.channel}"
     with Album(output) as album:
         if details:
-            print(f"Continues after octave {len(details)} of {len(sizes)}.")
+            print(f"Continuing after octave {len(details)} of {len(sizes)}.")
         for octave in range(len(details), len(sizes)):
             base = F.interpolate(image, sizes[octave], mode="bilinear", antialias=True)
             before = F.interpolate(details[-1], sizes[octave], mode="bilinear") if details else torch.zeros_like(base)
@@ -111,7 +121,7 @@ def draw(subject: Subject, options: Options, output: Path) -> list[Path]:
 
 
 def source(subject: Subject, options: Options) -> Tensor:
-    """The image as float32 1 x C x H x W in [0, 1], at most `size` pixels a side."""
+    """Return the image as float32 1 x C x H x W in [0, 1], its longer side at most `options.size` pixels."""
     if options.image is None:
         return subject.picture(None).batch
     picture = decode(find_pictures(Path(options.image))[1][0], subject.spec.channels)
@@ -122,14 +132,14 @@ def source(subject: Subject, options: Options) -> Tensor:
 
 
 def octave_sizes(size: Sequence[int], octaves: int, scale: float) -> list[tuple[int, int]]:
-    """Height and width from the smallest octave to the image's own."""
+    """Return (height, width) of each octave, from the smallest to the size of the image."""
     height, width = size
     return [(round(height / scale**k), round(width / scale**k)) for k in reversed(range(octaves))]
 
 
 @torch.no_grad()
 def _takes(answer: Callable[[Tensor], Tensor], image: Tensor, size: tuple[int, int]) -> bool:
-    """Whether the layers take images of that size: small ones vanish; preprocessing by pixel knows one size."""
+    """Return whether the layers accept images of a size: small maps vanish, and some preprocessing fixes the size."""
     try:
         return bool(answer(F.interpolate(image, size)).isfinite().all())
     except (RuntimeError, InputError):
@@ -137,7 +147,7 @@ def _takes(answer: Callable[[Tensor], Tensor], image: Tensor, size: tuple[int, i
 
 
 def fingerprint(subject: Subject, options: Options, image: Tensor) -> str:
-    """What a kept state belongs to: the same network, options and image."""
+    """Return a hash of network, options and image, to which a saved state belongs."""
     digest = hashlib.blake2b(json.dumps(asdict(options), sort_keys=True).encode(), digest_size=16)
     digest.update(image.numpy().tobytes())
     for parameter in subject.network.parameters():
@@ -146,7 +156,7 @@ def fingerprint(subject: Subject, options: Options, image: Tensor) -> str:
 
 
 class State:
-    """The details that each finished octave added, in a file that only the same dream reads."""
+    """The details that each finished octave added, saved to a file; only a dream with the same `key` reads them."""
 
     def __init__(self, path: Path, key: str) -> None:
         self.path = path

@@ -1,4 +1,4 @@
-"""`what=embedding`: where the images of a data set lie in the space of a network's features."""
+"""`what=embedding`: the images of a data set in the feature space of a network, projected to two dimensions."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -21,18 +21,21 @@ from cnnlab.models.stages import head_name
 
 BATCH = 32
 THUMBNAIL = 32
-"""Pixels of a point's picture in TensorBoard's projector."""
-
+"""Side of a point's picture in TensorBoard's projector, in pixels."""
 MOST = 8192
-"""Features up to which maps are taken as they are."""
+"""Largest number of features for which maps are flattened and not averaged."""
 
 
 @dataclass
 class Options:
-    """images: a folder of class folders; without it the validation images. limit: how many, at equal distances.
+    """Draw the images of a data set in the feature space of a network, projected by PCA and t-SNE.
 
-    layer: an index that counts the stages, or a name; null is what the classifier gets. Maps of more than 8,192 values
-    are averaged over positions. perplexity: of t-SNE.
+    images: a folder of class folders; null: the validation images.
+    limit: number of images, evenly spaced.
+    layer: index of a stage, or a name; null: the input of the classifier. Maps of more than 8,192 values are averaged
+        over positions.
+    perplexity: perplexity of t-SNE.
+    seed: seed of PCA and t-SNE.
     """
 
     images: str | None = None
@@ -43,11 +46,13 @@ class Options:
 
 
 def draw(subject: Subject, options: Options, output: Path) -> list[Path]:
-    """Write embedding.png (PCA and t-SNE in two dimensions) and embedding.json; the features go to TensorBoard's
-    projector with the images as thumbnails."""
+    """Write embedding.png (PCA and t-SNE in two dimensions) and embedding.json.
+
+    The features also go to TensorBoard's projector, with the images as thumbnails.
+    """
     pictures = subject.pictures(options.images, options.limit, spread=True)
     if len(pictures) < 5:
-        raise InputError(f"{len(pictures)} images are too few to see how they lie: at least 5 are needed.")
+        raise InputError(f"{len(pictures)} images are too few for an embedding: at least 5 are needed.")
     if options.perplexity <= 0:
         raise InputError(f"perplexity={options.perplexity}: it must be positive.")
     layer, features = features_of(subject, pictures, options.layer)
@@ -63,7 +68,7 @@ def draw(subject: Subject, options: Options, output: Path) -> list[Path]:
     notes = {"PCA": f"{sum(explained):.0%} of the variance", "t-SNE": f"perplexity {perplexity:g}"}
     with Album(output) as album:
         album.add("embedding", figure_image(embedding_figure(points, labels, title, notes)))
-        album.board.add_embedding(
+        album.events.add_embedding(
             torch.from_numpy(features), metadata=labels, label_img=thumbnails(pictures), tag="embedding"
         )
         album.numbers(
@@ -82,7 +87,10 @@ def draw(subject: Subject, options: Options, output: Path) -> list[Path]:
 
 @torch.no_grad()
 def features_of(subject: Subject, pictures: Sequence[Picture], layer: str | None) -> tuple[str, np.ndarray]:
-    """Where they are from, and float32 N x D: what the classifier gets, or a layer's output; large maps averaged."""
+    """Return what the features are, and their values, float32 N x D.
+
+    They are the input of the classifier or, if `layer` is given, its output; large maps are averaged over positions.
+    """
     network = subject.network
     found: list[Tensor] = []
     if layer is None:
@@ -108,7 +116,10 @@ def features_of(subject: Subject, pictures: Sequence[Picture], layer: str | None
 
 
 def embedding_figure(points: dict[str, np.ndarray], labels: Sequence[str], title: str, notes: dict[str, str]) -> Figure:
-    """One panel for each projection, points coloured by class."""
+    """Plot one panel per projection, with points coloured by class.
+
+    points: projection -> N x 2. notes: projection -> text after its name.
+    """
     figure = Figure(figsize=(14, 6.5), layout="constrained")
     figure.suptitle(title, fontsize=14)
     classes = sorted(set(labels))
@@ -127,6 +138,6 @@ def embedding_figure(points: dict[str, np.ndarray], labels: Sequence[str], title
 
 
 def thumbnails(pictures: Sequence[Picture]) -> Tensor:
-    """float32 N x C x 32 x 32 in [0, 1]."""
+    """Return the pictures as float32 N x C x 32 x 32 in [0, 1]."""
     batch = torch.cat([picture.batch for picture in pictures])
     return torch.nn.functional.interpolate(batch, (THUMBNAIL, THUMBNAIL), mode="bilinear", antialias=True)

@@ -1,4 +1,4 @@
-"""`what=explore`: one HTML page in which a small network can be explored: draw, and see every layer compute.
+"""`what=explore`: one HTML page on which to draw an image and see every layer of a small network compute.
 
 After A. W. Harley, "An Interactive Node-Link Visualization of Convolutional Neural Networks" (ISVC 2015), for the
 user's own network. The page needs no server, no network and no library.
@@ -27,7 +27,7 @@ from cnnlab.models.building import InputSpec
 from cnnlab.system.files import write_text
 
 LARGEST_NETWORK = 2_500_000
-"""Parameters that a page can hold: 13 MB, and a forward pass that keeps up with the pen."""
+"""Largest number of parameters: the page is then 13 MB, and a forward pass keeps up with the pen."""
 SCRIPTS = (
     *("network.js", "images.js", "pad.js", "display.js", "rows.js"),
     *("inspector.js", "computations.js", "page.js"),
@@ -36,9 +36,10 @@ SCRIPTS = (
 
 @dataclass
 class Options:
-    """examples: how many images of the run's data to offer as a start, one of each class; 0 for none.
+    """Write one HTML page on which to draw an image and see every layer of a small network compute.
 
-    title: the heading of the page; null is the name of the run and of its data.
+    examples: number of images of the run's data to start from, one per class; 0: none.
+    title: heading of the page; null: the name of the run and of its data.
     """
 
     examples: int = 10
@@ -46,12 +47,12 @@ class Options:
 
 
 def draw(subject: Subject, options: Options, output: Path) -> list[Path]:
-    """Write the page to `output` if that ends in .html, else to explore.html in that folder.
+    """Write the page to `output` if it ends in .html, else to explore.html in that folder.
 
-    Raises InputError if the network is too large or of layers that the page cannot compute.
+    Raises InputError if the network is too large or has layers that the page cannot compute.
     """
     if options.examples < 0:
-        raise InputError(f"examples={options.examples}: a count of images is at least 0.")
+        raise InputError(f"examples={options.examples}: it must not be negative.")
     path = output if output.suffix == ".html" else output / "explore.html"
     page = page_of(
         subject.preprocessing,
@@ -76,17 +77,18 @@ def page_of(
     images: LabelledImages | None = None,
     examples: int = 0,
 ) -> str:
-    """The HTML of the page.
+    """Return the HTML of the page.
 
-    images: of the network's data, best those it was not trained on. The page starts from `examples` of them, and brings
-    drawings into their size, place and polarity; without images it must guess these from the preprocessing.
+    images: images of the network's data, preferably ones it was not trained on. The page offers `examples` of them to
+    start from, and adapts drawings to their size, position and polarity; without images it guesses these from the
+    preprocessing.
 
-    The page offers `window.cnnlab.forward(pixels)` for checks: pixels is a Float32Array of the C * H * W values in
+    The page defines `window.cnnlab.forward(pixels)` for checks: pixels is a Float32Array of the C * H * W values in
     [0, 1] of one image of the network's input size; the result has a Float32Array for each layer by its name, in order
     of execution, `preprocessing` first and the logits last. What an in-place layer overwrites in PyTorch is kept.
 
-    Raises InputError, naming the layer, if the network is no chain of the layers that the page can compute, or has more
-    than LARGEST_NETWORK parameters.
+    Raises InputError that names the layer if the network is not a chain of layers that the page can compute, or if it
+    has more than LARGEST_NETWORK parameters.
     """
     name = type(network).__name__
     parameters = sum(parameter.numel() for parameter in network.parameters())
@@ -96,7 +98,7 @@ def page_of(
             "Explore a smaller network, such as model=lenet5."
         )
     if spec.channels not in (1, 3):
-        raise InputError(f"{name} takes {spec.channels} channels; the page can draw grey (1) and colour (3) images.")
+        raise InputError(f"{name} takes {spec.channels} channels; the page can show grey (1) and colour (3) images.")
     layers = chain_of(preprocessing, network, (spec.channels, spec.image_size, spec.image_size))
     style = _style_of(images, spec.channels)
     weights, described = _packed(layers)
@@ -114,7 +116,7 @@ def page_of(
 
 
 def _images_of(subject: Subject) -> LabelledImages | None:
-    """The validation images, where the data of the network are known and still there."""
+    """Return the validation images, or None if the network's data are unknown or missing."""
     if not subject.has_data:
         return None
     try:
@@ -132,14 +134,17 @@ def _style_of(images: LabelledImages | None, channels: int) -> DrawingStyle | No
 
 
 def _guessed_style(layers: list[Layer], side: int) -> DrawingStyle:
-    """Images whose mean is dark are taken to be light on dark."""
+    """Guess the style from the preprocessing: images with a dark mean are light on dark."""
     mean = layers[0].description.arrays.get("mean")
     dark = mean is None or float(mean.mean()) < 0.5
     return DrawingStyle(side, background=0.0 if dark else 1.0, ink=1.0 if dark else 0.0)
 
 
 def _examples(images: LabelledImages, spec: InputSpec, count: int, native: bool) -> list[dict[str, Any]]:
-    """Pixels, uint8 C x H x W, and class of the first image of each class; `native`: as published, not resized."""
+    """Return label and pixels (base64 of uint8 C x H x W) of the first image of each class.
+
+    native: keep the images as published, not resized.
+    """
     prepare = EvalTransform(spec.image_size, spec.resize_size)
     found = []
     for label in np.unique(images.labels)[:count]:
@@ -150,7 +155,7 @@ def _examples(images: LabelledImages, spec: InputSpec, count: int, native: bool)
 
 
 def _packed(layers: list[Layer]) -> tuple[str, list[dict[str, Any]]]:
-    """All arrays in one base64 string of little-endian float32, and the layers with [start, count] of each array."""
+    """Return all arrays as one base64 string of little-endian float32, and the layers with [start, count] of each."""
     arrays: list[np.ndarray] = []
     described = []
     start = 0
@@ -170,9 +175,9 @@ def _base64(array: np.ndarray) -> str:
 
 
 def _page(title: str, description: dict[str, Any], blob: str) -> str:
-    """The page's sources in one file; nothing from data can end the element it stands in."""
+    """Return the page's sources in one file; data are escaped so that they cannot close the element around them."""
     sources = files("cnnlab.explain") / "explore_page"
-    parts = {
+    contents = {
         "title": html.escape(title),
         "style": (sources / "page.css").read_text("utf-8"),
         "description": json.dumps(description, ensure_ascii=False).replace("<", "\\u003c"),
@@ -180,4 +185,4 @@ def _page(title: str, description: dict[str, Any], blob: str) -> str:
         "script": "\n".join((sources / name).read_text("utf-8") for name in SCRIPTS),
     }
     template = (sources / "page.html").read_text("utf-8")
-    return re.sub(r"\{\{(\w+)\}\}", lambda match: parts[match[1]], template)
+    return re.sub(r"\{\{(\w+)\}\}", lambda match: contents[match[1]], template)

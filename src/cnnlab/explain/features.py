@@ -1,4 +1,4 @@
-"""`what=features`: every channel of chosen layers for an image, as pictures of their own and as one grid."""
+"""`what=features`: every channel of chosen layers for an image, as separate pictures and as one grid."""
 
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,15 +15,17 @@ from cnnlab.models.feature_maps import feature_maps, layer_patterns, resolve_lay
 from cnnlab.models.receptive_fields import Field, receptive_fields
 
 LEAST = 128
-"""Pixels to which the picture of one channel is enlarged at least, by whole factors."""
+"""Smallest length, in pixels, of the longer side of a channel's picture; it is enlarged by whole factors."""
 
 
 @dataclass
 class Options:
-    """layer: indices that count the stages (0 is VGG16's features.0), names or globs; `auto`, `all`.
+    """Draw every channel of chosen layers for an image.
 
-    images: a file or folder; without it the first validation image of the run. limit: how many of a folder.
-    scale: channel (each to its own range) or layer (all to one).
+    layer: indices of stages (0 is VGG16's features.0), names or globs, separated by commas; auto; or all.
+    images: a file or folder; null: the first validation image of the run.
+    limit: number of images.
+    scale: channel (each to its own range) or layer (all to a common range).
     """
 
     layer: str = "auto"
@@ -33,8 +35,10 @@ class Options:
 
 
 def draw(subject: Subject, options: Options, output: Path) -> list[Path]:
-    """Write layer_K/channel_00.png ..., grid.png and maps.json for every layer, below a folder for each image if there
-    are several; returns the grids and tables."""
+    """Write layer_K/channel_00.png ..., grid.png and maps.json for every layer; return the grids and tables.
+
+    With several images, each has a folder of its own.
+    """
     layers = resolve_layers(subject.network, layer_patterns(options.layer))
     pictures = subject.pictures(options.images, options.limit)
     inputs = subject.preprocessing(torch.cat([each.batch for each in pictures]))

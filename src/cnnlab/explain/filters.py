@@ -17,10 +17,11 @@ from cnnlab.models.feature_maps import first_conv, layer_patterns, resolve_layer
 
 @dataclass
 class Options:
-    """layer: an index that counts the stages, a name or a glob; `first` is the first convolution.
+    """Draw the weights of a convolution.
 
-    scale: filter (each by its largest magnitude) or layer (all by one). kernels: how many filters (rows) and input
-    channels (columns) are shown at most of a layer whose filters have no colours.
+    layer: index of a stage, a name or a glob; first: the first convolution.
+    scale: filter (each by its largest magnitude) or layer (all by the largest of the layer).
+    kernels: largest number of filters (rows) and input channels (columns) shown of a layer without colours.
     """
 
     layer: str = "first"
@@ -29,9 +30,9 @@ class Options:
 
 
 def draw(subject: Subject, options: Options, output: Path) -> list[Path]:
-    """Write filters_<layer>.png and .json for each convolution that is meant; returns them.
+    """Write filters_<layer>.png and .json for each selected convolution; return the main files.
 
-    Of a layer that the run logged while it trained, film_<layer>.gif and .png show how its filters came about.
+    For a layer whose filters the run logged during training, film_<layer>.gif and .png show how they developed.
     """
     if options.kernels < 1:
         raise InputError(f"kernels={options.kernels}: at least 1 is needed.")
@@ -47,7 +48,7 @@ def draw(subject: Subject, options: Options, output: Path) -> list[Path]:
 
 
 def convolutions(network: nn.Module, layer: str) -> dict[str, nn.Conv2d]:
-    """The convolutions that `layer` means; raises InputError if it is none."""
+    """Return name -> convolution for those that `layer` selects; raise InputError if it selects none."""
     if layer == "first":
         return dict([first_conv(network)])
     found = resolve_layers(network, layer_patterns(layer))
@@ -55,12 +56,12 @@ def convolutions(network: nn.Module, layer: str) -> dict[str, nn.Conv2d]:
     if not convs:
         names = [name for name, module in network.named_modules() if isinstance(module, nn.Conv2d)]
         some = ", ".join(names[:20]) + (", ..." if len(names) > 20 else "")
-        raise InputError(f"layer={layer} is no convolution. Convolutions: {some}.")
+        raise InputError(f"layer={layer} is not a convolution. Available: {some}.")
     return convs
 
 
 def logged_pictures(run: Path, tag: str) -> list[Image.Image]:
-    """The images that a run's TensorBoard events have under `tag`, in order of their steps."""
+    """Return the images logged under `tag` in a run's TensorBoard events, in order of their steps."""
     events = EventAccumulator(str(run), size_guidance={"images": 0}).Reload()
     if tag not in events.Tags()["images"]:
         return []

@@ -1,6 +1,6 @@
-"""`what=maximize`: images that a class or channel answers to as strongly as possible, grown from noise."""
+"""`what=maximize`: images grown from noise to maximize the response of a class or channel."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -21,17 +21,23 @@ from cnnlab.seeds import derived_rng
 
 TILE = 160
 SHOWN = 9
-"""Channels or classes that are drawn where none is named."""
+"""Number of channels or classes that are drawn if none is named."""
 COLOURS = ((0.26, 0.09, 0.02), (0.27, 0.00, -0.05), (0.27, -0.09, 0.03))
 """Square root of the colour covariance of ImageNet (Olah et al. 2017, lucid's color_correlation_svd_sqrt)."""
 
 
 @dataclass
 class Options:
-    """target: classes (names or numbers, separated by commas); without target and layer the first nine.
+    """Draw images grown from noise to maximize the response of a class or channel.
 
-    layer: an index that counts the stages, or a name; channels: which of its channels, `0,5,7`. size: of the image in
-    pixels, null: what the network takes. jitter: pixels by which the image is shifted at random in each step.
+    target: classes (names or numbers, separated by commas); null: the first nine, unless layer is given.
+    layer: index of a stage, or a name.
+    channels: channels of the layer, such as 0,5,7.
+    size: side of the image in pixels; null: the network's input size.
+    steps: number of optimization steps.
+    lr: learning rate of Adam.
+    jitter: largest random shift in each step, in pixels; null: a sixteenth of the size.
+    seed: seed of the noise and of the shifts.
     """
 
     target: str | None = None
@@ -45,9 +51,10 @@ class Options:
 
 
 class FourierImages(nn.Module):
-    """Images in (0, 1) by their spectrum, scaled by 1 / frequency, colours decorrelated (Olah et al. 2017).
+    """Images in (0, 1) with their scaled spectrum as parameters, and decorrelated colours (Olah et al. 2017).
 
-    Steps of equal size in it change every frequency alike, where steps of pixels favour the highest.
+    The spectrum is scaled by 1 / frequency. Equal steps in the spectrum change all frequencies alike; steps in pixels
+    would favour the highest ones.
     """
 
     scale: Tensor
@@ -60,7 +67,7 @@ class FourierImages(nn.Module):
         self.spectrum = nn.Parameter(0.01 * torch.randn(count, channels, *frequencies.shape, 2))
 
     def forward(self) -> Tensor:
-        """N x C x size x size."""
+        """Return the images, N x C x size x size."""
         spectrum = torch.view_as_complex(self.spectrum) * self.scale
         images = torch.fft.irfft2(spectrum, s=(self.size, self.size)) / 4
         if images.shape[1] == 3:
@@ -70,7 +77,7 @@ class FourierImages(nn.Module):
 
 
 def draw(subject: Subject, options: Options, output: Path) -> list[Path]:
-    """Write maximize.png, maximize.json and a film of how the images came about."""
+    """Write maximize.png, maximize.json and film.gif, which shows how the images grow."""
     if options.steps < 1:
         raise InputError(f"steps={options.steps}: at least 1 is needed.")
     title, names, objective = goals(subject, options)
@@ -84,7 +91,7 @@ def draw(subject: Subject, options: Options, output: Path) -> list[Path]:
             values.append(value)
             if step in kept:
                 frames.append(_sheet(f"{title} · step {step}", pixels, names, value))
-                album.board.add_scalar("maximize/mean", float(value.mean()), step)
+                album.events.add_scalar("maximize/mean", float(value.mean()), step)
         album.film("film", frames, columns=3)
         album.add("maximize", _sheet(title, pixels, names, values[-1]))
         starts, ends = values[0].tolist(), values[-1].tolist()
@@ -96,7 +103,7 @@ def draw(subject: Subject, options: Options, output: Path) -> list[Path]:
 
 
 def goals(subject: Subject, options: Options) -> tuple[str, list[str], Callable[[Tensor], Tensor]]:
-    """Title, the name of each goal, and what is to be large: pixels N x C x H x W -> N, image i for goal i."""
+    """Return the title, the name of each goal, and the objective: pixels N x C x H x W -> N, image i for goal i."""
     if options.layer is None:
         asked = layer_patterns(options.target or ",".join(map(str, range(min(SHOWN, len(subject.classes))))))
         classes = [subject.class_index(text) for text in asked]
@@ -121,17 +128,22 @@ def goals(subject: Subject, options: Options) -> tuple[str, list[str], Callable[
 
 
 def channel_numbers(text: str, count: int, clipped: bool = False) -> list[int]:
-    """The numbers of `0,5,7`; raises InputError for one that is none of `count` channels, unless `clipped`."""
+    """Parse channel numbers such as 0,5,7.
+
+    clipped: drop numbers that are not below `count` instead of raising InputError.
+    """
     patterns = layer_patterns(text)
     numbers = [int(pattern) for pattern in patterns if pattern.isdigit()]
     wrong = [pattern for pattern in patterns if not pattern.isdigit()] + [str(n) for n in numbers if n >= count]
     if not numbers or (wrong and not clipped):
-        raise InputError(f"channels={text}: the layer has the channels 0 to {count - 1}.")
+        raise InputError(f"channels={text}: the layer has channels 0 to {count - 1}.")
     return [number for number in numbers if number < count]
 
 
-def ascend(images: FourierImages, objective: Callable[[Tensor], Tensor], steps: int, lr: float, jitter: int):
-    """Yields the pixels and the goals' values at the start and after each step of Adam on shifted images."""
+def ascend(
+    images: FourierImages, objective: Callable[[Tensor], Tensor], steps: int, lr: float, jitter: int
+) -> Iterator[tuple[Tensor, Tensor]]:
+    """Yield the pixels and the values of the goals at the start and after each Adam step on shifted images."""
     optimizer = torch.optim.Adam(images.parameters(), lr=lr)
     for _ in tqdm(range(steps), "Growing", unit="step"):
         with differentiable():
@@ -155,4 +167,6 @@ def _shifted(pixels: Tensor, jitter: int) -> Tensor:
 def _sheet(title: str, pixels: Tensor, names: list[str], values: Tensor) -> Image.Image:
     tiles = [resized(tensor_image(image), max(TILE, image.shape[-1])) for image in to_uint8(pixels)]
     captions = [f"{name}\n{value:.3g}" for name, value in zip(names, values.tolist(), strict=True)]
-    return titled(grid(tiles, captions, gap=6, below=True), title, "grown from noise; below each the answer to it")
+    return titled(
+        grid(tiles, captions, gap=6, below=True), title, "grown from noise; below each, its goal and the value reached"
+    )

@@ -1,4 +1,4 @@
-"""`what=preprocessing`: what every kind of preprocessing makes of the same images, and of their covariance."""
+"""`what=preprocessing`: the same images, and their covariance, after every kind of preprocessing."""
 
 from dataclasses import dataclass
 from pathlib import Path
@@ -25,16 +25,18 @@ KINDS: dict[str, tuple[str, dict[str, Any]]] = {
     "pca_whiten": ("coordinates along the components, each of variance 1 (not an image any more)", {"epsilon": 1e-3}),
     "zca": ("whitened and turned back: of all whitenings the closest to the image", {"epsilon": 1e-3}),
 }
-"""What each kind does, and the options it is drawn with."""
+"""Kind of preprocessing -> what it does, and the options it is drawn with."""
 
 
 @dataclass
 class Options:
-    """images: a folder; without it the training images. limit: how many the statistics are of. shown: how many are
-    drawn.
+    """Draw the same images, and their covariance, after every kind of preprocessing.
 
-    size: pixels of a side to which images are reduced, as a covariance grows with its fourth power; null is 32 for grey
-    images and 16 for colour.
+    images: a folder; null: the training images.
+    limit: number of images for the statistics.
+    shown: number of images that are drawn.
+    size: side to which images are resized, in pixels; null: 32 for grey and 16 for colour images. The covariance grows
+        with its fourth power.
     """
 
     images: str | None = None
@@ -70,18 +72,18 @@ def draw(subject: Subject, options: Options, output: Path) -> list[Path]:
 
 
 def source(subject: Subject, options: Options) -> Tensor:
-    """float32 N x C x H x W in [0, 1]: the training images, or those of a folder."""
+    """Return the training images, or those of a folder, as float32 N x C x H x W in [0, 1]."""
     if options.images is not None or not subject.has_data:
         found = torch.cat([picture.batch for picture in subject.pictures(options.images, options.limit, spread=True)])
     else:
         found = subject.data.sample(options.limit).float() / 255
     if len(found) < 2:
-        raise InputError("At least two images are needed to have a covariance.")
+        raise InputError("At least two images are needed for a covariance.")
     return found
 
 
 def described(images: Tensor) -> tuple[Tensor, dict[str, float]]:
-    """The covariance D x D of flattened images, D = C * H * W, and what it says in numbers."""
+    """Return the covariance D x D of the flattened images, D = C * H * W, and its key numbers."""
     rows = images.flatten(1).double()
     covariance = torch.cov(rows.T)
     variances = covariance.diag()
@@ -100,14 +102,14 @@ def described(images: Tensor) -> tuple[Tensor, dict[str, float]]:
 
 
 def reduced(values: Tensor, side: int) -> Tensor:
-    """A square matrix of at most `side` rows: of each block the entry of largest magnitude, so that no line is lost."""
+    """Reduce a square matrix to at most `side` rows, keeping each block's entry of largest magnitude."""
     block = -(-len(values) // side)
     highest, lowest = (sign * F.max_pool2d(sign * values[None], block, ceil_mode=True)[0] for sign in (1, -1))
     return torch.where(highest >= -lowest, highest, lowest)
 
 
 def shown(image_CHW: Tensor, raw: bool) -> Tensor:
-    """uint8: pixels as they are, or 0 in mid-grey and the range symmetric about it."""
+    """Return an image as uint8: unchanged if `raw`, else with 0 in mid-grey and a symmetric range around it."""
     return to_uint8(image_CHW if raw else 0.5 + 0.5 * image_CHW / image_CHW.abs().max().clamp_min(1e-12))
 
 

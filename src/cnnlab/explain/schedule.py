@@ -1,4 +1,4 @@
-"""`what=schedule`: the learning rate of every stage, and what is frozen, over the epochs of a run that never runs."""
+"""`what=schedule`: the learning rate and freezing of every stage over the epochs, without training."""
 
 from dataclasses import dataclass
 from pathlib import Path
@@ -22,15 +22,21 @@ from cnnlab.training.recipe import is_plateau
 
 @dataclass
 class Options:
-    """steps: optimizer steps of an epoch; those of the real run follow from its data and batch size."""
+    """Draw the learning rate and freezing of every stage over the epochs, without training.
+
+    steps: optimizer steps per epoch to simulate; those of the real run follow from its data and batch size.
+    """
 
     steps: int = 50
 
 
 @dataclass(frozen=True)
 class Schedule:
-    """rates: stage -> its learning rate before each step, whether it trains or not. trainable: the stages that train in
-    each epoch. note: what the picture cannot know."""
+    """The simulated schedule of a run.
+
+    epochs, steps: number of epochs, and of steps per epoch. rates: stage -> its learning rate before each step, even
+    while it is frozen. trainable: the stages that train in each epoch. note: what the simulation leaves out.
+    """
 
     epochs: int
     steps: int
@@ -65,7 +71,10 @@ def draw(subject: Subject, options: Options, output: Path) -> list[Path]:
 
 
 def simulate(network: nn.Module, cfg: dict[str, Any], steps: int, trusted: tuple[str, ...]) -> Schedule:
-    """Step the config's scheduler on the network's parameter groups, which may be without memory, and train nothing."""
+    """Step the config's scheduler on the network's parameter groups without training.
+
+    network: may be on the meta device.
+    """
     epochs = cfg["trainer"]["max_epochs"]
     plan = FreezePlan(network, cfg["freeze"]["phases"], cfg["freeze"]["batch_norm"])
     regularizers = build_entries(cfg["regularization"], trusted).values()
@@ -74,8 +83,10 @@ def simulate(network: nn.Module, cfg: dict[str, Any], steps: int, trusted: tuple
     groups = parameter_groups(network, plan, lr, decay)
     optimizer = build(cfg["optimizer"], trusted)(groups, lr=lr)
     build_scheduler = build(cfg["scheduler"], trusted)
-    waits = is_plateau(build_scheduler)
-    scheduler = None if waits else build_scheduler(optimizer, total_steps=epochs * steps, steps_per_epoch=steps)
+    follows_metric = is_plateau(build_scheduler)
+    scheduler = (
+        None if follows_metric else build_scheduler(optimizer, total_steps=epochs * steps, steps_per_epoch=steps)
+    )
     stage_of = {id(p): stage for stage, p in _parameters(network)}
     rates: dict[str, list[float]] = {stage: [] for stage, _ in _parameters(network)}
     for _ in range(epochs * steps):
@@ -85,12 +96,12 @@ def simulate(network: nn.Module, cfg: dict[str, Any], steps: int, trusted: tuple
         optimizer.step()
         if scheduler is not None:
             scheduler.step()
-    note = "drawn without the reductions of ReduceLROnPlateau, which follow a metric" if waits else ""
+    note = "without the reductions of ReduceLROnPlateau, which follow a metric" if follows_metric else ""
     return Schedule(epochs, steps, rates, [plan.trainable(epoch) for epoch in range(epochs)], note)
 
 
 def schedule_figure(schedule: Schedule, title: str) -> Figure:
-    """Above: each learning rate that occurs. Below: stages by epochs, coloured by the rate at which they train."""
+    """Plot the distinct learning rates and, below, the stages by epoch, coloured by learning rate (grey: frozen)."""
     names = list(schedule.rates)
     figure = Figure(figsize=(12, 4.5 + 0.24 * len(names)), layout="constrained")
     figure.suptitle(title, fontsize=14)
@@ -134,7 +145,7 @@ def schedule_figure(schedule: Schedule, title: str) -> Figure:
 
 
 def _parameters(network: nn.Module) -> list[tuple[str, nn.Parameter]]:
-    """(stage, parameter) in the order of the stages that have parameters."""
+    """Return (stage, parameter) for every parameter, in the order of the stages."""
     stage = stage_of_parameter(network)
     order = list(stages(network))
     named = [(stage[name], parameter) for name, parameter in network.named_parameters()]

@@ -1,6 +1,6 @@
 """`what=style`: the content of one image in the style of another (Gatys et al. 2016)."""
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -22,11 +22,20 @@ from cnnlab.models.gradients import differentiable
 
 @dataclass
 class Options:
-    """content, style: image files. size: pixels of the longer side of the result.
+    """Draw the content of one image in the style of another.
 
-    steps: of Adam, shared by `scales` sizes that double up to `size`. content_weight, style_weight, tv_weight: of the
-    relative errors of content and Gram matrices, and of the total variation. keep_colors: the result takes the style's
-    brightness and the content's colours. style_layers, content_layer: VGG16's relu1_1, 2_1, 3_1, 4_1, 5_1 and relu4_2.
+    content: image file.
+    style: image file.
+    size: longer side of the result, in pixels.
+    steps: total number of Adam steps.
+    scales: number of sizes, doubling up to size, that the steps are divided among.
+    lr: learning rate of Adam.
+    content_weight: weight of the relative error of the content.
+    style_weight: weight of the relative error of the Gram matrices.
+    tv_weight: weight of the total variation.
+    keep_colors: keep the colours of the content, and take only the brightness from the result.
+    style_layers: layers of the style; the default is VGG16's relu1_1, 2_1, 3_1, 4_1 and 5_1.
+    content_layer: layer of the content; the default is VGG16's relu4_2.
     """
 
     content: str | None = None
@@ -44,10 +53,15 @@ class Options:
 
 
 def draw(subject: Subject, options: Options, output: Path) -> list[Path]:
-    """Write style.png (content, style, result), result.png, a strip of the steps between, and the losses in style.json;
-    the losses are in TensorBoard too."""
+    """Write style.png (content, style, result), result.png, strip.png (intermediate steps) and style.json (losses).
+
+    The losses are also logged to TensorBoard.
+    """
     if options.steps < 1 or options.scales < 1 or options.size < 2 ** (options.scales + 3):
-        raise InputError(f"steps={options.steps}, scales={options.scales}: at least 1; size at least 8 for each scale.")
+        raise InputError(
+            f"steps={options.steps}, scales={options.scales} must be at least 1, and "
+            f"size={options.size} at least 2 ** (scales + 3)."
+        )
     content, style = (_read(subject, name, getattr(options, name), options.size) for name in ("content", "style"))
     network = subject.network.requires_grad_(False).to(memory_format=torch.channels_last)
     layers = resolve_layers(network, layer_patterns(options.style_layers + "," + options.content_layer))
@@ -66,7 +80,7 @@ def draw(subject: Subject, options: Options, output: Path) -> list[Path]:
                 if len(losses) % -(-options.steps // 7) == 0:
                     frames.append(_frame(image, len(losses), loss))
                 for name, value in loss.items():
-                    album.board.add_scalar(f"style/{name}", value, len(losses))
+                    album.events.add_scalar(f"style/{name}", value, len(losses))
                 losses.append(loss)
                 bar.update()
         frames.append(_frame(image, len(losses), losses[-1]))
@@ -83,7 +97,7 @@ def draw(subject: Subject, options: Options, output: Path) -> list[Path]:
 
 
 class Transfer:
-    """The losses between images, and the descent on them."""
+    """Minimizes the content, style and total-variation losses of an image."""
 
     def __init__(
         self, network: nn.Module, preprocessing: nn.Module, layers: Mapping[str, nn.Module], options: Options
@@ -96,10 +110,13 @@ class Transfer:
         self.style_layers = list(resolve_layers(network, layer_patterns(options.style_layers)))
 
     def outputs(self, image: Tensor) -> dict[str, Tensor]:
+        """Return layer -> its output for an image in [0, 1]."""
         return layer_outputs(self.network, self.preprocessing(image), self.layers)
 
-    def paint(self, image: Tensor, content: Tensor, style: Tensor, steps: int):
-        """Yields the image, clamped to [0, 1] after each step of Adam, and its losses before that step."""
+    def paint(
+        self, image: Tensor, content: Tensor, style: Tensor, steps: int
+    ) -> Iterator[tuple[Tensor, dict[str, float]]]:
+        """Yield the image, clamped to [0, 1], after each Adam step, and its losses before that step."""
         options = self.options
         with torch.no_grad():
             wanted = self.outputs(content)[self.content_layer]
@@ -126,25 +143,31 @@ class Transfer:
 
 
 def gram(maps_1CHW: Tensor) -> Tensor:
-    """C x C inner products of the channels over all positions, divided by C * H * W (Gatys et al. 2016, equation 3)."""
+    """Return the C x C inner products of the channels over all positions, divided by C * H * W.
+
+    Gatys et al. 2016, equation 3.
+    """
     _, channels, height, width = maps_1CHW.shape
     rows = maps_1CHW[0].reshape(channels, -1)
     return rows @ rows.T / (channels * height * width)
 
 
 def relative_error(found: Tensor, wanted: Tensor) -> Tensor:
-    """|found - wanted|^2 / |wanted|^2: of one size in every layer, network and image."""
+    """Return |found - wanted|^2 / |wanted|^2, which has the same scale in every layer, network and image."""
     return (found - wanted).square().sum() / wanted.square().sum().clamp_min(1e-12)
 
 
 def total_variation(images: Tensor) -> Tensor:
-    """Mean squared difference of neighbouring pixels."""
+    """Return the mean squared difference of neighbouring pixels."""
     down = (images[..., 1:, :] - images[..., :-1, :]).square().mean()
     return down + (images[..., :, 1:] - images[..., :, :-1]).square().mean()
 
 
 def with_colors_of(content: Image.Image, result: Image.Image) -> Image.Image:
-    """The brightness of `result` with the colours of `content` (Gatys et al. 2016, Preserving Color, section 3.2)."""
+    """Return the brightness of `result` with the colours of `content`; a grey content leaves it unchanged.
+
+    Gatys et al. 2016, Preserving Color, section 3.2.
+    """
     if content.mode == "L":
         return result
     brightness = result.convert("YCbCr").split()[0]
@@ -153,9 +176,9 @@ def with_colors_of(content: Image.Image, result: Image.Image) -> Image.Image:
 
 
 def _read(subject: Subject, key: str, path: str | None, size: int) -> Tensor:
-    """float32 1 x C x H x W in [0, 1], the longer side `size`."""
+    """Read an image as float32 1 x C x H x W in [0, 1], resized to a longer side of `size`."""
     if path is None:
-        raise InputError(f"{key}=FILE is needed: content=FILE style=FILE.")
+        raise InputError(f"{key}=FILE is required: content=FILE style=FILE.")
     image = decode(Path(path), subject.spec.channels)
     if min(image.size) < SMALLEST:
         raise InputError(f"{key}={path} has {image.width} x {image.height} pixels; {SMALLEST} a side are needed.")

@@ -1,4 +1,4 @@
-"""What a picture is of: a network, its preprocessing, and the data and settings that belong to it."""
+"""The subject of a picture: a network, its preprocessing, and the data and settings that belong to it."""
 
 from abc import ABC, abstractmethod
 from dataclasses import dataclass
@@ -20,7 +20,7 @@ from cnnlab.models.building import InputSpec
 
 BATCH = 32
 SMALLEST = 8
-"""Pixels of the shorter side of an image, below which there is nothing to see."""
+"""Smallest length of the shorter side of an image, in pixels."""
 
 
 @dataclass(frozen=True)
@@ -30,61 +30,61 @@ class Picture:
     name: str
     pixels: Tensor
     label: str = ""
-    """The name of its class, or of the folder it is in."""
+    """Name of its class, or of the folder it is in."""
     target: int | None = None
-    """The output of the network that stands for its class, where that is known."""
+    """Index of the network's output for its class; None if unknown."""
 
     @property
     def batch(self) -> Tensor:
-        """float32 1 x C x H x W in [0, 1]."""
+        """The image as a batch, float32 1 x C x H x W in [0, 1]."""
         return self.pixels[None].float() / 255
 
 
 class Subject(ABC):
-    """Every part is made when it is first asked for: a schedule needs no weights, filters need no data."""
+    """A network with its preprocessing, data and settings, each built on first access: a schedule needs no weights."""
 
     name: str
     run: Path | None = None
-    """The run folder, where the network is from one."""
+    """The run folder; None if the network is not from a run."""
     has_data: bool = False
-    """Whether the user said which data belong to the network."""
+    """Whether the run or the user names the data of the network."""
     packages: tuple[str, ...] = ()
-    """trusted_packages, as the user gave them."""
+    """The user's trusted_packages."""
 
     @property
     @abstractmethod
     def cfg(self) -> dict[str, Any]:
-        """The resolved config, of the run or of the overrides."""
+        """The resolved config of the run or of the overrides."""
 
     @property
     @abstractmethod
     def spec(self) -> InputSpec:
-        """What the network takes."""
+        """The size and channels of the network's input."""
 
     @property
     @abstractmethod
     def network(self) -> nn.Module:
-        """In eval mode; weights without a classifier leave their flattened features in its place."""
+        """The network in eval mode; if its weights have no classifier, its outputs are flattened features."""
 
     @property
     @abstractmethod
     def preprocessing(self) -> nn.Module:
-        """In front of the network: float images in [0, 1] -> what the network takes."""
+        """The module that maps float images in [0, 1] to the network's input."""
 
     @property
     @abstractmethod
     def class_names(self) -> list[str] | None:
-        """None if the weights have no classifier."""
+        """The names of the outputs; None if the weights have no classifier."""
 
     @property
     @abstractmethod
     def data(self) -> DataModule:
-        """The data set of the config, split, with its augmentations."""
+        """The split data of the config, with its augmentations."""
 
     @property
     @abstractmethod
     def meta_network(self) -> nn.Module:
-        """The network that is trained, without memory for its parameters."""
+        """The network as it is trained, on the meta device."""
 
     @property
     @abstractmethod
@@ -93,7 +93,7 @@ class Subject(ABC):
 
     @cached_property
     def model(self) -> nn.Sequential:
-        """Preprocessing and network: float images in [0, 1] N x C x H x W -> logits."""
+        """Preprocessing and network: maps float images in [0, 1], N x C x H x W, to logits."""
         return nn.Sequential(self.preprocessing, self.network).eval().to(memory_format=torch.channels_last)
 
     @cached_property
@@ -101,31 +101,31 @@ class Subject(ABC):
         """The names of the outputs; raises InputError if the weights have no classifier."""
         if self.class_names is None:
             raise InputError(
-                f"The weights of {self.name} have no classifier: this picture needs one. "
+                f"The weights of {self.name} have no classifier, which this picture needs. "
                 "Train one first: python train.py model=... model.weights=... freeze=features"
             )
         return self.class_names
 
     def class_index(self, text: str) -> int:
-        """The output of a class, by its name or number; raises InputError if there is none."""
+        """Return the index of a class given by name or number; raise InputError if it is unknown."""
         if text in self.classes:
             return self.classes.index(text)
         if text.isdigit() and int(text) < len(self.classes):
             return int(text)
         raise InputError(
-            f"{text!r} is no class of {self.name}: use 0 to {len(self.classes) - 1} or a name. "
+            f"{text!r} is not a class of {self.name}: use 0 to {len(self.classes) - 1} or a name. "
             f"{nearest([text], self.classes)}".rstrip()
         )
 
     def pictures(self, images: str | None, limit: int, spread: bool = False) -> list[Picture]:
-        """At most `limit` pictures of a file or folder; without `images`, the first validation images of the data.
+        """Return at most `limit` pictures of a file or folder, or validation images if `images` is None.
 
-        spread: take them at equal distances instead, so that every class of an ordered data set is among them.
-        Raises InputError or DataError for an image that cannot be read or is smaller than 8 pixels, and for a network
-        that takes no images.
+        spread: take evenly spaced pictures instead of the first ones, to cover the classes of an ordered data set.
+        Raises InputError or DataError if an image cannot be read or is smaller than 8 pixels, or if the network does
+        not take images.
         """
         if self.spec.channels not in (1, 3):
-            raise InputError(f"{self.name} takes {self.spec.channels} planes, which pictures do not have.")
+            raise InputError(f"{self.name} takes inputs of {self.spec.channels} planes; pictures have 1 or 3 channels.")
         if images is None:
             return self._validation_images(limit, spread)
         folder, paths = find_pictures(Path(images))
@@ -133,7 +133,7 @@ class Subject(ABC):
         return [self._picture(path, path.relative_to(folder).with_suffix("").as_posix()) for path in chosen]
 
     def picture(self, image: str | None) -> Picture:
-        """One picture; raises as `pictures` does."""
+        """Return one picture; raise as `pictures` does."""
         return self.pictures(image, 1)[0]
 
     def _picture(self, path: Path, name: str) -> Picture:
@@ -148,7 +148,7 @@ class Subject(ABC):
     def _validation_images(self, limit: int, spread: bool) -> list[Picture]:
         if not self.has_data:
             raise InputError(
-                "images=FILE is needed: a picture, or a folder of them; or data=... with data.root=FOLDER."
+                "images=FILE is required, a picture or a folder of pictures; or data=... with data.root=FOLDER."
             )
         parts = self.data.parts
         part = parts.val if parts.val is not None else parts.train
@@ -165,7 +165,7 @@ class Subject(ABC):
         ]
 
     def _targets(self, images: LabelledImages) -> list[int] | None:
-        """For each class of the data the output that stands for it; None if the network knows other classes."""
+        """Return the network's output index for each class of the data; None if the network has other classes."""
         wnids = list(imagenet_classes())
         if images.wnids and len(self.class_names or []) == len(wnids):
             return [wnids.index(wnid) for wnid in images.wnids]
@@ -173,13 +173,16 @@ class Subject(ABC):
 
     @torch.no_grad()
     def probabilities(self, images: Tensor) -> Tensor:
-        """float images in [0, 1] N x C x H x W -> N x classes; raises InputError if there is no classifier."""
+        """Return the probabilities N x classes of float images in [0, 1], N x C x H x W.
+
+        Raises InputError if the weights have no classifier.
+        """
         count = len(self.classes)
-        return torch.cat([self.model(part).float()[:, :count].softmax(dim=1) for part in images.split(BATCH)])
+        return torch.cat([self.model(batch).float()[:, :count].softmax(dim=1) for batch in images.split(BATCH)])
 
 
 def _chosen(count: int, limit: int, spread: bool) -> list[int]:
-    """The first `limit` of `count` indices, or as many at equal distances."""
+    """Return the first `limit` of `count` indices or, with `spread`, evenly spaced ones."""
     if limit < 1:
         raise InputError(f"limit={limit}: at least 1 is needed.")
     if not spread or limit >= count:

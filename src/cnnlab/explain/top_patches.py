@@ -1,4 +1,4 @@
-"""`what=top_patches`: what a channel answers to most strongly in a data set (Zeiler and Fergus 2014, figure 2)."""
+"""`what=top_patches`: the patches that each channel responds to most strongly (Zeiler and Fergus 2014, figure 2)."""
 
 import heapq
 from dataclasses import dataclass
@@ -19,15 +19,18 @@ from cnnlab.models.receptive_fields import Field, receptive_fields
 
 BATCH = 32
 TILE = 56
-"""Pixels of a patch in the picture."""
+"""Side of a patch in the picture, in pixels."""
 
 
 @dataclass
 class Options:
-    """layer: an index that counts the stages, a name or a glob.
+    """Draw the patches of a data set that each channel responds to most strongly.
 
-    images: a folder; without it the validation images. limit: how many of them, at equal distances. patches: how many
-    for each channel, one of an image at most. channels: how many channels of the layer are shown.
+    layer: index of a stage, a name or a glob.
+    images: a folder; null: the validation images.
+    limit: number of images, evenly spaced.
+    patches: number of patches per channel, at most one from each image.
+    channels: number of channels that are shown.
     """
 
     layer: str = "auto"
@@ -39,7 +42,7 @@ class Options:
 
 @dataclass(frozen=True, order=True)
 class Peak:
-    """The strongest answer of a channel to an image."""
+    """The strongest response of a channel to an image, and where it is in the map."""
 
     value: float
     image: int
@@ -48,7 +51,7 @@ class Peak:
 
 
 def draw(subject: Subject, options: Options, output: Path) -> list[Path]:
-    """Write patches_<layer>.png and .json: for each channel the patches with its largest values, strongest first."""
+    """Write patches_<layer>.png and .json: the patches with the largest values of each channel, strongest first."""
     if min(options.patches, options.channels) < 1:
         raise InputError("patches and channels: at least 1 is needed.")
     layers = resolve_layers(subject.network, layer_patterns(options.layer))
@@ -65,8 +68,8 @@ def draw(subject: Subject, options: Options, output: Path) -> list[Path]:
             picture = titled(
                 grid(blocks, [f"{number}  max {best[0].value:.3g}" for number, best in enumerate(channels)], gap=6),
                 layer_title(subject.name, name, layers[name], stage_index(subject.network, name)),
-                f"the {options.patches} strongest patches of each channel among {len(pictures)} images, one of an "
-                f"image · receptive field {size}, cut at the image's edge",
+                f"the {options.patches} strongest patches of each channel among {len(pictures)} images, one per image "
+                f"· receptive field {size}, clipped at the image's edge",
             )
             album.add(f"patches_{name}", picture)
             album.numbers(
@@ -94,9 +97,9 @@ def draw(subject: Subject, options: Options, output: Path) -> list[Path]:
 def peaks(
     subject: Subject, pictures: list[Picture], layers: list[str], count: int, channels: int
 ) -> dict[str, list[list[Peak]]]:
-    """Layer -> channel -> its `count` strongest answers, strongest first, one for each image at most.
+    """Return layer -> channel -> its `count` strongest responses, strongest first, at most one from each image.
 
-    Layers whose output is no map are left out.
+    Layers whose output has no height and width are left out.
     """
     modules = resolve_layers(subject.network, layers)
     best: dict[str, list[list[Peak]]] = {}
@@ -127,7 +130,7 @@ def _block(pictures: list[Picture], best: list[Peak], field: Field | None, patch
 
 
 def _box(field: Field | None, peak: Peak, pixels: Tensor) -> tuple[int, int, int, int]:
-    """(top, left, bottom, right) of what the unit sees, inside the image."""
+    """Return (top, left, bottom, right) of the unit's receptive field, clipped to the image."""
     _, height, width = pixels.shape
     if field is None:
         return 0, 0, height, width

@@ -1,4 +1,4 @@
-"""Many games in two bytes a move: read from records once, kept in files, and mapped into memory ever after."""
+"""Archives of games: records are parsed once, stored with two bytes a move, and then memory-mapped."""
 
 import hashlib
 import json
@@ -24,34 +24,35 @@ from cnnlab.system.files import read_json, write_json
 
 log = logging.getLogger(__name__)
 VERSION = 1
-"""Of the files and of how records are read; archives of another version are made anew."""
+"""Version of the file format and of the parsing; archives of another version are rebuilt."""
 LARGE = 50 * 2**20
-"""Bytes of records from which several processes read them."""
+"""Size of the records in bytes above which several processes parse them."""
 RANK = re.compile(r"(\d+)\s*(k|d|p|级|級|段)", re.IGNORECASE)
 DATE = re.compile(r"\d{4}(-\d\d(-\d\d)?)?")
 ROW = np.dtype([("start", "<i8"), ("first_move", "<i8"), ("end", "<i8"), ("positions", "<i4")])
-"""Of a game: where its set-up stones, its moves and the next game begin in the moves' file; its moves but passes."""
+"""Row of a game: where its set-up stones, its moves and the next game start in moves.bin; its moves except passes."""
 
 
 @dataclass(frozen=True)
 class Filters:
-    """Which games are wanted; None does not ask."""
+    """Conditions on the games to keep; None sets no condition."""
 
     size: int = 19
     min_rank: str | None = None
-    """Of both players: 6d, 1p, 3k. A game that does not say is not wanted then."""
+    """Minimum rank of both players: 6d, 1p, 3k. Excludes games without ranks."""
     max_handicap: int | None = None
-    """Stones; 0 wants even games only."""
+    """Maximum number of handicap stones; 0 keeps only even games."""
     first_date: str | None = None
-    """2016, 2016-07 or 2016-07-31; a game without a date is not wanted then."""
+    """Earliest date: 2016, 2016-07 or 2016-07-31. Excludes games without a date."""
     last_date: str | None = None
+    """Latest date, in the same form."""
     results: Sequence[str] | None = None
-    """How RE may begin: [B+R, W+R] wants games that were resigned."""
+    """Allowed prefixes of the result (RE): [B+R, W+R] keeps games that ended by resignation."""
     max_games: int | None = None
-    """The first so many of those that are wanted."""
+    """Maximum number of games; the first ones that match are kept."""
 
     def __post_init__(self) -> None:
-        """Raises InputError for a rank, date or number that is none."""
+        """Raise InputError for an invalid rank, date or number of games."""
         if self.min_rank is not None and strength(self.min_rank) is None:
             raise InputError(f"data.min_rank={self.min_rank}: use a rank such as 3k, 6d or 1p.")
         for name in ("first_date", "last_date"):
@@ -59,10 +60,10 @@ class Filters:
             if value is not None and not DATE.fullmatch(str(value)):
                 raise InputError(f"data.{name}={value}: use 2016, 2016-07 or 2016-07-31.")
         if self.max_games is not None and self.max_games < 1:
-            raise InputError(f"data.max_games={self.max_games}: at least 1 is needed, or null for all.")
+            raise InputError(f"data.max_games={self.max_games}: use at least 1, or null for all games.")
 
     def refused(self, game: Game) -> str:
-        """Why the game is not wanted, "" if it is."""
+        """Return why the game does not match; "" if it does."""
         if game.size != self.size:
             return f"board of {game.size} lines"
         if self.min_rank is not None:
@@ -83,7 +84,7 @@ class Filters:
 
 
 def strength(rank: str) -> int | None:
-    """A rank on one scale: 1k is 0, 1d is 1, 1p follows 9d; None if the text has none."""
+    """Return a rank as a number: 1k is 0, 1d is 1, 1p follows 9d; None if the text contains no rank."""
     found = RANK.search(rank)
     if not found:
         return None
@@ -92,18 +93,19 @@ def strength(rank: str) -> int | None:
 
 
 class Archive:
-    """The games in a folder that `open_archive` made, in the order of their records.
+    """The games in a folder written by `open_archive`, in the order of their records.
 
-    positions: int64 [games], how many moves of each are no passes. skipped: name -> why a record was left out.
+    positions: int64 [games], number of moves of each game except passes. skipped: name -> why a record was left out.
+    unwanted: reason -> number of games that the filters exclude.
     """
 
     def __init__(self, folder: Path) -> None:
-        """Raises DataError if the files are missing, damaged, or do not fit each other."""
+        """Map the files of an archive; raise DataError if they are missing, damaged or inconsistent."""
         self.folder = folder
         try:
             self._read()
         except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
-            raise DataError(f"{folder} holds no games, or damaged ones: {error}.") from error
+            raise DataError(f"{folder} is not an archive of games, or is damaged: {error}.") from error
 
     def _read(self) -> None:
         folder, about = self.folder, read_json(self.folder / "about.json")
@@ -117,45 +119,46 @@ class Archive:
         self._require_fit()
 
     def _require_fit(self) -> None:
-        """Raises ValueError unless the rows cut the moves into games one after another, with that many positions."""
+        """Raise ValueError unless the rows split the moves into consecutive games with the stated positions."""
         start, first, end = (self._rows[name] for name in ("start", "first_move", "end"))
         borders = np.append(start, len(self._codes))
         if len(self.names) != len(start) or not len(start) or borders[0] != 0:
-            raise ValueError("names, games and moves are not of one archive")
+            raise ValueError("names, games and moves do not belong together")
         if (start > first).any() or (first >= end).any() or (end != borders[1:]).any():
-            raise ValueError("the moves are not one game after another")
+            raise ValueError("the games do not follow each other in the moves")
         moves = np.add.reduceat(self._codes & PASS != PASS, start, dtype=np.int64)
         if (moves - (first - start) != self.positions).any():
-            raise ValueError("the games have other numbers of moves")
+            raise ValueError("the numbers of moves are wrong")
         if not all(isinstance(word, str) for entry in self.skipped.items() for word in entry):
-            raise ValueError("what was left out has no names and reasons")
+            raise ValueError("the list of skipped records does not map names to reasons")
         if not all(isinstance(count, int) for count in self.unwanted.values()):
-            raise ValueError("what was not wanted has no counts")
+            raise ValueError("the list of unwanted games does not map reasons to counts")
 
     def __reduce__(self) -> Any:
-        """A process that gets an archive maps the files itself."""
+        """Pickle only the folder: each process maps the files itself."""
         return Archive, (self.folder,)
 
     def __len__(self) -> int:
         return len(self._rows)
 
     def moves(self, game: int) -> np.ndarray:
-        """Encoded as by `positions.encode`: uint16 [n]."""
+        """Return the moves of a game, encoded as by `positions.encode`: uint16 [n]."""
         row = self._rows[game]
         return self._codes[row["first_move"] : row["end"]]
 
     def setup(self, game: int) -> np.ndarray:
-        """The stones on the board before the first move, encoded likewise."""
+        """Return the stones on the board before the first move, encoded like moves: uint16 [n]."""
         row = self._rows[game]
         return self._codes[row["start"] : row["first_move"]]
 
 
 def open_archive(source: Path, filters: Filters, cache_dir: Path, workers: int = 0) -> Archive:
-    """The wanted games of an SGF file, a zip archive or a folder of them; read at the first call, then kept.
+    """Return the games of an SGF file, a zip archive or a folder of them that match the filters.
 
-    What is kept below `cache_dir` belongs to the contents of the files and to the filters. Of games with the same
-    moves only the first is taken. workers: processes that parse large collections.
-    Raises DataError if there are no records, or no game is left.
+    The first call parses the records and stores the archive below `cache_dir`, under a hash of the files' contents and
+    the filters; later calls open it. Of games with the same moves only the first is kept.
+    workers: processes that parse large collections.
+    Raises DataError if there are no records, or no game matches.
     """
     files = record_files(source)
     digest = hashlib.blake2b(json.dumps([VERSION, asdict(filters)]).encode(), digest_size=10)
@@ -165,7 +168,7 @@ def open_archive(source: Path, filters: Filters, cache_dir: Path, workers: int =
             with path.open("rb") as file:
                 digest.update(hashlib.file_digest(file, "blake2b").digest())
         except OSError:
-            digest.update(b"unreadable")  # `read` names it
+            digest.update(b"unreadable")  # `read` reports the file
     folder = cache_dir / "go" / digest.hexdigest()
     archive = _kept(folder, filters)
     if archive is None:
@@ -181,7 +184,7 @@ def open_archive(source: Path, filters: Filters, cache_dir: Path, workers: int =
 
 
 def _kept(folder: Path, filters: Filters) -> Archive | None:
-    """The archive if it has been made before; a damaged one is removed."""
+    """Return the archive if it exists; remove a damaged one and return None."""
     if not folder.is_dir():
         return None
     try:
@@ -197,7 +200,7 @@ def _kept(folder: Path, filters: Filters) -> Archive | None:
 
 
 def _build(source: Path, filters: Filters, folder: Path, workers: int) -> None:
-    """Fill a temporary folder and move it to its place; of processes that do so together, the first wins."""
+    """Write the archive to a temporary folder and rename it; if several processes do so, the first one wins."""
     folder.parent.mkdir(parents=True, exist_ok=True)
     temporary = Path(tempfile.mkdtemp(dir=folder.parent, prefix=f".{folder.name}."))
     try:
@@ -206,7 +209,7 @@ def _build(source: Path, filters: Filters, folder: Path, workers: int) -> None:
         if not rows:
             unwanted = ", ".join(f"{count} ({reason})" for reason, count in about["unwanted"].items()) or "none"
             broken = len(about["skipped"])
-            raise DataError(f"No game is left of {source.absolute()}: broken {broken}, not wanted {unwanted}.")
+            raise DataError(f"{source.absolute()} has no game left: broken {broken}, not wanted {unwanted}.")
         np.array(rows, ROW).tofile(temporary / "games.bin")
         (temporary / "names.txt").write_text("".join(f"{name}\n" for name in names), encoding="utf-8")
         write_json(temporary / "about.json", about)
@@ -221,7 +224,7 @@ def _build(source: Path, filters: Filters, folder: Path, workers: int) -> None:
 
 
 def _fill(source: Path, filters: Filters, moves: BinaryIO, workers: int) -> tuple[list, list[str], dict[str, Any]]:
-    """Write the codes of all games to `moves`; returns the rows, the names, and what else is known."""
+    """Write the encoded moves of all games to `moves`; return the rows, the names, and the contents of about.json."""
     rows: list[tuple[int, int, int, int]] = []
     names: list[str] = []
     unwanted: Counter[str] = Counter()
@@ -253,5 +256,5 @@ def _fill(source: Path, filters: Filters, moves: BinaryIO, workers: int) -> tupl
 
 
 def _printable(text: str) -> str:
-    """On one line and in UTF-8, which names of files need not be."""
+    """Return the text on one line and valid as UTF-8, which file names need not be."""
     return " ".join(text.encode(errors="backslashreplace").decode().splitlines())

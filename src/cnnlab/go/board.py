@@ -1,4 +1,4 @@
-"""A board to play on, move by move, with undo."""
+"""A Go board on which moves are played and taken back one at a time."""
 
 from typing import Any
 
@@ -22,17 +22,20 @@ from cnnlab.go.positions import (
 
 
 class Board:
-    """A game in progress: set-up stones, the moves since, and the position they lead to."""
+    """A game in progress: set-up stones, the moves played since, and the resulting position."""
 
     def __init__(self, size: int = 19, setup: list[Move] | None = None) -> None:
-        """Raises InputError if the size is not 5 to 25, or a set-up stone is off the board or without a liberty."""
+        """Set up the board.
+
+        Raises InputError if the size is outside 5 to 25, or a set-up stone is off the board or has no liberty.
+        """
         self.size = size
         self.setup = list(setup or [])
         self.moves: list[Move] = []
         self._position = new_position(size, encode(self.setup, size))
 
     def play(self, colour: str, point: Point | None) -> None:
-        """Play a move of "B" or "W" (None: a pass), in turn or not. Raises InputError, saying why, if it is illegal."""
+        """Play a move of "B" or "W" (None: a pass), in turn or not; raise InputError that says why if it is illegal."""
         turns = turns_of(encode([(colour, point)], self.size), self.size)
         if rules.play_through(self._position, turns) == 0:
             reason = why_illegal(self._position, turns[0, 1])
@@ -40,42 +43,45 @@ class Board:
         self.moves.append((colour, point))
 
     def undo(self) -> None:
-        """Take back the last move. Raises InputError if there is none."""
+        """Take back the last move; raise InputError if no move has been played."""
         if not self.moves:
-            raise InputError("There is no move to take back.")
+            raise InputError("No move has been played, so none can be taken back.")
         self.moves.pop()
         self._position = new_position(self.size, encode(self.setup, self.size))
         rules.play_through(self._position, turns_of(encode(self.moves, self.size), self.size))
 
     def legal(self, colour: str) -> np.ndarray:
-        """Where `colour` may play: bool [size, size]."""
+        """Return where `colour` may play: bool [size, size]."""
         points = np.zeros((self.size, self.size), bool)
         rules.legal_points(self._position, COLOURS[colour], points)
         return points
 
     def stone(self, point: Point) -> str | None:
-        """ "B", "W" or None."""
+        """Return the colour of the stone at `point`: "B", "W" or None."""
         return {chains.BLACK: "B", chains.WHITE: "W"}.get(int(self._position["colour"][point_index(point, self.size)]))
 
     def liberties(self, point: Point) -> int:
-        """The liberties of the chain at `point`; 0 if there is none."""
+        """Return the number of liberties of the chain at `point`; 0 if the point is empty."""
         index = point_index(point, self.size)
         empty = self._position["colour"][index] == chains.EMPTY
         return 0 if empty else int(self._position["liberties"][self._position["chain"][index]])
 
     @property
     def ko(self) -> Point | None:
-        """The point that the player whose stone was just captured must not retake at once."""
+        """The point that the ko forbids to the player whose stone was just captured; None if there is no ko."""
         ko = int(self._position["ko"])
         return point_at(ko, self.size) if ko else None
 
     def rows(self) -> list[str]:
-        """One string a line, top line first, of X (Black), O (White) and . (empty)."""
+        """Return one string for each line of the board, top line first, of X (Black), O (White) and . (empty)."""
         stride = self.size + 1
         colours = self._position["colour"]
         lines = [colours[row * stride : row * stride + self.size] for row in range(1, self.size + 1)]
         return ["".join(".XO"[colour] for colour in line) for line in lines]
 
     def planes(self, colour: str, **options: Any) -> np.ndarray:
-        """The planes for `colour` to move: uint8 [features, size, size]; options as in cnnlab.go.planes.game_planes."""
+        """Return the planes with `colour` to move: uint8 [features, size, size].
+
+        options: features, capture_encoding and eye, as in cnnlab.go.planes.game_planes.
+        """
         return position_planes(self._position, colour, **options)

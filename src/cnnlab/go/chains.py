@@ -1,9 +1,9 @@
-"""A position of Go as one record: its points, and its chains with their exact liberties, for boards of 5 to 25 lines.
+"""Go positions with chains and their exact liberties, for boards of 5 to 25 lines.
 
-A position is one NumPy record (`POSITION`), which compiled functions take by reference, as `b`. Points are numbered row
-by row with `size + 1` points a row, so that one column and one row of edge points serve both neighbouring lines: the
-neighbours of a point are always at the same four distances. Chains of stones are circular linked lists that carry
-their exact set of liberties as bits, which makes the liberties after a move the union of a few sets.
+A position is one NumPy record (`POSITION`), which compiled functions take by reference as `b`. Points are numbered row
+by row with `size + 1` points to a row: the one extra column borders both the end of a row and the start of the next, so
+that the neighbours of a point are always at the same four offsets. A chain is a circular linked list of stones with a
+bit set of its liberties, so that the liberties after a move are the union of a few sets.
 """
 
 import numpy as np
@@ -14,7 +14,7 @@ SMALLEST, LARGEST = 5, 25
 EMPTY, BLACK, WHITE, EDGE = 0, 1, 2, 3
 POINTS = (LARGEST + 1) * (LARGEST + 2) + 1
 WORDS = (LARGEST * (LARGEST + 1) + 63) // 64
-# How many plies can be taken back. A chase that is longer than this repeats itself in captures and recaptures.
+# Number of plies that can be taken back. A longer chase repeats itself in captures and recaptures.
 PLIES = 2 * LARGEST * LARGEST
 OLDEST = -(2**30)
 
@@ -24,32 +24,32 @@ POSITION = np.dtype(
         ("stride", np.int64),
         ("words", np.int64),
         ("steps", np.int64, 4),
-        # Of each point: its colour; the chain of its stone, named by one of its points; the next stone of that chain.
+        # For each point: its colour; the chain of its stone, named by one of its points; the next stone of that chain.
         ("colour", np.uint8, POINTS),
         ("chain", np.int16, POINTS),
         ("next", np.int16, POINTS),
-        # Of each chain, at the point that names it.
+        # For each chain, at the point that names it: number of stones and liberties, and the bit set of its liberties.
         ("stones", np.int16, POINTS),
         ("liberties", np.int16, POINTS),
         ("sets", np.uint64, (POINTS, WORDS)),
-        # The point that `ko_colour` must not play, 0 if there is none.
+        # The point where ko forbids `ko_colour` to play; 0 if there is no ko.
         ("ko", np.int64),
         ("ko_colour", np.int64),
-        # Turns (moves and passes) so far, and the turn in which each stone was played.
+        # Number of turns (moves and passes) so far, and the turn in which each stone was played.
         ("turn", np.int64),
         ("played", np.int32, POINTS),
-        # What `undo` needs of each ply that was played since `plies` was last 0.
+        # What `undo` needs to know about each ply played since `plies` was last 0.
         ("plies", np.int64),
         ("log", np.int16, (PLIES, 16)),
         ("log_sets", np.uint64, (PLIES, WORDS)),
-        # What a move of either colour at each empty point leads to (see cnnlab.go.point_features), and the points whose
-        # values are out of date.
+        # Outcome of a move of either colour at each empty point (see `look_ahead` in cnnlab.go.point_features), and the
+        # points whose outcome is out of date.
         ("stale", np.uint64, (3, WORDS)),
         ("after", np.int16, (3, POINTS)),
         ("captures", np.int16, (3, POINTS)),
         ("own", np.int16, (3, POINTS)),
         ("scratch", np.uint64, WORDS),
-        # The answers that the ladder search tries in each ply, and how many positions the search has seen.
+        # Answers that the ladder search tries in each ply, and how many positions it has seen.
         ("answers", np.uint64, (PLIES, WORDS)),
         ("seen", np.int64),
     ],
@@ -79,9 +79,9 @@ def clear(b, size):
 
 @compiled
 def arrange(b):
-    """Form the chains of a board whose colours were just filled in; its stones count as the oldest.
+    """Build the chains of a board whose colours have just been filled in; its stones count as the oldest.
 
-    Returns a stone whose chain has no liberty, or 0 if all have one.
+    Returns a stone of a chain without liberties, or 0 if every chain has one.
     """
     for point in range(b.stride, b.stride * (b.size + 1)):
         colour = b.colour[point]
@@ -108,7 +108,7 @@ def arrange(b):
 
 @inner
 def absorb(b, head, chain, point):
-    """Make the stones of `chain` part of `head`, which touch each other at the new stone `point`."""
+    """Merge `chain` into `head`; the new stone `point` connects them."""
     rename(b, chain, head)
     join(b, head, chain)
     b.stones[head] += b.stones[chain]
@@ -123,13 +123,13 @@ def absorb(b, head, chain, point):
 
 @inner
 def join(b, first, second):
-    """Exchange the successors of two stones: makes one circle of two, and two of one."""
+    """Swap the successors of two stones: merges two circular lists into one, or splits one in two."""
     b.next[first], b.next[second] = b.next[second], b.next[first]
 
 
 @inner
 def rename(b, stone, name):
-    """Give all stones of the circle through `stone` the chain `name`."""
+    """Set the chain of every stone in the circular list of `stone` to `name`."""
     at = stone
     while True:
         b.chain[at] = name
@@ -140,7 +140,7 @@ def rename(b, stone, name):
 
 @inner
 def add_bit(b, chain, point):
-    """Make `point` a liberty of the chain; 1 if it was none, else 0."""
+    """Make `point` a liberty of the chain; return 1 if it was not one before, else 0."""
     bit = point - b.stride
     word, mask = bit >> 6, np.uint64(1) << np.uint64(bit & 63)
     if b.sets[chain, word] & mask:
@@ -151,7 +151,7 @@ def add_bit(b, chain, point):
 
 @inner
 def remove_bit(b, chain, point):
-    """Take `point` from the liberties of the chain; 1 if it was one, else 0."""
+    """Remove `point` from the liberties of the chain; return 1 if it was one, else 0."""
     bit = point - b.stride
     word, mask = bit >> 6, np.uint64(1) << np.uint64(bit & 63)
     if b.sets[chain, word] & mask:
@@ -162,7 +162,7 @@ def remove_bit(b, chain, point):
 
 @inner
 def liberty(b, chain, after):
-    """The first liberty of the chain behind the point `after` (0: the first of all), or 0."""
+    """Return the chain's first liberty after the point `after` (0: the first of all); 0 if there is none."""
     bit = max(after - b.stride + 1, 0)
     word = bit >> 6
     if word >= b.words:
@@ -178,7 +178,7 @@ def liberty(b, chain, after):
 
 @inner
 def ones(word):
-    """How many bits of `word` are set."""
+    """Return how many bits of `word` are set."""
     count = 0
     while word:
         word &= word - np.uint64(1)
@@ -188,5 +188,5 @@ def ones(word):
 
 @inner
 def lowest(word):
-    """The index of the lowest bit that is set."""
+    """Return the index of the lowest set bit."""
     return ones((word & (~word + np.uint64(1))) - np.uint64(1))

@@ -1,4 +1,4 @@
-"""Compilation to machine code with Numba, kept on disk between processes."""
+"""Compile functions to machine code with Numba and cache it on disk between processes."""
 
 import hashlib
 import os
@@ -14,49 +14,49 @@ try:
 except ModuleNotFoundError as error:
     raise InputError(NEEDS_EXTRA) from error
 
-settings: Any = numba.config  # its attributes are made at run time
+settings: Any = numba.config  # Any: its attributes are created at run time
 
 
 def cache_folder() -> Path:
-    """Where compiled functions are kept: below NUMBA_CACHE_DIR if that is set, else below the user's own cache folder.
+    """Return the folder for compiled functions, below NUMBA_CACHE_DIR if it is set, else in the user's cache folder.
 
-    Numba keeps pickles there, which it opens: the folder must not come from somebody else. So it is never one that
-    travels with a project, such as `paths.cache_dir`, and no file of the working directory can name it. Nor is it
-    Numba's own default, `__pycache__` beside the source: an installed package may be read-only, or shared by several
-    users.
+    Numba stores pickles there and loads them, so the folder must not come from somebody else. It is therefore never a
+    folder that travels with a project, such as `paths.cache_dir`, and no file in the working directory can choose it.
+    It is not Numba's default either, `__pycache__` next to the source: an installed package may be read-only or shared
+    by several users.
     """
-    # Numba notices a change of the file that holds a function, but not of the functions it calls in other files: the
-    # folder's name stands for all of them, so that code of an older version is never run.
+    # Numba notices a change of the file that holds a function, but not of the functions it calls in other files. The
+    # folder's name is a hash of all of them, so that code compiled from an older version is never run.
     digest = hashlib.blake2b(digest_size=8)
     for source in sorted(Path(__file__).parent.glob("*.py")):
         text = source.read_bytes()
         if b"from cnnlab.go.compiling import" in text:
             digest.update(text)
-    # Not settings.CACHE_DIR, which a file .numba_config.yaml in the working directory can set.
+    # Not from settings.CACHE_DIR: a file .numba_config.yaml in the working directory can set that.
     chosen = os.environ.get("NUMBA_CACHE_DIR")
     return (Path(chosen) if chosen else _own_folder()).absolute() / digest.hexdigest()
 
 
 def _own_folder() -> Path:
-    """Raises RuntimeError where the user has no home."""
+    """Return cnnlab's folder in the user's cache folder; raise RuntimeError if the user has no home folder."""
     return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "cnnlab" / "numba"
 
 
 inner = numba.njit(nogil=True)
-"""A function that only compiled functions call: it becomes part of their machine code."""
+"""Decorator for functions that only compiled functions call; they become part of the caller's machine code."""
 
 
 def compiled(function: Callable[..., Any]) -> Callable[..., Any]:
-    """A function that only Python calls: compiled at its first call and read from the cache folder ever after.
+    """Decorator for functions that only Python calls: they are compiled at the first call and then read from the cache.
 
-    Where the cache folder cannot be written, Numba takes a place of its own; where it finds none either, the function
-    is compiled anew in every process.
+    If the cache folder cannot be written, Numba uses one of its own; if it finds none, the function is compiled again
+    in every process.
     """
     given = settings.CACHE_DIR
     try:
         settings.CACHE_DIR = str(cache_folder())
         return numba.njit(cache=True, nogil=True)(function)
-    except RuntimeError:  # no place to write in at all, or no home
+    except RuntimeError:  # no writable folder, or no home folder
         return numba.njit(nogil=True)(function)
     finally:
         settings.CACHE_DIR = given

@@ -1,6 +1,6 @@
-"""The Go Text Protocol, version 2 (Farnebäck 2002): an engine that Sabaki, GoGui or GNU Go can drive.
+"""The Go Text Protocol, version 2 (Farnebäck 2002): an engine that Sabaki, GoGui or GNU Go can control.
 
-Whatever comes in gets a reply, and only `quit` or the end of the input ends the engine.
+Every command gets a reply, and only `quit` or the end of the input stops the engine.
 """
 
 import logging
@@ -22,22 +22,22 @@ from cnnlab.go.sgf import read
 
 log = logging.getLogger(__name__)
 LONGEST_LINE = 2**16
-"""Bytes of a command line; what is longer is answered with an error. A handicap of 600 stones has 2,400."""
+"""Longest command line in bytes; longer ones get an error. A handicap of 600 stones takes 2,400 bytes."""
 LARGEST_SGF = 2**24
 ANALYZE = (
     "dboard/Move probabilities/cnnlab-probabilities %c",
     "pspairs/Most probable moves/cnnlab-top_moves %c",
 )
-"""What GoGui offers in its Analyze menu; it puts the player to move for %c."""
+"""Entries of GoGui's Analyze menu; GoGui replaces %c by the player to move."""
 TOP_MOVES = 5
 
 
 class CommandError(Exception):
-    """A command that fails; the text is the reply."""
+    """Raised by a command that fails; the message is the reply."""
 
 
 def serve(engine: "Engine", commands: BinaryIO, replies: BinaryIO) -> None:
-    """Answer commands line by line until `quit` or the end of the input, or until nobody reads the replies."""
+    """Answer commands line by line until `quit`, the end of the input, or a closed output."""
     while not engine.finished:
         line = commands.readline(LONGEST_LINE)
         if not line:
@@ -56,10 +56,13 @@ def serve(engine: "Engine", commands: BinaryIO, replies: BinaryIO) -> None:
 
 
 class Engine:
-    """The state of a game, and what each command does to it."""
+    """A GTP engine: the state of a game and the commands that change it."""
 
     def __init__(self, player: Player, size: int = 19, sizes: Collection[int] = (19,)) -> None:
-        """size: of the board at the start. sizes: those that the player's policy can play."""
+        """Start a game on an empty board.
+
+        size: lines of the board at the start. sizes: board sizes that the player's policy supports.
+        """
         self.player, self.sizes = player, sizes
         self.board = Board(size)
         self.komi = 0.0
@@ -93,7 +96,7 @@ class Engine:
         }
 
     def answer(self, line: bytes) -> str:
-        """The reply to one line, "" if it holds no command."""
+        """Return the reply to one line; "" if it contains no command."""
         text = line.decode("utf-8", "replace").partition("#")[0].replace("\t", " ")
         words = "".join(letter for letter in text if letter.isprintable()).split()
         number = words.pop(0) if words and re.fullmatch(r"[0-9]{1,18}", words[0]) else ""
@@ -106,7 +109,7 @@ class Engine:
             reply = self.commands[name](arguments)
         except (CommandError, CnnlabError) as error:
             return f"?{number} {_one_line(error)}\n\n"
-        except Exception as error:  # the player's own code, or a bug: the game must be able to go on
+        except Exception as error:  # the policy's code, or a bug: the game must be able to go on
             log.exception("The command %r failed", name)
             return f"?{number} internal error: {_one_line(error)}\n\n"
         return f"={number} {reply}\n\n"
@@ -131,7 +134,7 @@ class Engine:
         return ""
 
     def play(self, arguments: list[str]) -> str:
-        """Also out of turn, which the protocol allows."""
+        """Play a move, also out of turn, which the protocol allows."""
         colour, point = _colour(arguments), self._vertex(arguments, 1)
         try:
             self.board.play(colour, point)
@@ -146,7 +149,7 @@ class Engine:
         return vertex(point, self.board.size)
 
     def reg_genmove(self, arguments: list[str]) -> str:
-        """`genmove` without playing it."""
+        """Return the move of `genmove` without playing it."""
         return vertex(self.player.choose(self.board, _colour(arguments)), self.board.size)
 
     def undo(self, arguments: list[str]) -> str:
@@ -163,7 +166,7 @@ class Engine:
         return self._handicap(fixed_handicap(stones, self.board.size))
 
     def place_free_handicap(self, arguments: list[str]) -> str:
-        """On the star points, and fewer than asked for if there are not as many, as the protocol allows."""
+        """Place handicap stones on the star points; if these are too few, place fewer, as the protocol allows."""
         stones, most = _integer(arguments, 0), most_handicap(self.board.size)
         if not 2 <= stones < self.board.size**2 or not most:
             raise CommandError("invalid number of stones")
@@ -184,7 +187,7 @@ class Engine:
         return " ".join(vertex(point, self.board.size) for point in points)
 
     def loadsgf(self, arguments: list[str]) -> str:
-        """The first game of a file, up to before the move of a number if one is given."""
+        """Load the first game of a file, up to but not including the move of the given number, if any."""
         moves = None
         if len(arguments) > 1 and re.fullmatch(r"[0-9]{1,9}", arguments[-1]):
             moves = max(int(arguments.pop()) - 1, 0)
@@ -206,7 +209,7 @@ class Engine:
         return ""
 
     def time_settings(self, arguments: list[str]) -> str:
-        """Understood and not needed, as the other times: a move takes one forward pass, whatever the clock says."""
+        """Check the arguments and ignore them, as all time commands do: a move always takes one forward pass."""
         return _check_numbers(arguments, 3)
 
     def time_left(self, arguments: list[str]) -> str:
@@ -232,19 +235,19 @@ class Engine:
         return "\n".join(["", letters, *lines, letters, f"X is Black, O is White; {moves}; komi {self.komi:g}"])
 
     def probabilities(self, arguments: list[str]) -> str:
-        """A line of numbers a line of the board, for GoGui's dboard."""
+        """Return the probabilities of all points, one line for each line of the board, for GoGui's dboard."""
         shares = self.player.probabilities(self.board, _colour(arguments))
         return "\n" + "\n".join(" ".join(f"{share:.4f}" for share in row) for row in shares)
 
     def top_moves(self, arguments: list[str]) -> str:
-        """Points and percentages, for GoGui's pspairs."""
+        """Return the most probable points and their percentages, for GoGui's pspairs."""
         shares = self.player.probabilities(self.board, _colour(arguments))
         best = np.argsort(-shares, axis=None, kind="stable")[:TOP_MOVES].tolist()
         size = self.board.size
         return "\n".join(f"{vertex(divmod(index, size), size)} {100 * shares.flat[index]:.1f}%" for index in best)
 
     def _vertex(self, arguments: list[str], index: int) -> Point | None:
-        """A point on the board, or None for "pass"."""
+        """Parse an argument as a point on the board, or None for "pass"."""
         word = arguments[index].upper() if index < len(arguments) else ""
         if word == "PASS":
             return None
@@ -288,7 +291,7 @@ def _check_numbers(arguments: list[str], count: int) -> str:
 
 
 def _one_line(error: BaseException) -> str:
-    """A reply must not hold an empty line, which would end it."""
+    """Return an error's message on one line, because an empty line would end the reply."""
     return " ".join(str(error).split()) or type(error).__name__
 
 

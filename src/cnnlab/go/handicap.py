@@ -1,17 +1,17 @@
-"""Where handicap stones go (GTP 2 specification, section 4.1.1)."""
+"""Fixed placement of handicap stones (GTP 2 specification, section 4.1.1)."""
 
 from cnnlab.go.positions import Point
 
 
 def most_handicap(size: int) -> int:
-    """The most stones that have a fixed place on a board: 9, 4, or 0 if it is too small."""
+    """Return the largest fixed handicap on a board: 9 or 4 stones, or 0 if the board is too small."""
     if size < 7:
         return 0
     return 4 if size % 2 == 0 or size == 7 else 9
 
 
 def fixed_handicap(stones: int, size: int) -> list[Point]:
-    """The star points of 2 to `most_handicap(size)` stones."""
+    """Return the points for 2 to `most_handicap(size)` handicap stones."""
     near = 3 if size > 11 else 2
     far, middle = size - 1 - near, size // 2
     corners = [(far, near), (near, far), (near, near), (far, far)]

@@ -1,12 +1,12 @@
-"""Ladders, read to their end.
+"""Read ladders to the end.
 
-Definition (RocAlphaGo, after Fuego's tests). A move *captures* in a ladder if it is a liberty of an opponent chain with
-exactly two, and leaves it one from which no answer escapes. An answer of a chain in atari, at its last liberty or by
-capturing a chain beside it that is in atari itself, *escapes* if the chain then has three liberties or more, or two of
-which neither is a capturing move for the opponent.
+Definition (RocAlphaGo, after Fuego's tests). A move *captures* in a ladder if it takes one of exactly two liberties of
+an opponent chain, and no answer of that chain escapes. An answer of a chain in atari, at its last liberty or by
+capturing an adjacent chain that is in atari itself, *escapes* if the chain then has three liberties or more, or has two
+and neither is a capturing move for the opponent.
 
-No chase across a board is too deep to be read. One that goes on for more plies than the board has points for repeats
-itself, and has failed.
+The search is deep enough for any ladder across the board. A longer chase repeats itself in captures and recaptures, and
+has failed.
 """
 
 import numpy as np
@@ -15,14 +15,14 @@ from cnnlab.go.chains import EMPTY, PLIES, liberty, lowest
 from cnnlab.go.compiling import inner
 from cnnlab.go.rules import STONE, is_legal, play, undo
 
-# Positions that the reading of one move may look at before the chain counts as free: less than a second of work, and
-# 200 times what any of 2.3 million positions of real games has needed.
+# Limit on the positions searched for one move; beyond it the chain counts as free. It bounds the time of constructed
+# positions and is far more than real games need.
 MOST_POSITIONS = 1_000_000
 
 
 @inner
 def mark_ladders(b, colour, planes):
-    """Set planes 44 and 45 (both 0) at the legal moves of `colour` that capture and that escape in a ladder."""
+    """Set planes 44 and 45 (both 0) to 1 at the legal moves of `colour` that capture or escape in a ladder."""
     for row in range(b.size):
         for column in range(b.size):
             stone = (row + 1) * b.stride + column
@@ -68,9 +68,9 @@ def mark_escapes(b, stone, plane):
 
 @inner
 def escapes(b, attack, stone):
-    """Whether the chain of `stone` escapes after `attack` took one of its two liberties; leaves `b` as it was.
+    """Return whether the chain of `stone` escapes after `attack` takes one of its two liberties; `b` is unchanged.
 
-    Searches depth first; the log of `b` is the stack, of attacks and answers in turn.
+    The search is depth-first; the log of `b` is the stack, with attacks and answers in turn.
     """
     prey = b.colour[stone]
     start = b.plies
@@ -87,14 +87,14 @@ def escapes(b, attack, stone):
                     continue
                 attack = next_attack(b, stone, 0)
             else:
-                # Caught, so the answer that allowed this attack was wrong.
+                # The chain is caught, so the answer that allowed this attack fails.
                 undo(b)
                 if b.plies == start:
                     return False
                 undo(b)
                 continue
             while attack == 0:
-                # No attack is left against this answer, so the attack that it answers was wrong.
+                # No attack is left against this answer, so the attack that it answers fails.
                 undo(b)
                 wrong = b.log[b.plies - 1, STONE]
                 undo(b)
@@ -105,9 +105,10 @@ def escapes(b, attack, stone):
 
 @inner
 def next_attack(b, stone, last):
-    """The next legal move behind `last` (0: the first) at one of exactly two liberties of the chain of `stone`, or 0.
+    """Return the next legal move after `last` (0: the first) at a liberty of the chain of `stone`.
 
-    0 also where the search ends: the chain counts as free.
+    Returns 0 if no such move is left, if the chain does not have exactly two liberties, or at the limits of the search,
+    where the chain counts as free.
     """
     b.seen += 1
     if b.liberties[b.chain[stone]] != 2 or b.seen > MOST_POSITIONS or b.plies + 2 > PLIES:
@@ -121,7 +122,7 @@ def next_attack(b, stone, last):
 
 @inner
 def gather_answers(b, stone):
-    """Set the answers of this ply: the last liberty of the chain, and those of opponent chains in atari beside it."""
+    """Store the answers of this ply: the chain's last liberty, and those of adjacent opponent chains in atari."""
     answers = b.answers[b.plies]
     for word in range(b.words):
         answers[word] = b.sets[b.chain[stone], word]
@@ -139,7 +140,7 @@ def gather_answers(b, stone):
 
 @inner
 def next_answer(b, colour):
-    """Take the next legal move of `colour` from the answers of this ply; 0 if none is left."""
+    """Take the next legal move of `colour` from the answers of this ply and return it; 0 if none is left."""
     answers = b.answers[b.plies]
     for word in range(b.words):
         while answers[word]:

@@ -1,4 +1,4 @@
-"""The planes of games and positions as arrays (see cnnlab.go.point_features for what each plane means)."""
+"""Compute the feature planes of games and positions (cnnlab.go.point_features defines each plane)."""
 
 from collections.abc import Iterable, Sequence
 
@@ -33,12 +33,12 @@ def game_planes(
     capture_encoding: str = "0to7",
     eye: str = "recursive",
 ) -> tuple[np.ndarray, np.ndarray]:
-    """The planes before every move of a game that is no pass, from the mover's side, and these moves.
+    """Return the planes before every move of a game except passes, as seen by the player to move, and these moves.
 
-    moves: (colour "B" or "W", (row, column) or None for a pass), row 0 at the top; any order of colours.
+    moves: (colour "B" or "W", (row, column) or None for a pass), row 0 at the top; colours in any order.
     setup: stones on the board before the first move, in the same form; they count as the oldest.
     Returns uint8 [N, features, size, size] of 0 and 1, and int64 [N], row * size + column.
-    Raises InputError for an illegal move or set-up, an option that is none, or a size other than 5 to 25.
+    Raises InputError for an illegal move or set-up, an unknown option, or a size outside 5 to 25.
     """
     encoded = encode(moves, size)
     numbers = np.flatnonzero(encoded & PASS != PASS)
@@ -54,17 +54,17 @@ def planes_at(
     capture_encoding: str = "0to7",
     eye: str = "recursive",
 ) -> tuple[np.ndarray, np.ndarray]:
-    """The planes before chosen moves of one game: the others are played through without working out theirs.
+    """Return the planes before chosen moves of one game; the other moves are only played.
 
-    moves, setup: as `encode` makes them. numbers: ascending indices into `moves`, none of a pass.
-    Returns and raises as `game_planes`; moves behind the last number are not looked at.
+    moves, setup: as encoded by `encode`. numbers: ascending indices into `moves`, none of them of a pass.
+    Returns and raises as `game_planes` does; moves after the last number are ignored.
     """
     encoding, recursive = _checked(features, capture_encoding, eye)
     position = new_position(size, setup)
     turns = turns_of(moves, size)
     chosen = np.asarray(numbers, np.int64).reshape(-1)
     if len(chosen) and (chosen[0] < 0 or chosen[-1] >= len(turns) or (np.diff(chosen) <= 0).any()):
-        raise InputError(f"Numbers of moves are ascending and below {len(turns)}, got {chosen.tolist()}.")
+        raise InputError(f"Move numbers must be ascending and below {len(turns)}, got {chosen.tolist()}.")
     if not turns[chosen, 1].all():
         raise InputError(f"Move {chosen[turns[chosen, 1] == 0][0]} is a pass, which has no point to predict.")
     planes = np.zeros((len(chosen), features, size, size), np.uint8)
@@ -86,17 +86,17 @@ def board_planes(
     capture_encoding: str = "0to7",
     eye: str = "recursive",
 ) -> np.ndarray:
-    """The planes of a position that is given as it stands.
+    """Return the planes of a position given as a diagram.
 
-    rows: one string a line, top line first, of X (Black), O (White) and . (empty). to_play: "X" or "B", "O" or "W".
-    ko: the point that the simple ko forbids. moves: the points (None: a pass) that were played so far, which give the
-    stones their ages; stones that are not among them count as the oldest.
-    Returns uint8 [features, size, size]. Raises InputError as `game_planes`.
+    rows: one string for each line of the board, top line first, of X (Black), O (White) and . (empty).
+    to_play: "X" or "B" for Black, "O" or "W" for White. ko: the point that the simple ko forbids.
+    moves: the points played so far (None: a pass), which give the stones their ages; other stones count as the oldest.
+    Returns uint8 [features, size, size]. Raises InputError as `game_planes` does.
     """
     size = len(rows)
     colours = {"X": "B", "B": "B", "O": "W", "W": "W"}
     if any(len(row) != size or set(row) - set("XO.") for row in rows):
-        raise InputError(f"Rows are as many strings of X, O and . as each is long, got {list(rows)}.")
+        raise InputError(f"Rows must form a square of X, O and . characters, got {list(rows)}.")
     if to_play not in colours:
         raise InputError(f"to_play={to_play!r}: use X (or B) or O (or W).")
     stones = [(colours[kind], (r, c)) for r, row in enumerate(rows) for c, kind in enumerate(row) if kind != "."]
@@ -113,7 +113,7 @@ def board_planes(
 def position_planes(
     position: np.void, colour: str, features: int = 48, capture_encoding: str = "0to7", eye: str = "recursive"
 ) -> np.ndarray:
-    """The planes of a `chains.POSITION` for `colour` ("B" or "W") to move: uint8 [features, size, size]."""
+    """Return the planes of a `chains.POSITION` with `colour` ("B" or "W") to move: uint8 [features, size, size]."""
     encoding, recursive = _checked(features, capture_encoding, eye)
     planes = np.zeros((features, position["size"], position["size"]), np.uint8)
     planes_of(position, COLOURS[colour], planes, encoding, recursive)
@@ -121,7 +121,7 @@ def position_planes(
 
 
 def _checked(features: int, capture_encoding: str, eye: str) -> tuple[int, bool]:
-    """The number of captures that plane 20 stands for, and whether eyes are recursive."""
+    """Check the options; return the number of captures that plane 20 stands for, and whether eyes are recursive."""
     if features not in FEATURES:
         raise InputError(f"features={features}: use 4, 12, 20 or 48.")
     if capture_encoding not in CAPTURE_ENCODINGS:

@@ -1,4 +1,4 @@
-"""A policy that plays: from the probabilities of a network to a sensible move."""
+"""A player that chooses sensible moves from the probabilities of a policy network."""
 
 from collections.abc import Callable
 from typing import Any
@@ -11,20 +11,21 @@ from cnnlab.go.positions import Point
 from cnnlab.go.symmetries import SYMMETRIES, restore, transform
 
 Policy = Callable[[np.ndarray], np.ndarray]
-"""uint8 planes [N, features, size, size] -> probabilities of the moves [N, size * size], row by row."""
+"""Function of uint8 planes [N, features, size, size] that returns move probabilities [N, size * size], row by row."""
 
 
 class Player:
-    """Chooses moves by a policy."""
+    """Chooses moves according to a policy."""
 
     def __init__(
         self, policy: Policy, temperature: float = 0.0, symmetries: int = 1, seed: int = 0, **options: Any
     ) -> None:
-        """temperature T: 0 takes the most probable move, others draw by the probabilities to the power of 1 / T.
+        """Create a player.
 
+        temperature T: 0 plays the most probable move; otherwise moves are sampled with probability ** (1 / T).
         symmetries: 1, or 8 to average over the rotations and reflections of the board (the "symmetries" of Extended
         Data Table 3). options: of the planes, as in cnnlab.go.planes.game_planes.
-        Raises InputError for a value that is none of these.
+        Raises InputError for an invalid temperature or number of symmetries.
         """
         if not temperature >= 0 or temperature == float("inf"):
             raise InputError(f"temperature={temperature}: use 0 for the most probable move, or a positive number.")
@@ -35,24 +36,24 @@ class Player:
         self.random = np.random.default_rng(seed)
 
     def probabilities(self, board: Board, colour: str) -> np.ndarray:
-        """What the policy says of every point, whether or not a move there is sensible: float64 [size, size]."""
+        """Return the policy's probability of every point, sensible or not: float64 [size, size]."""
         planes = board.planes(colour, **self.options)
         batch = np.stack([transform(planes, symmetry) for symmetry in self.symmetries])
         answers = np.asarray(self.policy(batch), np.float64)
         if answers.shape != (len(batch), board.size**2):
             wanted = (len(batch), board.size**2)
-            raise InputError(f"The policy answers with shape {answers.shape}; {wanted} is needed on this board.")
+            raise InputError(f"The policy returned shape {answers.shape}; this board needs {wanted}.")
         boards = answers.reshape(-1, board.size, board.size)
         return np.mean([restore(one, s) for one, s in zip(boards, self.symmetries, strict=True)], axis=0)
 
     def choose(self, board: Board, colour: str) -> Point | None:
-        """A legal move that fills no own eye; None, a pass, after the opponent's pass or if there is no such move."""
+        """Return a legal move that does not fill an own eye; None (a pass) if none exists or the opponent passed."""
         opponent = "W" if colour == "B" else "B"
         sensible = board.planes(colour)[46].astype(bool)
         if board.moves[-1:] == [(opponent, None)] or not sensible.any():
             return None
         weights = np.where(sensible, np.nan_to_num(self.probabilities(board, colour), posinf=0.0).clip(0), 0)
-        if weights.max() == 0:  # the policy rules out all that is sensible
+        if weights.max() == 0:  # the policy gives every sensible move probability 0
             weights = sensible.astype(np.float64)
         if self.temperature == 0:
             return divmod(int(weights.argmax()), board.size)

@@ -1,18 +1,18 @@
-"""AlphaGo's 48 feature planes (Silver et al. 2016, Extended Data Table 2) of a position, in the table's order.
+"""Compute AlphaGo's 48 feature planes of a position (Silver et al. 2016, Extended Data Table 2, in the table's order).
 
-The paper leaves some semantics open; those here are RocAlphaGo's, which is the reading that most replications share.
+Where the paper leaves the semantics open, this follows RocAlphaGo, as most replications do.
 
 | planes | at | meaning |
 | --- | --- | --- |
-| 0-2 | all points | stone of the player to move, of the opponent, none |
+| 0-2 | all points | stone of the player to move, stone of the opponent, empty |
 | 3 | all points | 1 |
-| 4-11 | stones | turns since it was played: 0, 1, ..., 7 or more (set-up stones: the oldest) |
-| 12-19 | stones | liberties of its chain: 1, 2, ..., 8 or more |
-| 20-27 | legal moves | opponent stones it captures: 0, 1, ..., 7 or more ("0to7"); 1, 2, ..., 8 or more ("1to8") |
+| 4-11 | stones | turns since the stone was played: 0, 1, ..., 7 or more (set-up stones: the oldest) |
+| 12-19 | stones | liberties of the chain: 1, 2, ..., 8 or more |
+| 20-27 | legal moves | captured opponent stones: 0, 1, ..., 7 or more ("0to7"); 1, 2, ..., 8 or more ("1to8") |
 | 28-35 | legal moves that leave their own chain one liberty | stones of that chain: 1, 2, ..., 8 or more |
-| 36-43 | legal moves | liberties of the own chain after it: 1, 2, ..., 8 or more |
+| 36-43 | legal moves | liberties of the own chain after the move: 1, 2, ..., 8 or more |
 | 44, 45 | legal moves | ladder capture, ladder escape (see cnnlab.go.ladders) |
-| 46 | legal moves | sensible: does not fill an own true eye |
+| 46 | legal moves | sensible: does not fill a true eye of the player to move |
 | 47 | all points | 0 |
 """
 
@@ -26,10 +26,10 @@ from cnnlab.go.rules import is_legal, move
 
 @inner
 def look_ahead(b, point, colour):
-    """Work out what a stone of `colour` at the empty `point` leads to, the ko aside.
+    """Compute the outcome of a stone of `colour` at the empty `point`, ignoring ko.
 
-    Sets `after` to the liberties of its chain (0: suicide), `captures` to the number of captured stones and `own` to
-    the stones of its chain.
+    Sets `after` to the liberties of its chain (0: suicide), `captures` to the number of captured stones, and `own` to
+    the number of stones of its chain.
     """
     empty = captures = 0
     own = 1
@@ -62,7 +62,7 @@ def look_ahead(b, point, colour):
 
 @inner
 def united(b, point, colour, captures):
-    """The liberties of the chain that a stone at `point` makes of the chains of `colour` beside it."""
+    """Return the liberties of the chain that a stone at `point` forms with the adjacent chains of `colour`."""
     reach = b.scratch
     for word in range(b.words):
         reach[word] = 0
@@ -95,7 +95,7 @@ def reach_point(b, point):
 
 @inner
 def reach_captured(b, stone, point, colour):
-    """Add the points of a chain that `point` captures, where they touch `point` or a chain that it joins."""
+    """Add the points of a chain captured by `point` that are adjacent to `point` or to a chain that it joins."""
     at = stone
     while True:
         for step in b.steps:
@@ -114,7 +114,7 @@ def reach_captured(b, stone, point, colour):
 
 @inner
 def refresh(b, colour):
-    """Look ahead again at the points that are stale for `colour`."""
+    """Recompute the outcome of moves at the points that are stale for `colour`."""
     for word in range(b.words):
         left = b.stale[colour, word]
         b.stale[colour, word] = 0
@@ -127,12 +127,12 @@ def refresh(b, colour):
 
 @inner
 def find_eyes(b, colour, recursive, eye):
-    """Set `eye` to 1 at the true eyes of `colour`, else 0.
+    """Set `eye` to 1 at the true eyes of `colour`, else to 0.
 
-    An eye is empty with four neighbours of its colour or edge, and has at most one bad diagonal in the centre, none
-    at the edge. Bad is an opponent stone and, if `recursive`, an empty point that is no true eye itself. RocAlphaGo
-    asks that question recursively and counts points it is already asking about as good: that is the largest set
-    of points which agree with the rule, found here by taking out points until all that are left do.
+    An eye is an empty point whose four neighbours are stones of its colour or edge, with at most one bad diagonal point
+    in the centre and none at the edge. A diagonal point is bad if it is an opponent stone or, if `recursive`, empty but
+    not a true eye itself. RocAlphaGo evaluates this recursively and counts points already under evaluation as good.
+    The result is the largest set of points consistent with the rule, found here by removing points until it holds.
     """
     found = 0
     for point in range(b.stride, b.stride * (b.size + 1)):
@@ -156,7 +156,7 @@ def find_eyes(b, colour, recursive, eye):
 
 @inner
 def holds(b, point, colour, recursive, eye):
-    """Whether the diagonals of an eye let it stand, given the eyes that are left."""
+    """Return whether an eye's diagonal points make it a true eye, given the remaining eyes."""
     bad = 0
     inside = True
     for vertical in (-b.stride, b.stride):
@@ -173,7 +173,7 @@ def holds(b, point, colour, recursive, eye):
 def write_planes(b, colour, planes, first_capture, recursive_eyes, eye):
     """Fill `planes` (uint8 [features, size, size], all 0) for `colour` to move.
 
-    first_capture: number of captured stones that plane 20 stands for, 0 or 1. eye: uint8 room for one flag a point.
+    first_capture: number of captured stones that plane 20 stands for, 0 or 1. eye: uint8 buffer, one flag for a point.
     """
     features = planes.shape[0]
     planes[3] = 1
@@ -208,10 +208,10 @@ def write_planes(b, colour, planes, first_capture, recursive_eyes, eye):
 
 @compiled
 def replay(b, moves, numbers, planes, labels, first_capture, recursive_eyes):
-    """Play `moves`; write the planes before the moves of the ascending `numbers`, and these moves' points.
+    """Play `moves` and write the planes before the moves with the ascending `numbers`, and the points of these moves.
 
-    moves: int64 [n, 2] of (colour, point), point 0 for a pass; b: the position before the first of them.
-    Returns -1, or the number of the first illegal move; nothing is written from there on.
+    b: the position before the first move. moves: int64 [n, 2] of (colour, point), point 0 for a pass.
+    Returns -1, or the number of the first illegal move; nothing is written from that move on.
     """
     eye = np.zeros(b.colour.shape[0], np.uint8)
     at = 0
@@ -231,5 +231,5 @@ def replay(b, moves, numbers, planes, labels, first_capture, recursive_eyes):
 
 @compiled
 def planes_of(b, colour, planes, first_capture, recursive_eyes):
-    """`write_planes` for a single position."""
+    """Write the planes of a single position, see `write_planes`."""
     write_planes(b, colour, planes, first_capture, recursive_eyes, np.zeros(b.colour.shape[0], np.uint8))

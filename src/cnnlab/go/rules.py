@@ -1,18 +1,21 @@
-"""The rules of Go: moves, captures, simple ko, suicide, and an exact undo."""
+"""The rules of Go: moves, captures, simple ko, suicide, and exact undo."""
 
 import numpy as np
 
 from cnnlab.go.chains import BLACK, EDGE, EMPTY, WHITE, absorb, add_bit, join, remove_bit, rename
 from cnnlab.go.compiling import compiled, inner
 
-# Columns of `log`; then the names of up to three chains that the new stone joined to the first one, and the entry
-# points of up to four captured chains.
+# Columns of `log`. From JOINED on: the names of up to three chains that the new stone joined to the first one; from
+# CAPTURED on: one stone of each of up to four captured chains.
 STONE, COLOUR, HEAD, NEXT, CHAIN, STONES, LIBERTIES, KO, KO_COLOUR, JOINED, CAPTURED = (*range(10), 12)
 
 
 @compiled
 def play_through(b, turns):
-    """Play turns (int64 [n, 2]: colour, point or 0) for good, up to the first illegal one: its number, or n."""
+    """Play turns (int64 [n, 2]: colour, point or 0 for a pass) permanently, up to the first illegal one.
+
+    Returns the number of that turn, or n if all are legal.
+    """
     for number in range(turns.shape[0]):
         colour, point = turns[number, 0], turns[number, 1]
         if point and not is_legal(b, point, colour):
@@ -23,7 +26,7 @@ def play_through(b, turns):
 
 @compiled
 def legal_points(b, colour, points):
-    """Set `points` (bool [size, size]) to where `colour` may play."""
+    """Set `points` (bool [size, size]) to True where `colour` may play, else to False."""
     for row in range(b.size):
         for column in range(b.size):
             points[row, column] = is_legal(b, (row + 1) * b.stride + column, colour)
@@ -31,7 +34,7 @@ def legal_points(b, colour, points):
 
 @inner
 def is_legal(b, point, colour):
-    """Whether `colour` may play at `point`: empty, not the ko, not suicide."""
+    """Return whether `colour` may play at `point`: the point is empty, not forbidden by ko, and not suicide."""
     if b.colour[point] != EMPTY or (point == b.ko and colour == b.ko_colour):
         return False
     for step in b.steps:
@@ -45,7 +48,7 @@ def is_legal(b, point, colour):
 
 @inner
 def play(b, point, colour):
-    """Put a stone of `colour` on the legal `point`, remove what it captures, set the ko; `undo` takes it back."""
+    """Place a stone of `colour` on the legal `point`, remove captured chains and set the ko; `undo` takes it back."""
     other = 3 - colour
     log = b.log[b.plies]
     log[STONE], log[COLOUR], log[NEXT], log[CHAIN] = point, colour, b.next[point], b.chain[point]
@@ -104,7 +107,7 @@ def play(b, point, colour):
 
 @inner
 def undo(b):
-    """Take back the last stone that `play` put on the board, exactly."""
+    """Take back the last stone that `play` placed, restoring the position exactly."""
     b.plies -= 1
     log = b.log[b.plies]
     point, colour, head = log[STONE], log[COLOUR], log[HEAD]
@@ -136,7 +139,7 @@ def undo(b):
 
 @inner
 def remove(b, stone, colour):
-    """Take the chain of `stone` off the board; its points become liberties of the chains of `colour` beside it."""
+    """Remove the chain of `stone`; its points become liberties of the adjacent chains of `colour`."""
     at = stone
     while True:
         b.colour[at] = EMPTY
@@ -155,7 +158,7 @@ def remove(b, stone, colour):
 
 @inner
 def restore(b, stone, colour):
-    """Put the captured chain of `stone` back on the board, of the colour that is not `colour`."""
+    """Put the captured chain of `stone` back on the board; its colour is the opponent of `colour`."""
     at = stone
     while True:
         b.colour[at] = 3 - colour
@@ -170,7 +173,7 @@ def restore(b, stone, colour):
 
 @inner
 def move(b, point, colour):
-    """One turn of a game: `play` at the legal `point` (0: pass) for good, with its age and what it makes stale."""
+    """Play one turn of a game permanently: `play` at the legal `point` (0: pass), note its age, mark stale points."""
     b.turn += 1
     if point == 0:
         b.ko = 0
@@ -178,8 +181,8 @@ def move(b, point, colour):
     play(b, point, colour)
     b.plies = 0
     b.played[point] = b.turn
-    # A move's outcome depends on the four neighbours and on the liberties of their chains, so that it can only change
-    # beside the new stone, where stones were captured, and at the liberties of the chains that either touched.
+    # The outcome of a move depends on the point's four neighbours and the liberties of their chains. It can therefore
+    # only change next to the new stone, where stones were captured, and at the liberties of chains adjacent to either.
     mark_stale(b, b.chain[point])
     for step in b.steps:
         near = point + step
@@ -205,7 +208,7 @@ def move(b, point, colour):
 
 @inner
 def mark_stale(b, chain):
-    """Note that moves at the liberties of the chain lead to something else than before, for either colour."""
+    """Mark the liberties of the chain as stale for both colours: moves there no longer have the stored outcome."""
     for word in range(b.words):
         b.stale[BLACK, word] |= b.sets[chain, word]
         b.stale[WHITE, word] |= b.sets[chain, word]

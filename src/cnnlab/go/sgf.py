@@ -1,4 +1,4 @@
-"""Game records in SGF, FF[1] to FF[4]: the main line of every game that keeps to the rules."""
+"""Read game records in SGF, FF[1] to FF[4]: the main line of every game without illegal moves."""
 
 import logging
 import math
@@ -23,23 +23,23 @@ except ModuleNotFoundError as error:
 
 log = logging.getLogger(__name__)
 PIECE = 2**16
-"""Bytes of a collection that are parsed at a time."""
+"""Size in bytes of the parts of a collection that are parsed separately."""
 SHOWN = 10
-"""Games left out that the log names one by one; `Games.skipped` has all."""
+"""Number of skipped games that are logged one by one; `Games.skipped` has all."""
 
 
 @dataclass(frozen=True)
 class Game:
-    """The main line of one record. Text is empty where the record says nothing."""
+    """The main line of one record; text fields are empty if the record does not set them."""
 
     name: str
-    """The file, and the number of the game if the file has several."""
+    """Name of the file, with the number of the game if the file has several."""
     size: int
     setup: list[Move]
-    """Stones on the board before the first move: AB and AW, also of nodes after the first."""
+    """Stones on the board before the first move: AB and AW of all nodes up to that move."""
     moves: list[Move]
     to_play: str
-    """Who moves first: "B" or "W"."""
+    """Player who moves first: "B" or "W"."""
     komi: float | None
     handicap: int
     result: str
@@ -59,7 +59,7 @@ class Skipped:
 
 
 class Games(Iterator[Game]):
-    """The games of a source, one after another; `skipped` grows as they are read."""
+    """Iterator over the games of a source; `skipped` grows as they are read."""
 
     def __init__(self, games: Iterator[Game | Skipped]) -> None:
         self._games = games
@@ -82,22 +82,23 @@ class Games(Iterator[Game]):
 
 
 def read(source: Path | str | bytes, max_bytes: int = MAX_BYTES, workers: int = 0) -> Games:
-    """The games of a file, a folder, a zip archive or bytes of SGF, in order; each file may be a collection.
+    """Read the games of a file, a folder, a zip archive or bytes of SGF, in order; each file may be a collection.
 
-    A game that is cut off, malformed or against the rules, and a file that is too large or unreadable, is left out as a
-    whole, and named with the reason in `skipped` of the result and in the log. Handicap stones that a record does not
-    place (HA without AB, White to begin) count as missing.
+    Games that are truncated, malformed or illegal, and files that are too large or unreadable, are skipped as a whole
+    and listed with the reason in `skipped` of the result and in the log. So are games whose handicap stones are not
+    placed (HA without AB, White moves first).
 
-    max_bytes: of a file. workers: processes that parse, beside this one (0: none); worth it from some 10,000 games.
-    Raises DataError if a path is not there or a folder has no record.
+    max_bytes: size limit of a file. workers: additional processes that parse; 0 parses in this one, which is faster for
+    small collections, because processes take time to start.
+    Raises DataError if the path does not exist or the folder has no record.
     """
     found = documents(Path(source) if isinstance(source, str) else source, max_bytes)
-    return Games(_read(chain([next(found)], found), workers))  # what is wrong with the path is said now
+    return Games(_read(chain([next(found)], found), workers))  # the first one is read now to raise errors of the path
 
 
 @dataclass(frozen=True)
 class Task:
-    """A part of a document to parse, or the reason why there is nothing to parse."""
+    """A part of a document to parse, or the reason why it cannot be read."""
 
     name: str
     collection: bool
@@ -129,7 +130,7 @@ def _tasks(found: Iterator[tuple[str, bytes | str]]) -> Iterator[Task]:
 
 
 def _parsed(tasks: Iterator[Task], workers: int) -> Iterator[tuple[Task, list[Game | Skipped]]]:
-    """Each task with what is in it, in order; a few tasks for each worker are under way at a time."""
+    """Yield each task with its games, in order; at most a few tasks per worker are pending at a time."""
     if not workers:
         yield from ((task, _parse(task)) for task in tasks)
         return
@@ -154,18 +155,18 @@ def _parse(task: Task) -> list[Game | Skipped]:
             results.append(_game(line, task.charset))
         except (BrokenGameError, InputError) as error:
             results.append(Skipped("", str(error)))
-    return results or [Skipped("", "there is no game in it")]
+    return results or [Skipped("", "it contains no game")]
 
 
 def _game(line: bytes, charset: str) -> Game:
-    """The game of a main line. Raises BrokenGameError or InputError, saying why, if it is malformed or illegal."""
+    """Parse a main line; raise BrokenGameError or InputError that says why if it is malformed or illegal."""
     try:
         record = sgfmill.Sgf_game.from_bytes(line, override_encoding=charset)
     except ValueError as error:
         raise BrokenGameError(f"it is malformed: {error}") from error
     root, size = record.get_root(), record.get_size()
     if root.has_property("GM") and root.get_raw("GM").strip() != b"1":
-        raise BrokenGameError(f"it is no game of Go: GM[{_text(root, 'GM')}]")
+        raise BrokenGameError(f"it is not a game of Go: GM[{_text(root, 'GM')}]")
     stones: dict[Point, str] = {}
     moves: list[Move] = []
     to_play = ""
@@ -218,17 +219,17 @@ def _move(node: sgfmill.Node, number: int, size: int) -> Move:
     properties = node.get_raw_property_map()
     values = properties.get("B", []) + properties.get("W", [])
     if len(values) > 1:
-        raise BrokenGameError(f"move {number} is several moves in one node")
+        raise BrokenGameError(f"move {number} has several moves in one node")
     try:
         colour, point = node.get_move()
     except ValueError as error:
         where = values[0].decode("ascii", "replace")
-        raise BrokenGameError(f"move {number} is at {where!r}, which is no point") from error
+        raise BrokenGameError(f"move {number} is at {where!r}, which is not a point") from error
     return colour.upper(), None if point is None else (size - 1 - point[0], point[1])
 
 
 def _check(setup: list[Move], moves: list[Move], size: int) -> None:
-    """Play the game through. Raises InputError, saying which move is illegal and why."""
+    """Play the whole game; raise InputError that says which move is illegal and why."""
     position = new_position(size, encode(setup, size))
     turns = turns_of(encode(moves, size), size)
     played = rules.play_through(position, turns)
@@ -239,7 +240,7 @@ def _check(setup: list[Move], moves: list[Move], size: int) -> None:
 
 
 def _text(node: sgfmill.Node, name: str) -> str:
-    """A property of a line of text, "" if the node has none or its bytes are no text of the charset."""
+    """Return a text property; "" if the node does not have it or its bytes are invalid in the charset."""
     try:
         return node.get(name) if node.has_property(name) else ""
     except ValueError:
@@ -247,7 +248,7 @@ def _text(node: sgfmill.Node, name: str) -> str:
 
 
 def _number(node: sgfmill.Node, name: str) -> float | None:
-    """A number, None if the node has none or another word."""
+    """Return a number property; None if the node does not have it or it is not a finite number."""
     try:
         value = float(node.get_raw(name)) if node.has_property(name) else math.nan
     except ValueError:

@@ -1,4 +1,4 @@
-"""Where SGF text comes from: bytes, files, folders, zip archives; within limits, and never unpacked to disk."""
+"""Read SGF text from bytes, files, folders and zip archives, within size limits and without unpacking to disk."""
 
 import codecs
 import io
@@ -13,19 +13,19 @@ from typing import IO
 from cnnlab.errors import DataError
 
 MAX_BYTES = 256 * 2**20
-"""Bytes of the largest file that is read, also inside an archive."""
+"""Size limit in bytes of a file, also of one inside an archive."""
 MAX_RATIO = 100
-"""How much smaller than its contents an archive of records may be; text of moves shrinks five- to tenfold."""
-# Codecs of text files; others that Python knows, such as punycode, take very long over large input.
+"""Largest compression ratio of a zip archive, against zip bombs; SGF text compresses five- to tenfold."""
+# Codecs that are used for text files; others in Python, such as punycode, are very slow on large input.
 CHARSETS = re.compile("(ascii|big5|cp|euc|gb|hz|iso|johab|koi|mac|shift|tis|utf-(8|16|32)).*")
 CHARSET = re.compile(rb"C[a-z]*A[a-z]*\s*\[([^\]]*)\]|ca\s*\[([^\]]*)\]")
 
 
 def documents(source: Path | bytes, max_bytes: int = MAX_BYTES) -> Iterator[tuple[str, bytes | str]]:
-    """(name, contents) of each record file of `source`, or (name, why it was left out).
+    """Yield (name, contents as bytes) of each record file of `source`, or (name, reason as str) of one left out.
 
-    source: SGF or zip as bytes; a file of either; or a folder with .sgf and .zip files at any depth.
-    Raises DataError if a path is not there or a folder has no such file.
+    source: SGF or zip as bytes; a file of either kind; or a folder with .sgf and .zip files at any depth.
+    Raises DataError if the path does not exist or the folder has no such file.
     """
     if isinstance(source, bytes):
         if zipfile.is_zipfile(io.BytesIO(source)):
@@ -39,14 +39,14 @@ def documents(source: Path | bytes, max_bytes: int = MAX_BYTES) -> Iterator[tupl
 
 
 def record_files(source: Path) -> list[Path]:
-    """The .sgf and .zip files of a folder at any depth, in order, or the one file that `source` is.
+    """Return the .sgf and .zip files of a folder at any depth, sorted, or `source` itself if it is a file.
 
-    Raises DataError if there is none.
+    Raises DataError if there are none.
     """
     if source.is_file():
         return [source]
     if not source.is_dir():
-        raise DataError(f"There is no file or folder {source.absolute()}.")
+        raise DataError(f"{source.absolute()} does not exist.")
     files = sorted(path for path in source.rglob("*") if path.suffix.lower() in (".sgf", ".zip") and path.is_file())
     if not files:
         raise DataError(f"{source.absolute()} has no .sgf or .zip file.")
@@ -54,11 +54,11 @@ def record_files(source: Path) -> list[Path]:
 
 
 def as_ascii_superset(text: bytes) -> tuple[bytes, str]:
-    """The text in a charset in which a byte below 128 is always that character, and that charset's name.
+    """Return the text in a charset whose bytes below 128 are always ASCII characters, and the name of that charset.
 
-    Second bytes of Chinese, Japanese and Korean characters can be `]` or a backslash, and UTF-16 is full of zeros:
-    such text becomes UTF-8. Text that is valid UTF-8 is taken for that, whatever it declares; else the charset of its
-    first CA property counts, else Latin-1, the default of SGF.
+    The second byte of a Chinese, Japanese or Korean character can be `]` or a backslash, and UTF-16 is full of zero
+    bytes, so such text is converted to UTF-8. The charset is UTF-8 if the text is valid UTF-8, whatever it declares;
+    else that of its first CA property; else Latin-1, the default of SGF.
     """
     if text.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)):
         return text.decode("utf-16", "replace").encode(), "UTF-8"

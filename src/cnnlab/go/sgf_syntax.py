@@ -1,7 +1,7 @@
-"""Games inside SGF text: where each begins and ends, and its main line without the variations.
+"""Find the games in SGF text and extract the main line of each, without variations.
 
-sgfmill parses a game's whole tree, gives up a collection at its first broken game, and drops property names in small
-letters. So games are cut out here first, one by one, and only their main lines go on to it: flat, however deeply the
+sgfmill parses a game's whole tree, gives up a collection at its first broken game, and drops lowercase property names.
+So games are first cut out here one by one, and sgfmill gets only their main lines, which are flat however deeply the
 variations are nested. All patterns are possessive, so that no input makes them slow.
 """
 
@@ -13,8 +13,8 @@ VALUE = rb"\[[^\\\]]*+(?:\\.[^\\\]]*+)*+\]"
 TOKEN = re.compile(VALUE + rb"|[()\[]", re.DOTALL)
 VALUES = re.compile(VALUE, re.DOTALL)
 START = re.compile(rb"\(\s*+;")
-# A node that opens with a root property is the root of a game: its `]` is not escaped, so that it stands in no value.
-# This is where reading goes on after a broken game.
+# A node that starts with a root property is the root of a game: the `]` is not escaped, so it cannot be inside a value.
+# After a broken game, reading continues at the next root.
 ROOT = re.compile(
     rb"\(\s*+;\s*+(?:[a-z]*(?:F[a-z]*F|G[a-z]*M|S[a-z]*Z|C[a-z]*A|A[a-z]*P)[a-z]*|ff|gm|sz|ca|ap)\s*+\[[^\\\]]*+\]"
 )
@@ -23,11 +23,11 @@ NAME_OR_VALUE = re.compile(VALUE + rb"|[A-Za-z]++", re.DOTALL)
 
 
 class BrokenGameError(ValueError):
-    """Text that looks like a game and is none; says why."""
+    """Says why text that looks like a game is not one."""
 
 
 def pieces(text: bytes, least: int) -> Iterator[bytes]:
-    """Cut a collection between games into pieces of at least `least` bytes, but for the last."""
+    """Cut a collection between games into pieces of at least `least` bytes each, except the last."""
     begin = 0
     for root in ROOT.finditer(text):
         if root.start() - begin >= least:
@@ -37,12 +37,12 @@ def pieces(text: bytes, least: int) -> Iterator[bytes]:
 
 
 def is_collection(text: bytes) -> bool:
-    """Whether more than one game begins in the text."""
+    """Return whether the text contains more than one game."""
     return len(list(islice(ROOT.finditer(text), 2))) > 1
 
 
 def main_lines(text: bytes) -> Iterator[bytes | BrokenGameError]:
-    """The main line of every game of a collection, as SGF without variations, or what is wrong with the game."""
+    """Yield the main line of every game in a collection as SGF without variations, or the error in that game."""
     roots = [root.start() for root in ROOT.finditer(text)]
     borders = [0, *roots, len(text)]
     for begin, end in pairwise(borders):
@@ -55,7 +55,7 @@ def main_lines(text: bytes) -> Iterator[bytes | BrokenGameError]:
 
 
 def _main_line(text: bytes, start: int) -> tuple[bytes | BrokenGameError, int]:
-    """The main line of the game that starts at `start` or what is wrong with it, and where that game ends."""
+    """Return the main line of the game that starts at `start`, or the error in it, and where the game ends."""
     depth, opened, closed = 0, [], None
     for token in TOKEN.finditer(text, start):
         kind = token.group()
@@ -77,7 +77,10 @@ def _main_line(text: bytes, start: int) -> tuple[bytes | BrokenGameError, int]:
 
 
 def _disorder(game: bytes) -> BrokenGameError | None:
-    """Nodes come before variations, and every variation begins with a node: else moves would be lost."""
+    """Return the error in a game whose variations do not start with a node or are followed by text; None if fine.
+
+    Moves of such a game would be lost.
+    """
     bare = VALUES.sub(b"[]", game)
     if re.search(rb"\(\s*+[^;\s]", bare):
         return BrokenGameError("a variation has no node")
@@ -87,7 +90,7 @@ def _disorder(game: bytes) -> BrokenGameError | None:
 
 
 def _capital_names(line: bytes) -> bytes:
-    """Names written in small letters alone, in capitals: `b[pd]` as `B[pd]`; `Black[pd]` stays for sgfmill to read."""
+    """Capitalize property names that are all lowercase, `b[pd]` to `B[pd]`; sgfmill itself reads `Black[pd]`."""
     if not SMALL_NAME.search(VALUES.sub(b"[]", line)):
         return line
 

@@ -1,7 +1,7 @@
 """Which layers a name, an index or a pattern means, and what they give for an image."""
 
 import fnmatch
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any
 
@@ -74,7 +74,7 @@ def outputs_of_layers(layers: Mapping[str, nn.Module], detached: bool = False) -
     """
     outputs: dict[str, Tensor] = {}
 
-    def keep(name: str):
+    def keep(name: str) -> Callable[[nn.Module, tuple, Any], None]:
         def hook(module: nn.Module, arguments: tuple, output: Any) -> None:
             if isinstance(output, Tensor):
                 outputs[name] = output.detach().float().cpu().clone() if detached else output.clone()

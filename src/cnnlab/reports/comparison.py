@@ -1,4 +1,4 @@
-"""Many runs as one experiment: which keys vary, which runs are repeats of one setting, and what may be compared."""
+"""Treat many runs as one study: find the keys that vary and the repeats of each setting; refuse unfair comparisons."""
 
 import math
 from collections import Counter
@@ -13,28 +13,29 @@ from cnnlab.runs.settings import ABSENT, GROUPS, Value, flat
 
 @dataclass(frozen=True)
 class Setting:
-    """One value of every factor, and its finished runs: repeats that differ in the seed only."""
+    """One value of every factor, and the finished runs with it: repeats that differ only in the seed."""
 
     values: tuple[Value, ...]
     runs: tuple[RunResult, ...]
 
     def summary(self, metric: str) -> Summary:
+        """Return mean, spread and interval of a metric over the runs that have it."""
         values = [run.numbers[metric] for run in self.runs if metric in run.numbers]
         return summary(values).within(bounds_of(metric))
 
 
 @dataclass(frozen=True)
 class Study:
-    """Settings, best first by the mean of `metric`; every run is in one of them or in `left_out`."""
+    """Settings in order of the mean of `metric`, best first; every run is in one of them or in `left_out`."""
 
     metric: str
     monitor: str
-    """The metric that decided the best epoch of each run."""
+    """The metric that chose the best epoch of each run."""
     smaller_is_better: bool
     factors: tuple[str, ...]
     settings: tuple[Setting, ...]
     fixed: dict[str, Value]
-    """What was typed alike for all runs."""
+    """Keys that were typed with the same value for all runs."""
     left_out: tuple[RunResult, ...]
 
     @property
@@ -43,12 +44,12 @@ class Study:
 
     @property
     def metrics(self) -> list[str]:
-        """What can be compared, the metric itself first."""
+        """The metrics that can be compared, `metric` first."""
         return list(dict.fromkeys([self.metric, *in_order(_metrics(self.runs), self.monitor)]))
 
     @property
     def cells(self) -> Cells:
-        """Setting -> seed -> the metric, where a run has it."""
+        """Values of a setting -> seed -> `metric`, without runs that lack it."""
         by_value = sorted(self.settings, key=lambda setting: _sortable(setting.values))
         cells = {
             setting.values: {run.seed: run.numbers[self.metric] for run in setting.runs if self.metric in run.numbers}
@@ -58,43 +59,47 @@ class Study:
 
     @property
     def resolution(self) -> float:
-        """The step of an accuracy: one image more that is right. 0 for other metrics."""
-        part = "test" if self.metric.startswith("test/") else "val"
-        images = [run.record.get("images", {}).get(part) or 0 for run in self.runs]
+        """The smallest step of an accuracy, 1 / images; 0 for other metrics."""
+        split = "test" if self.metric.startswith("test/") else "val"
+        images = [run.record.get("images", {}).get(split) or 0 for run in self.runs]
         return 1 / max(images) if self.metric.endswith("/acc") and any(images) else 0.0
 
     @property
     def span(self) -> float:
-        """The largest difference that two values of the metric can have."""
+        """The largest possible difference between two values of `metric`."""
         low, high = bounds_of(self.metric)
         return high - low
 
     def marginal_means(self, factor: int) -> dict[Hashable, Summary]:
-        """Level -> its mean over the other factors, with an interval within the bounds of the metric."""
+        """Return level -> its mean over the other factors, with an interval within the bounds of `metric`."""
         bounds = bounds_of(self.metric)
         return {level: it.within(bounds) for level, it in marginal_means(self.cells, factor).items()}
 
     def name(self, values: Sequence[Value]) -> str:
-        """init=orthogonal regularization=[l2], without the keys that a run does not have, unless it has none of them;
-        of a study without factors "the one setting"."""
+        """Return a setting as text, such as init=orthogonal regularization=[l2]; "the one setting" without factors.
+
+        Keys that the setting does not have are left out, unless it has none of them.
+        """
         pairs = list(zip(self.factors, values, strict=True))
         there = [(key, value) for key, value in pairs if value != ABSENT] or pairs
         return " ".join(f"{key}={value}" for key, value in there) or "the one setting"
 
 
 def study(results: Sequence[RunResult], metric: str | None = None, split: str | None = None) -> Study:
-    """Sort runs into settings.
+    """Return the study of these runs, sorted into settings.
 
     metric: what to compare by; None: the best value of the metric that the runs were trained for. split: the beginning
-    of the hash of the data split whose runs are to be compared.
-    Raises InputError if nothing has finished, if the runs are of several splits or metrics, if a seed is there twice,
-    or if no run has the metric.
+    of the hash of the data split whose runs to compare.
+    Raises InputError if no run has finished, if the runs have several splits or metrics, if a setting has two runs with
+    the same seed, or if no run has the metric.
     """
     finished = [run for run in results if not run.trouble]
     if not finished:
         counts = ", ".join(f"{count} {status}" for status, count in Counter(run.status for run in results).items())
         first = results[0]
-        raise InputError(f"No run has finished ({counts}; {first.folder.name}: {first.trouble}): nothing to compare.")
+        raise InputError(
+            f"No run has finished ({counts}; {first.folder.name}: {first.trouble}), so there is nothing to compare."
+        )
     runs = of_one_split(finished, split)
     monitor = of_one_metric(runs, metric)
     metric = known_metric(runs, metric, monitor)
@@ -113,38 +118,38 @@ def study(results: Sequence[RunResult], metric: str | None = None, split: str | 
 
 
 def of_one_split(runs: Sequence[RunResult], split: str | None) -> list[RunResult]:
-    """The runs of the split; raises InputError if there are several to choose from, or none of the given one."""
+    """Return the runs of the given split; raise InputError if it has none, or if None is given for several splits."""
     counts = Counter(run.split for run in runs)
     there = ", ".join(f"{name} ({count} run{'s' * (count > 1)})" for name, count in counts.items())
     if split is not None:
         chosen = [run for run in runs if run.split.startswith(str(split))]
         if not chosen:
-            raise InputError(f"split={split}: no finished run is of this data split. There are: {there}.")
+            raise InputError(f"split={split}: no finished run has this data split. Available: {there}.")
         runs, counts = chosen, Counter(run.split for run in chosen)
     if len(counts) > 1:
         raise InputError(
-            f"These runs are of {len(counts)} data splits, whose figures do not go into one table: {there}. "
-            f"Compare those of one: split={next(iter(counts))}"
+            f"These runs have {len(counts)} data splits, whose results are not comparable: {there}. "
+            f"Choose one: split={next(iter(counts))}"
         )
     return list(runs)
 
 
 def of_one_metric(runs: Sequence[RunResult], metric: str | None) -> str:
-    """Return the metric that decided the best epoch of the runs.
+    """Return the metric that chose the best epoch of the runs.
 
-    Raises InputError if it is not the same for all of them and `metric` does not say what to compare by.
+    Raises InputError if it differs between runs and `metric` does not say what to compare by.
     """
     counts = Counter(run.metric for run in runs)
     if len(counts) > 1 and metric is None:
         there = ", ".join(f"{name} ({count} run{'s' * (count > 1)})" for name, count in counts.items())
-        raise InputError(f"The runs were trained for different metrics: {there}. Say what to compare: metric=NAME")
+        raise InputError(f"The runs were trained for different metrics: {there}. Choose one to compare: metric=NAME")
     return counts.most_common(1)[0][0]
 
 
 def known_metric(runs: Sequence[RunResult], metric: str | None, monitor: str) -> str:
-    """Return the metric, or the one to compare by; raise InputError if no run has it.
+    """Return the full name of the metric to compare by; raise InputError if no run has it.
 
-    metric: as in the tables, or a name such as f1, which stands for best/val/f1.
+    metric: as in the tables, or a name such as f1, which stands for best/val/f1; None: best/ of `monitor`.
     """
     known = in_order(_metrics(runs), monitor)
     if not any("/" in key for key in known):
@@ -157,9 +162,9 @@ def known_metric(runs: Sequence[RunResult], metric: str | None, monitor: str) ->
 
 
 def find_factors(runs: Sequence[RunResult]) -> list[str]:
-    """The keys that vary: those typed, then those of the configs that differ between runs which were typed alike.
+    """Return the keys that vary: typed ones first, then config keys that differ between runs with equal typed keys.
 
-    The second kind are defaults that somebody changed; a group whose option differs stands for all that it holds.
+    The latter are defaults that somebody changed between runs. A group whose option differs stands for all its keys.
     """
     keys = dict.fromkeys(key for run in runs for key in run.typed)
     varying = [key for key in keys if len({run.value(key) for run in runs}) > 1]
@@ -179,21 +184,21 @@ def find_factors(runs: Sequence[RunResult]) -> list[str]:
 
 
 def refuse_equal_seeds(factors: Sequence[str], settings: dict[tuple[Value, ...], list[RunResult]]) -> None:
-    """Raises InputError that names two runs of one setting and one seed: no repeats, but the same twice."""
+    """Raise InputError if two runs of a setting have the same seed: that is one run done twice, not a repeat."""
     for values, group in settings.items():
         seeds: dict[int, RunResult] = {}
         for run in group:
             if run.seed in seeds:
                 what = " ".join(f"{key}={value}" for key, value in zip(factors, values, strict=True))
                 raise InputError(
-                    f"{' '.join([what, f'seed={run.seed}']).strip()} is there twice, and equal seeds are no repeats: "
+                    f"Two runs have {' '.join([what, f'seed={run.seed}']).strip()}, and equal seeds are not repeats: "
                     f"{seeds[run.seed].folder} and {run.folder}. Remove one, or name the folders to compare."
                 )
             seeds[run.seed] = run
 
 
 def confounded(given: Study) -> list[tuple[str, str]]:
-    """Pairs of factors of which each value of one always comes with the same value of the other."""
+    """Return the pairs of factors in which each value of one always occurs with the same value of the other."""
     found = []
     for i, first in enumerate(given.factors):
         for j in range(i + 1, len(given.factors)):
@@ -208,12 +213,12 @@ def _metrics(runs: Sequence[RunResult]) -> set[str]:
 
 
 def _sortable(values: Sequence[Value]) -> list[tuple[bool, float, str]]:
-    """Numbers by size, then words by letter."""
+    """Return a sort key that puts numbers by size before words in alphabetical order."""
     return [(isinstance(value, str), 0.0 if isinstance(value, str) else float(value), str(value)) for value in values]
 
 
 def in_order(metrics: Iterable[str], monitor: str) -> list[str]:
-    """Return figures in the order of columns: what one looks at first comes first."""
+    """Return metrics in the order of the columns: those of the monitored metric, then costs, then the rest."""
     name = monitor.removeprefix("val/")
     first = (
         *(f"best/{monitor}", f"last/{monitor}", f"test/{name}", f"gap/{name}"),

@@ -1,4 +1,4 @@
-"""The pictures of a comparison: learning curves, every run with the mean's interval, effects, and a heat map."""
+"""Plot a comparison: learning curves, every run with the interval of the mean, effects, and a heat map."""
 
 import math
 from collections.abc import Sequence
@@ -13,24 +13,24 @@ from cnnlab.reports.pages import figure_png
 from cnnlab.reports.statistics import Summary, levels
 
 MOST_CURVES = 10
-"""Settings whose curves are drawn, the best ones; more colours cannot be told apart."""
+"""Largest number of settings in the curves figure, best first; more colours are hard to distinguish."""
 MOST_ROWS = 40
-"""Settings with a row of dots."""
+"""Largest number of settings in the dots figure, best first."""
 
 
 def pictures(study: Study) -> dict[str, bytes]:
-    """Title -> PNG of what the study has: curves if runs have them, effects and heat map if factors are crossed."""
-    drawn = {
+    """Return title -> PNG: curves if runs have them, effects for crossed factors, a heat map for two factors."""
+    figures = {
         "Learning curves": curves_figure(study),
         "Dots": dots_figure(study),
         "Effects": effects_figure(study),
         "Heat map": heat_map_figure(study),
     }
-    return {name: figure_png(figure, dpi=110) for name, figure in drawn.items() if figure is not None}
+    return {name: figure_png(figure, dpi=110) for name, figure in figures.items() if figure is not None}
 
 
 def curves_figure(study: Study) -> Figure | None:
-    """The metric by epoch for each setting: the mean over seeds, and a band from the lowest to the highest seed."""
+    """Plot the metric by epoch for each setting: mean over seeds, and a band from the lowest to the highest seed."""
     key = study.metric.split("/", 1)[1] if study.metric.startswith(("best/", "last/")) else study.monitor
     shown = [setting for setting in study.settings if any(key in run.curves for run in setting.runs)][:MOST_CURVES]
     if not shown:
@@ -54,7 +54,7 @@ def curves_figure(study: Study) -> Figure | None:
 
 
 def band(setting: Setting, key: str) -> tuple[list[int], list[float], list[float], list[float]]:
-    """Epochs counted from 1, and lowest, mean and highest value over the seeds that reached each."""
+    """Return the epochs, from 1, and the lowest, mean and highest value over the seeds that reached each epoch."""
     curves = [run.curves[key] for run in setting.runs if key in run.curves]
     epochs = sorted({epoch for curve in curves for epoch in curve})
     at = [[curve[epoch] for curve in curves if epoch in curve] for epoch in epochs]
@@ -67,7 +67,7 @@ def band(setting: Setting, key: str) -> tuple[list[int], list[float], list[float
 
 
 def dots_figure(study: Study) -> Figure | None:
-    """A row for each setting, best on top: every run a dot, the mean a bar with its 95 % interval."""
+    """Plot a row for each setting, best on top: each run as a dot, the mean as a bar with its 95 % interval."""
     metric = study.metric
     shown = [setting for setting in study.settings if setting.summary(metric).n][:MOST_ROWS]
     figure = Figure(figsize=(9, 1.4 + 0.42 * len(shown)), layout="constrained")
@@ -87,7 +87,7 @@ def dots_figure(study: Study) -> Figure | None:
 
 
 def effects_figure(study: Study) -> Figure | None:
-    """For each of several factors the mean of each level over the other factors, with its 95 % interval."""
+    """Plot the mean of each level over the other factors, with its 95 % interval; None for a single factor."""
     found = {factor: study.marginal_means(number) for number, factor in enumerate(study.factors)}
     found = {factor: means for factor, means in found.items() if means}
     if len(study.factors) < 2 or not found:
@@ -112,7 +112,7 @@ def effects_figure(study: Study) -> Figure | None:
 
 
 def heat_map_figure(study: Study) -> Figure | None:
-    """Of two factors: the mean of every combination, brighter is better, with its standard deviation and n."""
+    """Plot the mean, standard deviation and n of every combination of two factors (brighter is better), else None."""
     if len(study.factors) != 2:
         return None
     cells = study.cells
@@ -146,7 +146,7 @@ def _mean_with_interval(axes: Axes, row: int, it: Summary) -> None:
 
 
 def _limit(axes: Axes, values: Sequence[float], summaries: Sequence[Summary]) -> None:
-    """The axis shows every value, and of the intervals what does not make the values a point (n=2 gives wide ones)."""
+    """Fit the x axis to the values, and to the intervals up to half their range beyond: with n=2 they are very wide."""
     low, high = min(values), max(values)
     room = (high - low) or max(abs(high) * 0.1, 1e-6)
     lows = [max(it.low, low - room / 2) for it in summaries if it.n > 1]

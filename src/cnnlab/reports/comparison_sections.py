@@ -1,4 +1,4 @@
-"""What a comparison says, in words and tables: the answer, the settings, each factor, their interaction."""
+"""State the results of a comparison in sentences and tables: the answer, the settings, each factor, the interaction."""
 
 import math
 from collections.abc import Callable, Sequence
@@ -18,39 +18,39 @@ from cnnlab.reports.statistics import (
 )
 
 MAIN_COLUMNS = 7
-"""Metrics in the tables for reading; comparison.csv has all."""
+"""Largest number of metrics in a table for reading; comparison.csv has all of them."""
 SHORT = {"epochs_to_best": "epochs", "wall_seconds": "s", "images_per_second": "img/s"}
-"""Names of columns on the terminal, where they hold the mean alone."""
+"""Metric -> its column name on the terminal, where only the mean is shown."""
 
 
 @dataclass(frozen=True)
 class Section:
-    """Lines, then a table; either may be empty."""
+    """A section of the report: lines, then a table; either may be empty."""
 
     title: str
     lines: list[str] = field(default_factory=list)
     head: list[str] = field(default_factory=list)
     rows: list[list] = field(default_factory=list)
     brief: tuple[list[str], list[list]] | None = None
-    """The table of the terminal, if it is another."""
+    """Head and rows of the table on the terminal, if they differ."""
 
 
 def sections(given: Study) -> list[Section]:
-    """The report: answer, table, factors, interaction, what was left out."""
-    best = setting_comparisons(given.cells, given.resolution)
-    parts = [_answer(given, best), _table(given), *_factors(given)]
+    """Return the report: answer, settings, factors, interaction, best setting against the others, runs left out."""
+    compared = setting_comparisons(given.cells, given.resolution)
+    report = [_answer(given, compared), _table(given), *_factors(given)]
     if len(given.factors) == 2:
-        parts.append(_interaction(given))
+        report.append(_interaction(given))
     if len(given.factors) > 1:
-        parts.append(_against_best(given, best))
-    parts.append(_left_out(given))
-    return [part for part in parts if part.lines or part.rows]
+        report.append(_against_best(given, compared))
+    report.append(_left_out(given))
+    return [section for section in report if section.lines or section.rows]
 
 
 # --- Sections ---
 
 
-def _answer(given: Study, best: Sequence[Comparison]) -> Section:
+def _answer(given: Study, compared: Sequence[Comparison]) -> Section:
     leader = given.settings[0]
     runs = len(given.runs)
     lines = [
@@ -58,22 +58,21 @@ def _answer(given: Study, best: Sequence[Comparison]) -> Section:
         f"{given.metric}{' (smaller is better)' if given.smaller_is_better else ''}."
     ]
     if given.fixed:
-        lines.append(f"Alike in all: {' '.join(f'{key}={value}' for key, value in given.fixed.items())}")
+        lines.append(f"The same in all: {' '.join(f'{key}={value}' for key, value in given.fixed.items())}")
     lines.append(f"Best: {given.name(leader.values)}, {_interval(leader.summary(given.metric), given.metric)}")
-    rivals = [it for it in best if leader.values in (it.first, it.second)]
+    rivals = [it for it in compared if leader.values in (it.first, it.second)]
     worse = [it for it in rivals if it.tells]
     if rivals and len(worse) == len(rivals):
         lines.append("It is better than every other setting.")
     elif rivals:
         untold = [given.name(it.second if it.first == leader.values else it.first) for it in rivals if not it.tells]
-        lines.append(f"It cannot be told from {len(untold)} of {len(rivals)} others: {_some(untold)}")
+        lines.append(f"It is not significantly better than {len(untold)} of {len(rivals)} others: {_some(untold)}")
     for setting in given.settings:
         missing = [run.folder.name for run in setting.runs if given.metric not in run.numbers]
         if missing:
             lines.append(f"Without {given.metric}, so not counted: {_some(missing)}")
     lines += [
-        f"{first} and {second} vary together: their effects cannot be told apart."
-        for first, second in confounded(given)
+        f"{first} and {second} vary together: their effects cannot be separated." for first, second in confounded(given)
     ]
     return Section("Answer", lines)
 
@@ -95,8 +94,8 @@ def _table(given: Study) -> Section:
 
 
 def _factors(given: Study) -> list[Section]:
-    """Each factor's marginal means (its effect with the others averaged out) and its levels against each other."""
-    cells, parts = given.cells, []
+    """Return a section for each factor: its marginal means (the other factors averaged out) and its levels compared."""
+    cells, found = given.cells, []
     families = {
         factor: level_comparisons(cells, position, given.resolution) for position, factor in enumerate(given.factors)
     }
@@ -104,7 +103,7 @@ def _factors(given: Study) -> list[Section]:
     for position, (factor, family) in enumerate(families.items()):
         comparisons = [next(tested) for _ in family]
         if all(it.difference.n < 2 for it in comparisons):
-            text = "cannot tell with n=1: no two of its values were run with two equal seeds. Add seeds: seed=0,1,2"
+            text = "cannot tell with n=1: no two of its values share two seeds. Add seeds: seed=0,1,2"
             lines = [text] if family else []
         else:
             ranked = sorted(comparisons, key=lambda it: (math.isnan(it.p), it.p))
@@ -113,8 +112,8 @@ def _factors(given: Study) -> list[Section]:
         centre = sum(it.mean for it in means.values()) / len(means) if means else 0
         rows = [[level, it.n, _interval(it, given.metric), f"{it.mean - centre:+.4f}"] for level, it in means.items()]
         head = [factor, "seeds", f"{given.metric}, mean over the others", "effect"] if rows else []
-        parts.append(Section(f"Factor {factor}", lines, head, rows))
-    return parts
+        found.append(Section(f"Factor {factor}", lines, head, rows))
+    return found
 
 
 def _interaction(given: Study) -> Section:
@@ -122,7 +121,7 @@ def _interaction(given: Study) -> Section:
     rest = interactions(cells)
     title = f"Interaction of {first} and {second}"
     if not rest:
-        return Section(title, ["Not every combination was run: cannot tell."])
+        return Section(title, ["cannot tell: not every combination was run."])
     contrasts = [it for it in interaction_contrasts(cells, given.resolution) if not math.isnan(it.p)]
     lines = ["The cells show what a combination gains beyond the sum of its two effects."]
     if contrasts:
@@ -131,7 +130,7 @@ def _interaction(given: Study) -> Section:
         (a1, a2), (b1, b2) = it.first, it.second
         lines.append(
             f"{'There is one' if it.tells else 'cannot tell that there is any'}: {first}={a1} minus {first}={a2} is "
-            f"{it.difference.mean:.4f} more with {second}={b1} than with {second}={b2} "
+            f"{it.difference.mean:.4f} larger with {second}={b1} than with {second}={b2} "
             f"({_range(it, 2 * given.span)}; the clearest of {len(contrasts)})"
         )
     else:
@@ -141,9 +140,9 @@ def _interaction(given: Study) -> Section:
     return Section(title, lines, [f"{first} \\ {second}", *map(str, columns)], rows)
 
 
-def _against_best(given: Study, best: Sequence[Comparison]) -> Section:
+def _against_best(given: Study, compared: Sequence[Comparison]) -> Section:
     leader = given.settings[0].values
-    rivals = [it for it in best if leader in (it.first, it.second)]
+    rivals = [it for it in compared if leader in (it.first, it.second)]
     if all(it.difference.n < 2 for it in rivals):
         return Section("The best setting against the others", ["cannot tell with n=1."] if rivals else [])
     lines = [_verdict(it, given, given.name) for it in sorted(rivals, key=lambda it: (math.isnan(it.p), it.p))]
@@ -158,20 +157,20 @@ def _left_out(given: Study) -> Section:
 
 
 def _verdict(it: Comparison, given: Study, name: Callable[[Any], str]) -> str:
-    """One sentence on two levels, the better one first."""
+    """Return one sentence that compares two levels, the better one first."""
     it = it if it.difference.mean >= 0 or not it.difference.n else it.turned()
     gap = it.difference
     better, worse = (
         name(level) for level in ((it.second, it.first) if given.smaller_is_better else (it.first, it.second))
     )
     if gap.n == 0:
-        return f"cannot tell {better} from {worse}: no seed in common"
+        return f"cannot tell {better} from {worse}: they share no seed"
     if gap.n == 1:
         return f"cannot tell {better} from {worse} with n=1: {gap.mean:.4f} apart in the one seed they share"
     if math.isnan(it.p):
         return (
             f"cannot tell {better} from {worse}: exactly {gap.mean:.4f} apart in each of {gap.n} seeds, "
-            "which says nothing of how the difference spreads"
+            "which says nothing about how the difference varies"
         )
     if it.tells:
         return f"{better} is better than {worse} by {gap.mean:.4f} ({_range(it, given.span)})"
@@ -179,7 +178,7 @@ def _verdict(it: Comparison, given: Study, name: Callable[[Any], str]) -> str:
 
 
 def _range(it: Comparison, most: float) -> str:
-    """The interval of a difference, clipped to the largest one that is possible."""
+    """Return the interval of a difference as text, clipped to the largest possible difference `most`."""
     gap = it.difference
     low, high = max(gap.low, -most), min(gap.high, most)
     p = f"p = {it.p:.2g}" if it.p >= 0.0001 else "p < 0.0001"
@@ -187,7 +186,7 @@ def _range(it: Comparison, most: float) -> str:
 
 
 def _interval(it: Summary, metric: str) -> str:
-    """0.9489 ± 0.0120 (0.9191 to 0.9787); of one run its value."""
+    """Return a summary as text: 0.9489 ± 0.0120 (0.9191 to 0.9787), or the value of a single run."""
     if it.n < 2:
         return _mean(it, metric)
     return f"{_spread(it, metric)} ({_number(it.low, metric)} to {_number(it.high, metric)})"
@@ -202,7 +201,7 @@ def _mean(it: Summary, metric: str) -> str:
 
 
 def _number(value: float, metric: str) -> str:
-    """Scores and losses with four decimals, epochs, seconds and speeds with one."""
+    """Format scores and losses with four decimals; epochs, seconds and speeds with one."""
     return f"{value:.{4 if '/' in metric else 1}f}"
 
 

@@ -1,4 +1,4 @@
-"""Tables as CSV, Markdown and HTML, and pages that hold their pictures: no outside references, every name escaped."""
+"""Write tables as CSV, Markdown and HTML, and self-contained HTML pages in which every name is escaped."""
 
 import base64
 import csv
@@ -19,7 +19,7 @@ STYLE = (
 
 
 def write_csv(path: Path, head: Sequence[str], rows: Sequence[Sequence]) -> None:
-    """Write a table with a line of column names, atomically; None is an empty cell."""
+    """Write a table with a header line, atomically; None becomes an empty cell."""
     table = io.StringIO()
     writer = csv.writer(table, lineterminator="\n")
     writer.writerow(head)
@@ -28,7 +28,7 @@ def write_csv(path: Path, head: Sequence[str], rows: Sequence[Sequence]) -> None
 
 
 def markdown_table(head: Sequence[str], rows: Sequence[Sequence]) -> str:
-    """A table as GitHub renders it; pipes, line breaks and markup in cells are escaped."""
+    """Return a table in GitHub's Markdown; pipes, line breaks and markup in cells are escaped."""
 
     def line(cells: Sequence) -> str:
         return "| " + " | ".join(markdown(str(cell)) for cell in cells) + " |"
@@ -37,14 +37,14 @@ def markdown_table(head: Sequence[str], rows: Sequence[Sequence]) -> str:
 
 
 def markdown(text: str) -> str:
-    """A line of text whose markup is shown, not obeyed."""
+    """Return text as one line of Markdown with its markup escaped."""
     for mark in ("\\", "`", "*", "|", "]("):
         text = text.replace(mark, f"{mark[:-1]}\\{mark[-1]}")
     return html.escape(" ".join(text.split()), quote=False)
 
 
 def text_table(head: Sequence[str], rows: Sequence[Sequence]) -> str:
-    """A table for the terminal, columns aligned on the left."""
+    """Return a table for the terminal with left-aligned columns."""
     lines = [[str(cell) for cell in row] for row in (head, *rows)]
     widths = [max(len(line[column]) for line in lines) for column in range(len(head))]
     return "\n".join(
@@ -53,6 +53,8 @@ def text_table(head: Sequence[str], rows: Sequence[Sequence]) -> str:
 
 
 def html_table(rows: Sequence[Sequence], head: Sequence[str] = ()) -> str:
+    """Return a table as HTML, with its cells escaped."""
+
     def line(cells: Sequence, tag: str) -> str:
         return "<tr>" + "".join(f"<{tag}>{html.escape(str(cell))}</{tag}>" for cell in cells) + "</tr>"
 
@@ -61,16 +63,17 @@ def html_table(rows: Sequence[Sequence], head: Sequence[str] = ()) -> str:
 
 
 def html_section(title: str, *parts: str) -> str:
-    """A heading and HTML below it."""
+    """Return a heading with HTML below it; only the title is escaped."""
     return f"<h2>{html.escape(title)}</h2>{''.join(parts)}"
 
 
 def html_paragraphs(lines: Sequence[str]) -> str:
+    """Return each line as an escaped HTML paragraph."""
     return "".join(f"<p>{html.escape(line)}</p>" for line in lines)
 
 
 def html_pictures(pictures: Mapping[str, bytes]) -> str:
-    """Title -> PNG, each a section of its own with the picture's bytes inside."""
+    """Return a section for each picture, with its bytes embedded; pictures: title -> PNG."""
     return "".join(
         html_section(
             name,
@@ -81,6 +84,7 @@ def html_pictures(pictures: Mapping[str, bytes]) -> str:
 
 
 def html_page(title: str, *parts: str) -> str:
+    """Return a complete HTML page; parts: HTML, already escaped."""
     return (
         '<!doctype html><html lang="en"><meta charset="utf-8"><meta name="viewport" content="width=device-width">'
         f"<title>{html.escape(title)}</title><style>{STYLE}</style><h1>{html.escape(title)}</h1>"
@@ -89,6 +93,7 @@ def html_page(title: str, *parts: str) -> str:
 
 
 def figure_png(figure: Figure, dpi: int = 80) -> bytes:
+    """Render a figure as the bytes of a PNG file."""
     buffer = io.BytesIO()
     figure.savefig(buffer, format="png", dpi=dpi)
     return buffer.getvalue()

@@ -1,7 +1,7 @@
-"""What repeats over seeds can tell: intervals, effects of factors, and paired tests with Holm's correction.
+"""Statistics of runs repeated over seeds: intervals, effects of factors, and paired tests with Holm's correction.
 
-An experiment is a mapping of cells: the values of the factors -> seed -> the metric. The seed is the unit: whatever is
-compared is first averaged within a seed, so that n is always a number of seeds and never a number of runs.
+Cells map the values of all factors -> seed -> the metric. The seed is the unit of observation: everything that is
+compared is first averaged within each seed, so n is always a number of seeds, never a number of runs.
 """
 
 import itertools
@@ -11,11 +11,11 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
-import scipy.stats
+from scipy.special import stdtr, stdtrit
 
 CONFIDENCE = 0.95
 ROUNDING = 1e-12
-"""Differences of metrics below this are those of floating-point numbers."""
+"""Differences of metrics up to this are floating-point error."""
 Cells = Mapping[tuple[Hashable, ...], Mapping[int, float]]
 
 
@@ -30,7 +30,7 @@ class Summary:
     high: float
 
     def within(self, bounds: tuple[float, float]) -> "Summary":
-        """Clip the interval to the values that the mean can take, which leaves its coverage as it is."""
+        """Return the summary with its interval clipped to the values that the mean can take; coverage is unchanged."""
         least, greatest = bounds
         if self.n < 2:
             return self
@@ -39,10 +39,10 @@ class Summary:
 
 @dataclass(frozen=True)
 class Difference:
-    """A paired difference over n seeds with its 95 % interval, and the p value of Student's t test against 0.
+    """A mean paired difference over n seeds, its 95 % interval, and the p value of Student's t test against 0.
 
-    p is NaN where nothing can be told: with n < 2, or if every seed shows the very same difference, which says nothing
-    of how it would spread. A difference of 0 in every seed has p = 1.
+    p is NaN if there is no basis for a test: n < 2, or exactly the same difference in every seed, which says nothing
+    about how it varies. A difference of 0 in every seed has p = 1.
     """
 
     n: int
@@ -54,7 +54,7 @@ class Difference:
 
 @dataclass(frozen=True)
 class Comparison:
-    """`first` minus `second`, levels of a factor or whole settings; `p` is corrected over the family of comparisons."""
+    """The difference `first` minus `second` of two levels or settings; `p` is corrected over the whole family."""
 
     first: Any
     second: Any
@@ -67,26 +67,26 @@ class Comparison:
         return self.p < 1 - CONFIDENCE
 
     def turned(self) -> "Comparison":
-        """`second` minus `first`."""
+        """Return the comparison as `second` minus `first`."""
         it = self.difference
         return Comparison(self.second, self.first, Difference(it.n, -it.mean, -it.high, -it.low, it.p), self.p)
 
 
 def summary(values: Sequence[float]) -> Summary:
-    """Of independent repeats; the interval is mean +- t(n - 1) std / sqrt(n)."""
+    """Summarise independent repeats; the interval is mean +- t(n - 1) std / sqrt(n)."""
     n = len(values)
     if n < 2:
         return Summary(n, float(values[0]) if n else math.nan, math.nan, math.nan, math.nan)
     mean, std = float(np.mean(values)), float(np.std(values, ddof=1))
-    half = float(scipy.stats.t.ppf((1 + CONFIDENCE) / 2, n - 1)) * std / math.sqrt(n)
+    half = float(stdtrit(n - 1, (1 + CONFIDENCE) / 2)) * std / math.sqrt(n)
     return Summary(n, mean, std, mean - half, mean + half)
 
 
 def difference(values: Sequence[float], resolution: float = 0.0) -> Difference:
-    """Paired differences, one for each seed, tested against 0.
+    """Test paired differences, one for each seed, against 0.
 
-    resolution: the step of the metric, 1 / images for an accuracy. The standard deviation counts at least as that which
-    rounding two values to this step makes, resolution / sqrt(6): equal accuracies of every seed are no certainty.
+    resolution: the step of the metric, 1 / images for an accuracy. The standard deviation is taken to be at least that
+    of the rounding of two values to this step, resolution / sqrt(6): equal accuracies in all seeds are not certainty.
     """
     it = summary(values)
     if it.n < 2:
@@ -97,13 +97,13 @@ def difference(values: Sequence[float], resolution: float = 0.0) -> Difference:
     if std <= ROUNDING + 1e-9 * abs(it.mean):
         return Difference(it.n, it.mean, it.low, it.high, math.nan)
     error = std / math.sqrt(it.n)
-    half = float(scipy.stats.t.ppf((1 + CONFIDENCE) / 2, it.n - 1)) * error
-    p = float(2 * scipy.stats.t.sf(abs(it.mean) / error, it.n - 1))
+    half = float(stdtrit(it.n - 1, (1 + CONFIDENCE) / 2)) * error
+    p = float(2 * stdtr(it.n - 1, -abs(it.mean) / error))
     return Difference(it.n, it.mean, it.mean - half, it.mean + half, p)
 
 
 def holm(p_values: Sequence[float]) -> list[float]:
-    """p values corrected so that any false positive among them has the promised rate (Holm 1979); NaN stays NaN."""
+    """Return p values corrected by Holm (1979), which controls the family-wise error rate; NaN stays NaN."""
     tested = [index for index, p in enumerate(p_values) if not math.isnan(p)]
     corrected = list(p_values)
     largest = 0.0
@@ -114,14 +114,15 @@ def holm(p_values: Sequence[float]) -> list[float]:
 
 
 def levels(cells: Cells, factor: int) -> list[Hashable]:
-    """The values of a factor, in order of appearance."""
+    """Return the values of a factor in order of appearance."""
     return list(dict.fromkeys(cell[factor] for cell in cells))
 
 
 def marginal_means(cells: Cells, factor: int) -> dict[Hashable, Summary]:
-    """Level -> the metric averaged over the combinations of the other factors that every level was run with.
+    """Return level -> the metric averaged over the combinations of the other factors that every level was run with.
 
-    Seeds that lack one of these combinations are left out; empty if no combination has every level, or no seed is left.
+    Seeds that lack one of these combinations are left out. Returns {} if no combination has every level, or if no seed
+    is left.
     """
     by_level = {level: _slice(cells, factor, level) for level in levels(cells, factor)}
     first, *others = by_level.values()
@@ -138,7 +139,10 @@ def marginal_means(cells: Cells, factor: int) -> dict[Hashable, Summary]:
 def level_comparisons(
     cells: Cells, factor: int, resolution: float = 0.0
 ) -> list[tuple[Hashable, Hashable, Difference]]:
-    """Every two levels of a factor: paired where seed and other factors are equal, averaged within each seed."""
+    """Compare every two levels of a factor, paired by seed and other factors, and averaged within each seed.
+
+    Returns (first, second, first minus second).
+    """
     found = []
     for first, second in itertools.combinations(levels(cells, factor), 2):
         ones, others = _slice(cells, factor, first), _slice(cells, factor, second)
@@ -152,18 +156,18 @@ def level_comparisons(
 
 
 def corrected(family: Sequence[tuple[Hashable, Hashable, Difference]]) -> list[Comparison]:
-    """Comparisons with p values corrected over all of them."""
+    """Return the comparisons with their p values corrected over the whole family."""
     p_values = holm([it.p for _, _, it in family])
     return [Comparison(first, second, it, p) for (first, second, it), p in zip(family, p_values, strict=True)]
 
 
 def setting_comparisons(cells: Cells, resolution: float = 0.0) -> list[Comparison]:
-    """Every two cells, paired over the seeds they share; corrected over all pairs, so the best may be picked by eye."""
+    """Compare every two cells over the seeds they share; the correction over all pairs allows picking the best."""
     return corrected(level_comparisons({(cell,): seeds for cell, seeds in cells.items()}, 0, resolution))
 
 
 def interactions(cells: Cells) -> dict[tuple[Hashable, Hashable], float]:
-    """Of two factors: cell -> its mean minus what the marginal means add up to; empty if a cell is missing."""
+    """Return cell of two factors -> its mean minus the sum of the main effects; {} if a cell is missing."""
     rows, columns = levels(cells, 0), levels(cells, 1)
     if any((row, column) not in cells for row in rows for column in columns):
         return {}
@@ -173,10 +177,10 @@ def interactions(cells: Cells) -> dict[tuple[Hashable, Hashable], float]:
 
 
 def interaction_contrasts(cells: Cells, resolution: float = 0.0) -> list[Comparison]:
-    """Of two factors: how much more the step between two levels of the first is worth under one level of the second.
+    """Compare the difference between two levels of the first factor under two levels of the second.
 
-    `first` and `second` of each comparison are (level, level) of the first factor and of the second; the difference is
-    (a1 b1 - a2 b1) - (a1 b2 - a2 b2), paired over seeds, corrected over all of them.
+    `first` of each comparison is (a1, a2), `second` is (b1, b2); the difference is (a1 b1 - a2 b1) - (a1 b2 - a2 b2),
+    paired over seeds, and p is corrected over all contrasts.
     """
     family: list[tuple[Hashable, Hashable, Difference]] = []
     for a1, a2 in itertools.combinations(levels(cells, 0), 2):
@@ -190,11 +194,11 @@ def interaction_contrasts(cells: Cells, resolution: float = 0.0) -> list[Compari
 
 
 def _slice(cells: Cells, factor: int, level: Hashable) -> dict[tuple[Hashable, ...], Mapping[int, float]]:
-    """The cells of one level, by the values of the other factors."""
+    """Return the cells of one level by the values of the other factors."""
     return {(*cell[:factor], *cell[factor + 1 :]): seeds for cell, seeds in cells.items() if cell[factor] == level}
 
 
 def _by_seed(groups: Sequence[Mapping[int, float]]) -> dict[int, list[float]]:
-    """Seed -> its value in each group, for the seeds that all groups have."""
+    """Return seed -> its value in each group, for the seeds that all groups have."""
     common = set(groups[0]).intersection(*groups[1:])
     return {seed: [group[seed] for group in groups] for seed in sorted(common)}

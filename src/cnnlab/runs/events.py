@@ -1,7 +1,7 @@
-"""TensorBoard events in the run folder, made so that runs can be compared.
+"""Write TensorBoard events into the run folder, so that runs can be compared.
 
-Each run has one record of the settings it was made with and one of how it ended, in files of their own: TensorBoard
-believes the first record it finds, and a run that is resumed must be able to replace both.
+The settings of a run and how it ended are recorded in two event files of their own: TensorBoard believes the first
+record it finds, and a resumed run must be able to replace both.
 """
 
 import hashlib
@@ -12,6 +12,7 @@ import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
+from typing import IO
 
 from lightning.pytorch.loggers import TensorBoardLogger
 from lightning.pytorch.loggers.logger import Logger
@@ -28,14 +29,14 @@ from cnnlab.runs.settings import Value
 from cnnlab.system.files import write_atomically
 
 START, END = "events.out.tfevents.0000000000.session_start", "events.out.tfevents.9999999999.session_end"
-"""The first and the last of a run's event files, by name: that is the order in which they are read."""
+"""Names of the event files that TensorBoard reads first and last: it reads them in the order of their names."""
 
 
 class RunEvents(TensorBoardLogger):
-    """Event files and nothing else: the config is in config.yaml, so Lightning's hparams.yaml is not written.
+    """A logger that writes event files only: the config is in config.yaml, so Lightning's hparams.yaml is not written.
 
-    What is measured once an epoch has a copy under epoch/ whose step is the epoch, so that curves of different batch
-    sizes share an axis. train/acc_epoch, the mean over the epoch's steps, is epoch/train/acc.
+    Values that are measured once an epoch are logged again under epoch/, with the epoch as their step, so that curves
+    of different batch sizes share an axis. train/acc_epoch, the mean over the epoch's steps, is epoch/train/acc.
     """
 
     def __init__(self, save_dir: str) -> None:
@@ -54,14 +55,14 @@ class RunEvents(TensorBoardLogger):
 
     @rank_zero_only
     def start_session(self, settings: Mapping[str, Value], metric: str) -> None:
-        """Record what the run was made with, and which curves share a chart; forgets how an earlier attempt ended."""
+        """Record the run's settings and which curves share a chart; remove the record of an earlier attempt's end."""
         (Path(self.log_dir) / END).unlink(missing_ok=True)
         _write_event(Path(self.log_dir) / START, summary_v2.hparams_pb(dict(settings), trial_id=group_of(settings)))
         self.experiment.add_custom_scalars(charts(metric))
 
     @rank_zero_only
     def end_session(self, succeeded: bool) -> None:
-        """Record how the run ended; one without this record is still running, or was killed."""
+        """Record how the run ended; a run without this record is still running or was killed."""
         status = Status.Value("STATUS_SUCCESS" if succeeded else "STATUS_FAILURE")
         end = HParamsPluginData(session_end_info=SessionEndInfo(status=status, end_time_secs=time.time()))
         value = Summary.Value(
@@ -78,9 +79,9 @@ class RunEvents(TensorBoardLogger):
 
 @contextmanager
 def session(loggers: Sequence[Logger], settings: Mapping[str, Value], metric: str) -> Iterator[None]:
-    """Record what happens inside as a run with these settings, which succeeds or fails.
+    """Record the block as a run with these settings, which fails if the block raises.
 
-    metric: that of the run, such as val/acc.
+    metric: the metric of the run, such as val/acc.
     """
     events = [logger for logger in loggers if isinstance(logger, RunEvents)]
     for logger in events:
@@ -90,7 +91,7 @@ def session(loggers: Sequence[Logger], settings: Mapping[str, Value], metric: st
             yield
         except BaseException:
             for logger in events:
-                with suppress(OSError):  # a full disk, which may be why
+                with suppress(OSError):  # a full disk may be the reason for the first error
                     logger.end_session(succeeded=False)
             raise
         for logger in events:
@@ -99,7 +100,7 @@ def session(loggers: Sequence[Logger], settings: Mapping[str, Value], metric: st
 
 @contextmanager
 def _quiet_writers() -> Iterator[None]:
-    """What keeps TensorBoard's writer thread from writing is raised by the next event, too: once is enough."""
+    """Silence TensorBoard's writer thread: its error is raised by the next event anyway."""
     before = threading.excepthook
 
     def failed(arguments: threading.ExceptHookArgs) -> None:
@@ -114,7 +115,7 @@ def _quiet_writers() -> Iterator[None]:
 
 
 def charts(metric: str) -> dict[str, dict[str, list]]:
-    """Return the charts in which training and validation share axes."""
+    """Return the custom charts in which training and validation share axes, for the metric and the loss."""
     names = dict.fromkeys([metric.removeprefix("val/"), "loss"])
     return {
         "training and validation": {
@@ -125,13 +126,13 @@ def charts(metric: str) -> dict[str, dict[str, list]]:
 
 
 def event_sizes(folder: Path) -> dict[str, int]:
-    """Name -> bytes of the event files of metrics and pictures."""
+    """Return name -> size in bytes of the event files with metrics and pictures."""
     files = folder.glob("events.out.tfevents.*")
     return {path.name: path.stat().st_size for path in files if path.name not in (START, END)}
 
 
 def cut_events(folder: Path, sizes: Mapping[str, int]) -> None:
-    """Take what was logged since `event_sizes` gave `sizes` out of the event files of `folder`."""
+    """Truncate the event files of `folder` to `sizes` (from `event_sizes`), and remove those begun since then."""
     for name, size in event_sizes(folder).items():
         if name not in sizes:
             (folder / name).unlink()
@@ -140,15 +141,15 @@ def cut_events(folder: Path, sizes: Mapping[str, int]) -> None:
 
 
 def group_of(settings: Mapping[str, Value]) -> str:
-    """One name for all runs with equal settings: TensorBoard shows them as one row, with the mean of their metrics."""
+    """Return a name shared by all runs with equal settings; TensorBoard shows them as one row with mean metrics."""
     digest = hashlib.blake2b(json.dumps(settings, sort_keys=True).encode(), digest_size=4).hexdigest()
     return f"{settings['model']}-{digest}" if "model" in settings else digest
 
 
 def _write_event(path: Path, summary: Summary) -> None:
-    """An event file with this summary alone."""
+    """Write an event file that holds only this summary."""
 
-    def write(file) -> None:
+    def write(file: IO[bytes]) -> None:
         records = RecordWriter(file)
         for event in (Event(file_version="brain.Event:2"), Event(summary=summary)):
             event.wall_time = time.time()

@@ -1,4 +1,4 @@
-"""A run folder: what one run reads and leaves behind, and how it ended."""
+"""The run folder: the config of a run, its files, and the record of how it ended."""
 
 import contextlib
 import hashlib
@@ -13,7 +13,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from datetime import UTC, datetime
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import yaml
 
@@ -21,8 +21,13 @@ from cnnlab.config import stored_problems
 from cnnlab.config.overrides import require_harmless
 from cnnlab.errors import DataError, InputError, several
 from cnnlab.runs.settings import settings
-from cnnlab.system.files import read_json, read_yaml, write_json, write_text
+from cnnlab.system.files import load_tensors, read_json, read_yaml, write_atomically, write_json, write_text
 from cnnlab.system.processes import this_process
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+    from cnnlab.data.datamodule import DataModule
 
 log = logging.getLogger(__name__)
 PACKAGES = (
@@ -37,11 +42,11 @@ PACKAGES = (
     "numpy",
 )
 PLACES = ("paths", "logger")
-"""Parts of the config that say where a run reads, writes and logs, not what it is."""
+"""Config groups that say where a run reads, writes and logs; they do not change its results."""
 ABSENT = "none"
-"""What stands for a key that a config does not have."""
+"""Placeholder for the value of a key that a config does not have."""
 MOST_SHOWN = 5
-"""Changed keys that a message names."""
+"""Number of changed keys that an error names."""
 RECORD: dict[str, type | tuple[type, ...]] = {
     "status": str,
     "error": str,
@@ -51,17 +56,17 @@ RECORD: dict[str, type | tuple[type, ...]] = {
     "process": dict,
     "resumed": list,
 }
-"""What is read back of run.json, by runs and sweeps that are resumed."""
+"""Entries of run.json that resumed runs and sweeps read back -> their types."""
 
 
 class RunFolder:
-    """The folder of one run: what it was told, where its files are, and its record `run.json`; only rank zero writes.
+    """The folder of one run: its config, the paths of its files, and its record `run.json`. Only rank zero writes.
 
-    Nothing is written before `begin`. `record["status"]` is running, finished, failed or interrupted; of a job that a
-    sweep runs again first pending.
+    Nothing is written before `begin`. `record["status"]` is running, finished, failed or interrupted; a job that a
+    sweep runs again is pending first.
 
-    config: plain and resolved. overrides: as typed. chosen: the option taken of each config group. resumes: whether the
-    run goes on from its last checkpoint, and keeps its record.
+    config: plain and resolved. overrides: as typed. chosen: config group -> the option chosen from it. resumes: whether
+    the run continues from its last checkpoint and keeps its record.
     """
 
     def __init__(
@@ -88,11 +93,11 @@ class RunFolder:
 
     @property
     def resumes_from(self) -> Path | None:
-        """The checkpoint to go on from; None for a run that begins."""
+        """The checkpoint to continue from; None for a new run."""
         return self.last_checkpoint if self.resumes else None
 
     def begin(self) -> None:
-        """Write config.yaml, overrides.yaml and run.json."""
+        """Create the folder and write config.yaml, overrides.yaml and run.json."""
         now = datetime.now(UTC).isoformat(timespec="seconds")
         old = read_record(self.path) if self.resumes else {}
         old = {key: value for key, value in old.items() if key not in ("error", "exit_code")}
@@ -127,9 +132,38 @@ class RunFolder:
 
     @property
     def best_checkpoint(self) -> Path:
-        """The best epoch's; the last epoch's where there was no validation."""
+        """The checkpoint of the best epoch; without validation, that of the last epoch."""
         best = self.path / "checkpoints" / "best.ckpt"
         return best if best.is_file() else self.last_checkpoint
+
+    def describe(self, data: "DataModule", device: str, world_size: int) -> None:
+        """Record what is known before the first step: device, split, classes, files that were left out."""
+        parts = {name: part for name in ("train", "val", "test") if (part := getattr(data.parts, name)) is not None}
+        counts = {name: len(part) for name, part in parts.items()}
+        self.update(
+            device=device,
+            world_size=world_size,
+            images=counts,
+            classes=len(data.classes),
+            split_hash=data.split_hash,
+        )
+        if data.classes:
+            self.write_json("class_indices.json", dict(enumerate(data.classes)))
+        for name, part in parts.items():
+            self.write_text(f"splits/{name}.txt", "".join(f"{entry}\n" for entry in data.listing(part)))
+        if data.skipped:
+            self.write_text(f"skipped_{data.unit}.txt", "".join(f"{reason}\n" for reason in data.skipped.values()))
+        found = ", ".join(f"{count} {name}" for name, count in counts.items())
+        log.info("%s: %s%s", data.examples, found, f" in {len(data.classes)} classes" if data.classes else "")
+
+    def write_weights(self) -> "dict[str, Tensor]":
+        """Write the best network's weights as a plain state_dict, best_weights.pth, and return them."""
+        import torch
+
+        state = load_tensors(self.best_checkpoint)["state_dict"]
+        weights = {key.removeprefix("network."): value for key, value in state.items() if key.startswith("network.")}
+        write_atomically(self.path / "best_weights.pth", lambda file: torch.save(weights, file))
+        return weights
 
     def update(self, **entries: Any) -> None:
         """Add entries to run.json, with the seconds since the run began."""
@@ -139,20 +173,20 @@ class RunFolder:
             write_json(self.path / "run.json", self.record)
 
     def end(self, **entries: Any) -> None:
-        """`update` with how the run ended; a disk that refuses it is no reason to hide why that was."""
+        """Record how the run ended; only log an OSError, which must not hide the reason for the end."""
         try:
             if not self.has_begun:
                 self.begin()
             self.update(**entries)
         except OSError as error:
-            log.error("%s could not be written (%s): it says that the run goes on.", self.path / "run.json", error)
+            log.error("Could not write %s (%s): it still says that the run is running.", self.path / "run.json", error)
 
     def write_text(self, name: str, text: str) -> None:
         if self.writes:
             write_text(self.path / name, text)
 
     def append_text(self, name: str, text: str) -> None:
-        """Add to a log, as far as the disk lets one."""
+        """Append to a text file such as a log; ignore an OSError."""
         if self.writes:
             with contextlib.suppress(OSError), (self.path / name).open("a", encoding="utf-8") as file:
                 file.write(text)
@@ -163,33 +197,33 @@ class RunFolder:
 
 
 def config_hash(config: dict[str, Any]) -> str:
-    """16 hexadecimal digits of the resolved config, without where it reads, writes and logs."""
-    chosen = {key: value for key, value in config.items() if key not in PLACES}
-    return hashlib.blake2b(json.dumps(chosen, sort_keys=True, default=str).encode(), digest_size=8).hexdigest()
+    """Return a hash of the resolved config, 16 hexadecimal digits, that is independent of the groups in PLACES."""
+    hashed = {key: value for key, value in config.items() if key not in PLACES}
+    return hashlib.blake2b(json.dumps(hashed, sort_keys=True, default=str).encode(), digest_size=8).hexdigest()
 
 
 def remove_events(folder: Path) -> None:
-    """Remove what TensorBoard shows of a run, which begins anew."""
+    """Remove the event files of a run that starts over."""
     for events in folder.glob("events.out.tfevents.*"):
         events.unlink()
 
 
 def require_same_config(folder: Path, config: Mapping[str, Any]) -> None:
-    """Raises InputError if a run would go on with a resolved config that is not the one it began with.
+    """Raise InputError if the resolved config differs from the one that the run began with.
 
-    Its overrides are the same: then the files in configs/ have changed, or cnnlab itself has.
+    The overrides are the same, so the files in configs/ or cnnlab itself must have changed.
     """
     changed = list(_differences(read_config(folder), config))
     if changed:
         shown = ", ".join(changed[:MOST_SHOWN]) + (", ..." if len(changed) > MOST_SHOWN else "")
         raise InputError(
-            f"The run in {folder} cannot go on as it began, since the configs have changed: {shown}. "
-            "Undo that, or begin a new run."
+            f"The run in {folder} cannot be resumed because the configs have changed: {shown}. "
+            "Undo these changes, or start a new run."
         )
 
 
 def _differences(before: Mapping[str, Any], now: Mapping[str, Any], prefix: str = "") -> Iterator[str]:
-    """`key: value then -> value now` of what is not the same, outside of the places."""
+    """Yield `key: old value -> new value` for every key that differs, except those in PLACES."""
     for key in dict.fromkeys([*before, *now]):
         if not prefix and key in PLACES:
             continue
@@ -201,35 +235,38 @@ def _differences(before: Mapping[str, Any], now: Mapping[str, Any], prefix: str 
 
 
 def read_config(folder: Path) -> dict[str, Any]:
-    """The resolved config of a run; raises InputError if `folder` holds none, or one that no verb can work with."""
+    """Return the resolved config of a run; raise InputError if it is missing or damaged."""
     config = _read_yaml(folder, "config.yaml")
     if problems := stored_problems(config):
-        raise several(problems, f"{folder / 'config.yaml'} is no config of a run:")
+        raise several(problems, f"{folder / 'config.yaml'} is not the config of a run:")
     return config
 
 
 def read_overrides(folder: Path) -> list[str]:
-    """The overrides that a run was started with; raises InputError if they are none, or set more than its config."""
+    """Return the overrides that a run was started with.
+
+    Raises InputError if the file is missing or damaged, or if an override sets more than the run's config.
+    """
     overrides = _read_yaml(folder, "overrides.yaml")
     if not isinstance(overrides, list) or not all(isinstance(override, str) for override in overrides):
-        raise InputError(f"{folder} is no run folder: overrides.yaml holds no list of overrides.")
+        raise InputError(f"{folder} is not a run folder: overrides.yaml is not a list of overrides.")
     for override in overrides:
         require_harmless(override, folder / "overrides.yaml")
     return overrides
 
 
 def read_record(folder: Path) -> dict[str, Any]:
-    """run.json; empty where there is none; raises DataError for one that is no record of a run."""
+    """Return the contents of run.json, {} if there is no such file; raise DataError if it is not a record of a run."""
     path = folder / "run.json"
     record = read_json(path) if path.is_file() else {}
     if not isinstance(record, dict):
-        raise DataError(f"{path} is no record of a run: it holds a {type(record).__name__}.")
+        raise DataError(f"{path} is not a record of a run: it holds a {type(record).__name__}.")
     best = record.get("best")
     wrong = [key for key, kind in RECORD.items() if key in record and not isinstance(record[key], kind)]
     if isinstance(best, dict) and not all(isinstance(value, int | float) for value in best.values()):
         wrong.append("best")
     if wrong:
-        raise DataError(f"{path} is no record of a run: {wrong[0]} is {str(record[wrong[0]])[:80]!r}.")
+        raise DataError(f"{path} is not a record of a run: {wrong[0]} is {str(record[wrong[0]])[:80]!r}.")
     return record
 
 
@@ -237,11 +274,11 @@ def _read_yaml(folder: Path, name: str) -> Any:
     try:
         return read_yaml(folder / name)
     except DataError as error:
-        raise InputError(f"{folder} is no run folder: {error}") from error
+        raise InputError(f"{folder} is not a run folder: {error}") from error
 
 
 def versions(packages: Sequence[str]) -> dict[str, str]:
-    """Package -> version of those that are installed."""
+    """Return package -> version for the packages that are installed."""
     found = {}
     for package in packages:
         try:
@@ -252,7 +289,7 @@ def versions(packages: Sequence[str]) -> dict[str, str]:
 
 
 def _git_revision() -> str | None:
-    """The revision of the working directory, with "+" if it has changes; None outside a repository."""
+    """Return the git revision of the working directory, with "+" if it has changes; None outside a repository."""
     try:
         run = lambda *words: subprocess.run(  # noqa: E731
             ["git", *words], capture_output=True, text=True, timeout=5, check=True

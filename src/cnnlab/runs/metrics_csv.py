@@ -1,4 +1,4 @@
-"""metrics.csv in the run folder: one row for each step at which something was logged."""
+"""Write metrics.csv in the run folder: one row for each step at which something was logged."""
 
 import csv
 import io
@@ -17,7 +17,7 @@ STEP = re.compile("[0-9]{1,18}")
 
 
 class MetricsCsv(Logger):
-    """Keeps the rows of a run that is resumed, up to where it continues (Lightning's CSVLogger deletes them)."""
+    """A CSV logger that keeps a resumed run's earlier rows, up to where it continues; Lightning's deletes them."""
 
     def __init__(self, save_dir: str) -> None:
         super().__init__()
@@ -35,7 +35,7 @@ class MetricsCsv(Logger):
 
     @rank_zero_only
     def log_hyperparams(self, params: dict[str, Any] | Namespace, *args: Any, **kwargs: Any) -> None:
-        """The run's config is in config.yaml."""
+        """Log nothing: the run's config is in config.yaml."""
 
     @rank_zero_only
     def log_metrics(self, metrics: dict[str, float], step: int | None = None) -> None:
@@ -61,7 +61,7 @@ class MetricsCsv(Logger):
         self.save()
 
     def _read(self) -> dict[int, dict[str, Any]]:
-        """The rows that are there, but for those that are cut off or damaged."""
+        """Return step -> row of the existing file, without truncated or damaged rows."""
         if not self.path.is_file():
             return {}
         rows = {}

@@ -1,4 +1,4 @@
-"""Readable names of runs, and folders that no two runs share."""
+"""Name runs readably, and claim a folder of its own for each."""
 
 import hashlib
 import re
@@ -10,16 +10,17 @@ from cnnlab.config.overrides import split
 from cnnlab.errors import InputError
 
 LONGEST = 100
+"""Bytes of the longest name; longer ones end in a hash."""
 UNNAMED = ("experiment", "debug", "hparams_search", "paths", "hydra", "logger", "callbacks", "trusted_packages")
-"""Keys, with all below them, that say where or how a run is kept, not what it is."""
+"""Config groups and keys that say where or how a run is stored, not what it is."""
 UNNAMED_DATA = ("data", "data.root", "data.num_workers")
-"""The folder above says the data already; data.split_seed and the like are the run's own."""
+"""Keys of the data group that the parent folder already names, or that do not change the run."""
 
 
 def run_name(overrides: Sequence[str], model: str | None = None) -> str:
-    """A name made of the overrides' values: model=vgg16 init=orthogonal optimizer.lr=0.1 -> vgg16-orthogonal-lr-0.1.
+    """Return a name from the overrides: model=vgg16 init=orthogonal optimizer.lr=0.1 -> vgg16-orthogonal-lr-0.1.
 
-    model: comes first if no override chooses one. Holds letters, digits, `_`, `.`, `+` and `-` only; a pure function.
+    model: comes first unless an override chooses another. The name has only letters, digits, `_`, `.`, `+` and `-`.
     """
     chosen = {each.key: each.value for each in map(split, overrides) if each.is_assignment}
     first = chosen.pop("model", model)
@@ -30,9 +31,9 @@ def run_name(overrides: Sequence[str], model: str | None = None) -> str:
 
 
 def job_names(jobs: Sequence[Sequence[str]]) -> list[str]:
-    """A name for each job of a sweep, made of what varies among the jobs' overrides, whatever it is; no two are equal.
+    """Return a unique name for each job of a sweep, made of the overrides that vary between jobs.
 
-    [["init=zero", "seed=0"], ["init=zero", "seed=1"]] -> ["seed-0", "seed-1"]. A pure function.
+    [["init=zero", "seed=0"], ["init=zero", "seed=1"]] -> ["seed-0", "seed-1"].
     """
     varying = [
         override for override in dict.fromkeys(o for job in jobs for o in job) if any(override not in j for j in jobs)
@@ -50,12 +51,12 @@ def job_names(jobs: Sequence[Sequence[str]]) -> list[str]:
 
 
 def job_name(overrides: Sequence[str]) -> str:
-    """A name made of all the overrides: data=mnist seed=1 -> mnist-seed-1."""
+    """Return a name made of all overrides: data=mnist seed=1 -> mnist-seed-1."""
     return _joined([named(each.key, each.value) for each in map(split, overrides)])
 
 
 def trial_name(number: int, overrides: Sequence[str]) -> str:
-    """A name for a trial of a search, which starts with its number: 007-lr-0.00123; numbers get four digits."""
+    """Return the name of a trial of a search, its number and its values rounded to 4 digits: 007-lr-0.00123."""
     rounded = [f"{each.key}={_rounded(each.value)}" for each in map(split, overrides)]
     return f"{number:03d}-{job_name(rounded)}"
 
@@ -67,8 +68,8 @@ def _rounded(value: str) -> str:
         return value
 
 
-def _joined(parts: Sequence[str]) -> str:
-    name = "-".join(part for part in parts if part) or "default"
+def _joined(words: Sequence[str]) -> str:
+    name = "-".join(word for word in words if word) or "default"
     whole = name.encode()  # file systems count bytes
     if len(whole) > LONGEST:
         name = f"{whole[: LONGEST - 9].decode(errors='ignore')}-{hashlib.blake2b(whole, digest_size=4).hexdigest()}"
@@ -76,18 +77,21 @@ def _joined(parts: Sequence[str]) -> str:
 
 
 def named(key: str, value: str) -> str:
-    """The part of a name that an override gives: orthogonal, lr-0.1, seed-2."""
+    """Return what an override contributes to a name: orthogonal, lr-0.1, seed-2."""
     return _slug(value) if "." not in key and key != "seed" else f"{_slug(key.rsplit('.', 1)[-1])}-{_slug(value)}"
 
 
 def folder_of(cfg: Any, overrides: Sequence[str]) -> Path:
-    """Return the folder of a run where the user names none: <root>/<experiment or data>/<readable name>."""
+    """Return the default folder of a run: <root>/<experiment or data>/<readable name>."""
     experiment = next((each.plain for each in map(split, overrides) if each.key == "experiment"), cfg.data.name)
     return Path(cfg.paths.root) / experiment / run_name(overrides, cfg.model.name)
 
 
 def claim(folder: Path) -> Path:
-    """Create `folder`, or `folder-2`, `folder-3`, ... if it is taken; atomic, so that two processes get two folders."""
+    """Create `folder`, or `folder-2`, `folder-3`, ... if it is taken, and return it.
+
+    Atomic: two processes never get the same folder.
+    """
     folder.parent.mkdir(parents=True, exist_ok=True)
     number = 1
     while True:
@@ -101,10 +105,10 @@ def claim(folder: Path) -> Path:
 
 
 def claim_exactly(folder: Path) -> Path:
-    """Create the folder that the user named; raises InputError if it holds a run already."""
+    """Create the folder that the user named; raise InputError if it already holds a run."""
     if (folder / "run.json").exists():
         raise InputError(
-            f"paths.output_dir={folder} holds a run already. Continue it with resume={folder}, or name another folder."
+            f"paths.output_dir={folder} already holds a run. Continue it with resume={folder}, or name another folder."
         )
     folder.mkdir(parents=True, exist_ok=True)
     return folder.absolute()

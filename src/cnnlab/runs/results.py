@@ -1,4 +1,4 @@
-"""What a run folder says of its run, read from its files alone: status, settings, curves and numbers."""
+"""Read the results of runs from their folders: status, settings, curves and numbers."""
 
 import csv
 import io
@@ -13,19 +13,19 @@ from cnnlab.runs.settings import Value, typed, value_of
 from cnnlab.system.files import read_json, read_yaml
 
 Curve = dict[int, float]
-"""Epoch, counted from 0 -> value."""
+"""Epoch (from 0) -> value."""
 BOUNDS = {
     **dict.fromkeys(("acc", "acc_top5", "f1", "balanced_acc"), (0.0, 1.0)),
     **dict.fromkeys(("mse", "mae", "wall_seconds", "images_per_second"), (0.0, math.inf)),
     "r2": (-math.inf, 1.0),
     "epochs_to_best": (1.0, math.inf),
 }
-"""Name of a figure -> the least and the greatest value that it can take; what is not here has no bounds."""
+"""Name of a metric -> its smallest and largest possible value; other metrics have no bounds."""
 
 
 @dataclass(frozen=True)
 class RunResult:
-    """A run that finished, or the trouble that keeps it out of every table."""
+    """The results of a finished run, or the `trouble` that keeps an unfinished or unreadable one out of every table."""
 
     folder: Path
     trouble: str = ""
@@ -39,7 +39,7 @@ class RunResult:
 
     @property
     def metric(self) -> str:
-        """The metric that decided the run's best epoch, such as val/acc."""
+        """The metric that chose the run's best epoch, such as val/acc."""
         return str(self.record.get("metric", "val/loss"))
 
     @property
@@ -49,27 +49,27 @@ class RunResult:
 
     @property
     def split(self) -> str:
-        """Which images were for training, which for validation."""
+        """Hash of the split into training and validation images."""
         return str(self.record.get("split_hash", "unknown"))
 
     def value(self, key: str) -> Value:
-        """The readable value of a key, typed or not."""
+        """Return the readable value of a config key, whether it was typed or not."""
         return value_of(key, self.config, self.record.get("settings", {}), self.typed.get(key))
 
 
 def find_results(folders: Sequence[Path]) -> list[RunResult]:
-    """The runs in and below `folders`, by path, and the jobs of sweeps there that have not begun.
+    """Return the runs in and below `folders`, sorted by path, and the jobs of their sweeps that have not started.
 
-    Raises InputError if there are none, or a folder does not exist.
+    Raises InputError if there are no runs, or a folder does not exist.
     """
     for folder in folders:
         if not folder.is_dir():
-            raise InputError(f"There is no folder {folder}.")
+            raise InputError(f"The folder {folder} does not exist.")
     found = {path.parent.absolute(): path.parent for folder in folders for path in sorted(folder.rglob("run.json"))}
     if not found:
         where = ", ".join(map(str, folders))
         empty = not any(any(folder.iterdir()) for folder in folders)
-        reason = "is empty" if empty else "holds no run of cnnlab (a folder with a run.json)"
+        reason = "is empty" if empty else "contains no cnnlab run (a folder with a run.json)"
         raise InputError(f"{where} {reason}. Name the folder of a sweep, or of several runs.")
     planned = [job for folder in folders for path in sorted(folder.rglob("sweep.json")) for job in planned_jobs(path)]
     waiting = [folder for folder in planned if folder.absolute() not in found]
@@ -78,7 +78,7 @@ def find_results(folders: Sequence[Path]) -> list[RunResult]:
 
 
 def planned_jobs(path: Path) -> list[Path]:
-    """The folders of the jobs that a sweep.json plans; none of one that cannot be read."""
+    """Return the folders of the jobs in a sweep.json, or [] if it cannot be read."""
     try:
         return [path.parent / job["name"] for job in read_json(path)["jobs"]]
     except (DataError, KeyError, TypeError):
@@ -86,13 +86,13 @@ def planned_jobs(path: Path) -> list[Path]:
 
 
 def read_result(folder: Path) -> RunResult:
-    """Read one run; what cannot be read is said in `trouble`."""
+    """Read one run; `trouble` of the result says what cannot be read."""
     try:
         record = read_json(folder / "run.json")
     except DataError:
         return RunResult(folder, "run.json cannot be read", "unreadable")
     if not isinstance(record, dict) or not isinstance(record.get("status"), str) or not record["status"]:
-        return RunResult(folder, "run.json is of another program: it has no status", "unreadable")
+        return RunResult(folder, "run.json is not from cnnlab: it has no status", "unreadable")
     status = record["status"]
     config, overrides = _yaml(folder / "config.yaml", dict), _yaml(folder / "overrides.yaml", list)
     seed = record.get("seed", config.get("seed"))
@@ -110,10 +110,10 @@ def read_result(folder: Path) -> RunResult:
 
 
 def read_curves(path: Path, last: dict[str, Any]) -> dict[str, Curve]:
-    """Metric -> its value at the end of each epoch; of values logged at steps, their mean over the epoch's.
+    """Return metric -> value by epoch from metrics.csv; a metric logged several times in an epoch is averaged.
 
-    last: what run.json has of the last epoch, by which a file is noticed that ends too soon. Empty where there is no
-    file; raises ValueError if it is cut off or no table of metrics.
+    last: the metrics of the last epoch in run.json, which reveal a truncated file. Returns {} if there is no file;
+    raises ValueError if it is truncated or not a table of metrics.
     """
     try:
         text = path.read_text(encoding="utf-8")
@@ -130,12 +130,12 @@ def read_curves(path: Path, last: dict[str, Any]) -> dict[str, Curve]:
         raise ValueError("has no columns step and epoch")
     logged: dict[str, dict[int, list[float]]] = {}
     for line, row in enumerate(rows, 2):
-        cut = None in row or None in row.values()
+        damaged = None in row or None in row.values()
         try:
-            values = {key: float(value) for key, value in row.items() if value} if not cut else {}
+            values = {key: float(value) for key, value in row.items() if value} if not damaged else {}
         except ValueError:
-            cut = True
-        if cut or not math.isfinite(values.get("epoch", math.nan)):
+            damaged = True
+        if damaged or not math.isfinite(values.get("epoch", math.nan)):
             raise ValueError(f"is cut off or damaged at line {line}")
         for key in values.keys() - {"step", "epoch"}:
             logged.setdefault(key, {}).setdefault(int(values["epoch"]), []).append(values[key])
@@ -153,9 +153,9 @@ def read_curves(path: Path, last: dict[str, Any]) -> dict[str, Curve]:
 
 
 def smaller_is_better(metric: str, modes: Mapping[str, str]) -> bool:
-    """Return whether less of a figure is better: val/mae, best/val/loss, gap/acc, wall_seconds.
+    """Return whether a smaller value of a metric is better: val/mae, best/val/loss, gap/acc, wall_seconds.
 
-    modes: of the metrics of the runs' task; what is not among them is better if it is larger, unless it is a cost.
+    modes: metric of the runs' task -> "max" or "min"; other metrics are "max", except losses and costs.
     """
     if metric.startswith("gap/") or metric in ("epochs_to_best", "wall_seconds"):
         return True
@@ -164,16 +164,16 @@ def smaller_is_better(metric: str, modes: Mapping[str, str]) -> bool:
 
 
 def bounds_of(metric: str) -> tuple[float, float]:
-    """Return the least and the greatest value of a figure: (0, 1) of best/val/acc, (-1, 1) of gap/acc."""
+    """Return the smallest and largest possible value of a metric: (0, 1) for best/val/acc, (-1, 1) for gap/acc."""
     low, high = BOUNDS.get(metric.rsplit("/", 1)[-1], (-math.inf, math.inf))
     return (low - high, high - low) if metric.startswith("gap/") else (low, high)
 
 
 def _numbers(record: dict[str, Any], curves: dict[str, Curve]) -> dict[str, float]:
-    """Return the finite figures by which runs are compared: best/ and last/ of each validation metric, test/, and more.
+    """Return the finite numbers that runs are compared by: best/ and last/ of each validation metric, test/, and more.
 
-    gap/<metric> is how much better the last epoch's training was than its validation; epochs_to_best counts epochs up
-    to the best one.
+    gap/<metric> is how much better training was than validation in the last epoch; epochs_to_best is the number of
+    epochs up to and including the best one.
     """
     monitor, modes = str(record.get("metric", "val/loss")), dict(_section(record, "modes"))
     numbers: dict[str, Any] = {f"last/{key}": value for key, value in _section(record, "last") if "/" in key}
@@ -205,7 +205,7 @@ def _section(record: dict[str, Any], name: str) -> list[tuple[str, Any]]:
 
 
 def _ending(record: dict[str, Any]) -> str:
-    """How a run that is not finished stands."""
+    """Return why a run is not finished: its status, with the first line of its error."""
     first_line = str(record.get("error", "")).split("\n")[0]
     words = {"running": "still running, or killed", "pending": "not started"}
     if record["status"] in words:
@@ -214,6 +214,7 @@ def _ending(record: dict[str, Any]) -> str:
 
 
 def _yaml(path: Path, kind: type) -> Any:
+    """Return the contents of a YAML file, or an empty `kind` if it cannot be read or holds another type."""
     try:
         loaded = read_yaml(path)
     except DataError:

@@ -1,4 +1,4 @@
-"""What a run was made with, in readable values: init=orthogonal, regularization=[l2,dropout], optimizer.lr=0.002."""
+"""The settings of a run in readable values: init=orthogonal, regularization=[l2,dropout], optimizer.lr=0.002."""
 
 import json
 from collections.abc import Iterator, Mapping, Sequence
@@ -14,40 +14,40 @@ GROUPS = (
     *("freeze", "loss", "optimizer", "scheduler", "speed"),
 )
 LISTS = ("augmentation", "regularization")
-"""Groups of which several options are taken at once."""
+"""Config groups from which several options can be chosen together."""
 NUMBERS = ("optimizer.lr", "data.batch_size", "trainer.max_epochs")
-"""Values that every run has and that tell more than the rest."""
+"""The most informative numbers that every run has."""
 KEPT_HOW = {"seed", "resume", "trusted_packages", "data.root", "data.num_workers", "data.dataset.root"}
 KEPT_HOW_GROUPS = {"paths", "hydra", "logger", "callbacks", "checkpoint", "sweep", "hparams_search"}
-"""What says which repeat a run is, or where and how it is kept, not what is tried."""
+"""Keys and groups that say which repeat a run is, or where and how it is stored, not what is tried."""
 ABSENT = "-"
-"""The value of a key that a run does not have."""
+"""Placeholder for the value of a key that a run does not have."""
 
 
 def settings(config: Mapping[str, Any], chosen: Mapping[str, Any], overrides: Sequence[str]) -> dict[str, Value]:
-    """One value for each group and the usual numbers, and what else was typed; the seed, and where it is kept, not.
+    """Return the readable value of each config group, of NUMBERS, and of every other typed key that says what is tried.
 
-    chosen: the option taken of each group, as Hydra knows it; groups without one are described by what they hold.
+    chosen: config group -> the option chosen from it, from Hydra; groups without one are described by their contents.
     """
     known = {key: value_of(key, config, chosen) for key in ("experiment", *GROUPS, *NUMBERS)}
     return known | {key: value_of(key, config, chosen, value) for key, value in typed(overrides).items()}
 
 
 def typed(overrides: Sequence[str]) -> dict[str, Value]:
-    """Key -> value of the overrides that say what is tried; 0.10 and 0.1, 'a' and a are one value."""
+    """Return key -> value of the overrides that say what is tried; 0.10 equals 0.1, and 'a' equals a."""
     values = dict(map(_typed, overrides))
     return {key: value for key, value in values.items() if says_what(key)}
 
 
 def says_what(key: str) -> bool:
-    """Whether a key is part of what is tried: neither the repeat nor where a run is kept."""
+    """Return whether a key says what is tried, and not which repeat a run is or where it is stored."""
     return key not in KEPT_HOW and key.split(".")[0] not in KEPT_HOW_GROUPS
 
 
 def value_of(key: str, config: Mapping[str, Any], chosen: Mapping[str, Any], typed_value: Value | None = None) -> Value:
-    """The readable value of a key: as typed, else the chosen option, else described by the config.
+    """Return the readable value of a key: as typed, else the chosen option, else described by the config.
 
-    A preset of a list group is written out: augmentation=basic is [random_resized_crop,flip], as it is by default.
+    A preset of a list group is written out as its entries: augmentation=basic is [random_resized_crop,flip].
     """
     preset = key in LISTS and typed_value is not None and not str(typed_value).startswith(("[", "none"))
     if typed_value is not None and not preset:
@@ -62,7 +62,7 @@ def value_of(key: str, config: Mapping[str, Any], chosen: Mapping[str, Any], typ
 
 
 def described(node: Any, option: str | None = None) -> Value:
-    """A config node in a word: its name, its entries, the option it came from, or the class it builds."""
+    """Return a config node as one value: its name, its entries, the option it came from, or the class it builds."""
     if not isinstance(node, Mapping):
         return _plain(node)
     if isinstance(node.get("name"), str):
@@ -78,7 +78,7 @@ def described(node: Any, option: str | None = None) -> Value:
 
 
 def flat(config: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Value]]:
-    """Every dotted key of a config that says what is tried, with its value."""
+    """Yield every dotted key of a config that says what is tried, with its value."""
     for name, node in config.items():
         key = f"{prefix}{name}"
         if not says_what(key):
@@ -104,7 +104,7 @@ def _typed(text: str) -> tuple[str, Value]:
 
 
 def _plain(value: Any) -> Value:
-    """Numbers, booleans and strings as they are; None as "null"; lists and dicts as they are typed."""
+    """Return numbers, booleans and strings unchanged, None as "null", and lists and dicts as they would be typed."""
     if isinstance(value, bool | int | float):
         return value
     if value is None:

@@ -1,4 +1,4 @@
-"""A job that SLURM starts again, after it took its machine away, goes on in the folder that it had."""
+"""Find the run folder of a SLURM job that was requeued, so that it continues there."""
 
 import os
 from collections.abc import Iterable
@@ -8,10 +8,10 @@ from cnnlab.runs.folder import read_record, remove_events
 
 
 def begun_before(candidates: Iterable[Path]) -> Path | None:
-    """The one of the folders in which this job began; None outside of SLURM, and for a job that begins.
+    """Return the folder in which this requeued job began; None outside of SLURM and on a job's first start.
 
-    What TensorBoard showed is removed if there is no checkpoint to go on from. Raises DataError if a record among the
-    folders cannot be read.
+    Removes the event files in that folder if it has no checkpoint to continue from. Raises DataError if the record of
+    a candidate cannot be read.
     """
     if not int(os.environ.get("SLURM_RESTART_COUNT", 0)):
         return None

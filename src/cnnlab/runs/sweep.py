@@ -1,4 +1,4 @@
-"""The record of a sweep, `sweep.json`: its plan, and how far each job is."""
+"""The record of a sweep, `sweep.json`: its plan and the status of each job."""
 
 import threading
 from collections.abc import Sequence
@@ -13,11 +13,11 @@ from cnnlab.system.processes import is_alive, this_process
 
 NAME = "sweep.json"
 KEPT = ("best", "wall_seconds", "error", "exit_code")
-"""What a job's entry repeats of its run.json."""
+"""Entries that sweep.json copies from a job's run.json."""
 
 ENDED = ("finished", "failed")
 LONGEST_NAME = 255
-"""Bytes, on the file systems of Linux, macOS and Windows."""
+"""Bytes of the longest file name on Linux, macOS and Windows."""
 
 Job = dict[str, Any]
 
@@ -25,10 +25,10 @@ Job = dict[str, Any]
 class Sweep:
     """The folder of a sweep and its record; only the process that runs the sweep writes it.
 
-    record: overrides (as they were typed), varies (key -> values), fixed, launcher, metric (such as val/acc) and its
-    mode, total (number of jobs, also of those that a search has not thought of yet), at_once (jobs that run at a time),
-    process, jobs. Each job has number, name (of its folder), overrides, status, and once it has ended best,
-    wall_seconds, error and exit_code. A job's own run.json is the truth; this is the summary.
+    record: overrides (as typed), varies (key -> values), fixed, launcher, metric (such as val/acc) and its mode, total
+    (number of jobs, including those that a search has yet to propose), at_once (jobs that run at a time), process,
+    jobs. Each job has number, name (of its folder), overrides, status, and once it has ended best, wall_seconds, error
+    and exit_code. The run.json of a job is authoritative; sweep.json is a summary.
     """
 
     def __init__(self, folder: Path, record: dict[str, Any]) -> None:
@@ -38,15 +38,15 @@ class Sweep:
 
     @classmethod
     def read(cls, folder: Path) -> "Sweep":
-        """The sweep in `folder`, with what its jobs have done since.
+        """Return the sweep in `folder`, updated from the records of its jobs.
 
-        Raises InputError if there is none, and DataError if its record is damaged.
+        Raises InputError if `folder` has no sweep, and DataError if its record is damaged.
         """
         if not (folder / NAME).is_file():
-            raise InputError(f"{folder} is no sweep: it has no {NAME}.")
+            raise InputError(f"{folder} is not the folder of a sweep: it has no {NAME}.")
         record = read_json(folder / NAME)
         if not _is_plan(record):
-            raise DataError(f"{folder / NAME} is damaged, or no record of a sweep: name another folder.")
+            raise DataError(f"{folder / NAME} is damaged or not the record of a sweep: name another folder.")
         sweep = cls(folder, record)
         sweep._look_at(sweep.jobs)
         return sweep
@@ -55,7 +55,7 @@ class Sweep:
     def create(
         cls, folder: Path, overrides: Sequence[str], varies: dict[str, list[str]], fixed: Sequence[str]
     ) -> "Sweep":
-        """A sweep without jobs; nothing is written yet."""
+        """Return a new sweep without jobs; nothing is written yet."""
         record = {
             "started": datetime.now(UTC).isoformat(timespec="seconds"),
             "overrides": list(overrides),
@@ -73,17 +73,17 @@ class Sweep:
         return [job for job in self.jobs if job["status"] in statuses]
 
     def path_of(self, job: Job) -> Path:
-        """The job's run folder."""
+        """Return the run folder of a job."""
         return self.folder / job["name"]
 
     def add(self, number: int, name: str, overrides: Sequence[str]) -> Job:
-        """Append a job that is still to be run."""
+        """Append a pending job and return it."""
         job = {"number": number, "name": name, "overrides": list(overrides), "status": "pending"}
         self.jobs.append(job)
         return job
 
     def begin(self) -> None:
-        """Write sweep.json with this process as the one that runs it."""
+        """Write sweep.json with this process as the owner of the sweep."""
         self.record["process"] = this_process()
         self.write()
 
@@ -91,7 +91,7 @@ class Sweep:
         write_json(self.folder / NAME, self.record)
 
     def refresh(self) -> list[Job]:
-        """Look at the jobs that have not ended, write sweep.json if one has changed, return those that have ended."""
+        """Update the jobs that had not ended; write sweep.json if one has changed; return those that have ended."""
         with self._lock:
             changed = self._look_at(self.with_status("pending", "running", "interrupted"))
             if changed:
@@ -99,18 +99,18 @@ class Sweep:
         return [job for job in changed if job["status"] in ENDED]
 
     def require_rest(self) -> None:
-        """Raises InputError if a process still runs this sweep, or one of its jobs."""
+        """Raise InputError if another process still runs this sweep or one of its jobs."""
         busy = {"The sweep": self.record.get("process")}
         busy |= {f"Its job {job['name']}": self._process_of(job) for job in self.with_status("running")}
         for what, process in busy.items():
             if process and process != this_process() and is_alive(process):
                 raise InputError(
                     f"{what} is still being run by process {process['pid']}, in {self.folder}. "
-                    "Wait for it, or stop it, then resume."
+                    "Wait for it or stop it, then resume."
                 )
 
     def reopen(self, job: Job) -> None:
-        """Make a job pending again, in its own record too; what it showed is removed if it has to begin anew."""
+        """Make a job pending again, in its run.json too; remove its event files if it has no checkpoint to continue."""
         run = read_record(self.path_of(job))
         if run:
             write_json(self.path_of(job) / "run.json", run | {"status": "pending"})
@@ -119,7 +119,7 @@ class Sweep:
         self._look_at([job])
 
     def give_up(self, job: Job, reason: str, exit_code: int) -> None:
-        """Record that a job failed which could not say so itself."""
+        """Record the failure of a job whose process could not record it itself."""
         run = read_record(self.path_of(job)) | {"status": "failed", "error": reason, "exit_code": exit_code}
         write_json(self.path_of(job) / "run.json", run)
         with self._lock:
@@ -127,14 +127,14 @@ class Sweep:
             self.write()
 
     def is_lost(self, job: Job) -> bool:
-        """Whether a job says that it is running, and its process has ended."""
+        """Return whether a job's status is running although its process has ended."""
         return job["status"] == "running" and not is_alive(self._process_of(job))
 
     def has_checkpoint(self, job: Job) -> bool:
         return (self.path_of(job) / "checkpoints" / "last.ckpt").is_file()
 
     def _look_at(self, jobs: list[Job]) -> list[Job]:
-        """Take over what the jobs' own records say; returns the jobs whose status has changed."""
+        """Update jobs from their run.json; return those whose status has changed."""
         changed = []
         for job in jobs:
             run = read_record(self.path_of(job))
@@ -151,7 +151,7 @@ class Sweep:
 
 
 def _is_plan(record: Any) -> bool:
-    """Whether a record has what reading it relies on."""
+    """Return whether a record has all entries that the code relies on, with the right types."""
     kinds = {"varies": dict, "launcher": str, "metric": str, "mode": str, "total": int, "at_once": int, "jobs": list}
     return (
         isinstance(record, dict)
@@ -170,7 +170,7 @@ def _is_job(job: Any) -> bool:
 
 
 def _is_name(name: str) -> bool:
-    """Whether file systems can have a folder of that name."""
+    """Return whether a folder can have this name on common file systems."""
     return "\0" not in name and len(name.encode(errors="surrogatepass")) <= LONGEST_NAME
 
 

@@ -94,16 +94,18 @@ def prepare(overrides: Sequence[str], config_dir: str | None = None) -> tuple[Sw
 
 def _refuse_single_run_keys(overrides: Sequence[str]) -> None:
     problems = Problems()
-    for override in overrides:
+    for override in map(split, overrides):
         with problems:
-            if override.startswith("resume="):
+            if override.key == "resume":
                 raise InputError(
                     "resume continues one run: start it without -m. A sweep: sweep.dir=... sweep.resume=true."
                 )
-            if override.startswith("paths.output_dir="):
-                raise InputError("paths.output_dir is the folder of one run: name a sweep's with sweep.dir=FOLDER.")
-            if override.startswith("hydra.sweep."):
-                raise InputError(f"{override}: name the folder with sweep.dir=FOLDER; a job's is named by what varies.")
+            if override.key in ("paths.output_dir", "hydra.run.dir"):
+                raise InputError(f"{override.key} is the folder of one run: name a sweep's with sweep.dir=FOLDER.")
+            if override.key == "hydra.job.chdir":
+                raise InputError("hydra.job.chdir is not possible: paths are relative to the working directory.")
+            if override.key.startswith("hydra.sweep."):
+                raise InputError(f"{override.text}: name the folder with sweep.dir=FOLDER; a job's is named by what varies.")
     with problems:
         if "RANK" in os.environ or int(os.environ.get("SLURM_NTASKS", 1)) > 1:
             raise InputError("A sweep starts its processes itself: start it once, without torchrun or srun.")

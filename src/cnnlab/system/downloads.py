@@ -1,4 +1,4 @@
-"""Downloads from fixed addresses: checksum, size limit, safe extraction."""
+"""Download files from fixed addresses, with a checksum, a size limit and safe extraction."""
 
 import hashlib
 import logging
@@ -20,16 +20,17 @@ CHUNK = 1 << 20
 
 
 def download(url: str, path: Path, *, sha256: str, max_bytes: int, timeout: float = 20) -> Path:
-    """Fetch `url` to `path` unless it is there; `sha256` may be a prefix of the hexadecimal digest.
+    """Download `url` to `path` unless the file already exists, and return `path`.
 
-    Raises DataError if the address cannot be reached, sends more than `max_bytes` or fails the checksum, and leaves
-    nothing behind then; also if the file that is there fails it.
+    sha256: hexadecimal digest or a prefix of it. timeout: seconds.
+    Raises DataError if the download fails, sends more than `max_bytes` or fails the checksum; no partial file is left
+    behind. Also raises it if an existing file fails the checksum.
     """
     if path.is_file():
         with path.open("rb") as file:
             found = hashlib.file_digest(file, "sha256").hexdigest()
         if not found.startswith(sha256.lower()):
-            raise DataError(f"{path} has SHA-256 {found}, expected {sha256}: remove it to fetch it again.")
+            raise DataError(f"{path} has SHA-256 {found}, expected {sha256}. Remove it to download it again.")
         return path
     log.info("Downloading %s to %s", url, path)
 
@@ -42,9 +43,9 @@ def download(url: str, path: Path, *, sha256: str, max_bytes: int, timeout: floa
                     bar.update(file.write(chunk))
                     digest.update(chunk)
                     if file.tell() > max_bytes:
-                        raise DataError(f"{url} sends more than {max_bytes} bytes: not the expected file.")
+                        raise DataError(f"{url} is not the expected file: it sends more than {max_bytes} bytes.")
         if not digest.hexdigest().startswith(sha256.lower()):
-            raise DataError(f"{url} has SHA-256 {digest.hexdigest()}, expected {sha256}: not the expected file.")
+            raise DataError(f"{url} is not the expected file: SHA-256 {digest.hexdigest()}, expected {sha256}.")
 
     try:
         write_atomically(path, fetch)
@@ -54,9 +55,10 @@ def download(url: str, path: Path, *, sha256: str, max_bytes: int, timeout: floa
 
 
 def fetch_folder(url: str, folder: Path, *, inside: str, sha256: str, archive_bytes: int) -> None:
-    """Download the tar archive at `url` beside `folder` and unpack the folder `inside` it to `folder`, whole or not.
+    """Download the tar archive at `url` and unpack its folder `inside` to `folder`, completely or not at all.
 
-    An archive that already lies there is used, and kept. Raises DataError if anything fails.
+    The archive is stored next to `folder` and removed after unpacking; one that was already there is used and kept.
+    Raises DataError if anything fails.
     """
     archive = folder.parent / url.rsplit("/", 1)[1]
     keep = archive.is_file()
@@ -73,23 +75,23 @@ def fetch_folder(url: str, folder: Path, *, inside: str, sha256: str, archive_by
 
 
 def extract(archive: Path, folder: Path, *, max_bytes: int) -> None:
-    """Unpack a tar archive of plain files below `folder`.
+    """Unpack a tar archive of regular files into `folder`.
 
-    Raises DataError on links, devices, paths that leave `folder`, more than `max_bytes` of contents, or damage.
-    Nothing is unpacked unless every path, kind and size is right.
+    Raises DataError if the archive is damaged, contains links, devices or paths outside `folder`, or would unpack to
+    more than `max_bytes`. All members are checked before anything is unpacked.
     """
     try:
         with tarfile.open(archive) as tar:
             members = [member for member in tar if not member.isdir()]
             links = [member.name for member in members if not member.isfile()]
             if links:
-                raise DataError(f"{archive} holds a link or device ({links[0]}): refused.")
+                raise DataError(f"{archive} was not unpacked: it contains a link or device ({links[0]}).")
             strays = [name for name in tar.getnames() if name.startswith("/") or ".." in name.split("/")]
             if strays:
-                raise DataError(f"{archive} holds a path that leaves its folder ({strays[0]}): refused.")
+                raise DataError(f"{archive} was not unpacked: it contains a path outside its folder ({strays[0]}).")
             size = sum(member.size for member in members)
             if size > max_bytes:
-                raise DataError(f"{archive} would unpack to {size} bytes, more than {max_bytes}: refused.")
+                raise DataError(f"{archive} was not unpacked: it holds {size} bytes, more than {max_bytes}.")
             tar.extractall(folder, members=members, filter="data")
     except (tarfile.TarError, EOFError, zlib.error) as error:
         raise DataError(f"{archive} cannot be unpacked: {error}") from error

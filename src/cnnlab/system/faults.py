@@ -1,4 +1,4 @@
-"""What the machine does to a run, told as errors of ours: disks, permissions, processes that are killed."""
+"""Translate failures of the machine (full disks, missing permissions, killed processes) into cnnlab's errors."""
 
 import errno
 import re
@@ -16,36 +16,36 @@ REASON = {
     errno.EMFILE: "too many files are open",
 }
 REMEDY = {
-    errno.ENOSPC: "Free some space, or name another place with paths.output_dir and paths.cache_dir.",
-    errno.EDQUOT: "Free some space, or name another place with paths.output_dir and paths.cache_dir.",
-    errno.EMFILE: "Raise the limit of open files (ulimit -n), or lower data.num_workers.",
+    errno.ENOSPC: "Free some space, or choose other folders with paths.output_dir and paths.cache_dir.",
+    errno.EDQUOT: "Free some space, or choose other folders with paths.output_dir and paths.cache_dir.",
+    errno.EMFILE: "Raise the limit on open files (ulimit -n), or lower data.num_workers.",
 }
-ELSEWHERE = "Change its permissions, or name another place with paths.output_dir and paths.cache_dir."
+ELSEWHERE = "Change its permissions, or choose other folders with paths.output_dir and paths.cache_dir."
 FROM_WORKER = re.compile(r"Caught \w+ in DataLoader worker.*\n[\w.]*Error: (?P<message>.*)", re.DOTALL)
-"""How torch hands on what was raised in a worker: with all of its traceback as the message."""
+"""Matches the message of an error that torch re-raises from a worker; it contains the worker's whole traceback."""
 
 
 def translate_error(error: BaseException) -> CnnlabError | None:
-    """Return `error` as one of ours, which says what happened and what to do; None if it is not the machine's fault."""
+    """Return a CnnlabError that says what happened and what to do; None if the machine did not cause `error`."""
     if isinstance(error, CnnlabError):
         found = FROM_WORKER.match(str(error))
         return type(error)(found["message"].strip()) if found else error
     if _lost_a_worker(error):
         return DataError(
-            "A process that loads data was killed, most likely because memory ran out. "
-            "Fewer of them take less: data.num_workers=1, or 0 for none."
+            "A data loading process was killed, most likely because the machine ran out of memory. "
+            "Use fewer of them: data.num_workers=1, or 0 for none."
         )
     return _of_system(error) if isinstance(error, OSError) else None
 
 
 def _lost_a_worker(error: BaseException) -> bool:
-    """Whether torch says so, or the pipe from a worker has broken.
+    """Return whether a DataLoader worker died: torch reports it, or the pipe from the worker broke.
 
-    Torch says it from a signal handler: whatever runs at that moment may turn it into an error of its own.
+    Torch reports it from a signal handler, so whatever code was running may have wrapped the error in its own.
     """
     chain: list[BaseException] = []
     link: BaseException | None = error
-    while link is not None and link not in chain:  # an error that is raised from one it has caused closes a ring
+    while link is not None and link not in chain:  # causes can form a cycle
         chain.append(link)
         link = link.__cause__ or link.__context__
     if any(isinstance(each, RuntimeError) and str(each).startswith("DataLoader worker (pid") for each in chain):
@@ -60,4 +60,4 @@ def _of_system(error: OSError) -> DataError:
         return DataError(f"{place}{REASON[error.errno]}. {REMEDY.get(error.errno, ELSEWHERE)}")
     found = FROM_WORKER.match(str(error))
     reason = found["message"].strip() if found else f"{place}{error.strerror or str(error) or type(error).__name__}"
-    return DataError(f"{reason.rstrip('.')}. Check that the file is there and of the right kind.")
+    return DataError(f"{reason.rstrip('.')}. Check that the file exists and is of the right kind.")

@@ -1,4 +1,4 @@
-"""Files are written whole or not at all, and read without ever executing what is in them."""
+"""Write files atomically and read them without executing anything in them."""
 
 import json
 import math
@@ -15,14 +15,14 @@ if TYPE_CHECKING:
     from torch import Tensor
 
 DTYPES = {"torch.uint8": "U8", "torch.float32": "F32", "torch.float16": "F16", "torch.bfloat16": "BF16"}
-"""What safetensors calls the types."""
+"""Torch dtype -> its name in a safetensors header."""
 
 
 def write_atomically(path: Path, write: Callable[[IO[bytes]], object], durable: bool = True) -> None:
-    """Let `write` fill a temporary file beside `path`, then move it there: readers see the old file or the new one.
+    """Let `write` fill a temporary file next to `path`, then rename it: readers see the old file or the new one.
 
-    durable: wait until the disk has it, so that this holds after a power cut too.
-    Raises OSError with the path as its filename, and leaves nothing behind, if that cannot be done.
+    durable: sync to disk first, so that this holds after a power cut too.
+    Raises OSError with `path` as its filename if writing fails; the temporary file is removed.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
     try:
@@ -39,7 +39,7 @@ def write_atomically(path: Path, write: Callable[[IO[bytes]], object], durable: 
                 raise
     except (OSError, RuntimeError) as error:
         cause = error.__context__ if isinstance(error, RuntimeError) else error  # torch.save hides an OSError
-        if isinstance(cause, OSError) and cause.errno is not None:  # not of a connection, which `write` may read from
+        if isinstance(cause, OSError) and cause.errno is not None:  # network errors inside `write` have no errno
             raise OSError(cause.errno, cause.strerror, str(path)) from error
         raise
 
@@ -55,10 +55,11 @@ def write_text(path: Path, text: str) -> None:
 
 
 def write_safetensors(file: IO[bytes], tensors: "Mapping[str, Tensor]") -> None:
-    """What safetensors.torch.save_file writes of contiguous tensors on the CPU, without copying each of them first.
+    """Write tensors as safetensors.torch.save_file does, but without copying each of them first.
 
-    Eight bytes with the length of the header; the header, JSON with type, shape and place of each tensor; their bytes
-    (github.com/huggingface/safetensors#format). Tensors are of uint8, float32, float16 or bfloat16.
+    tensors: contiguous, on the CPU, of dtype uint8, float32, float16 or bfloat16.
+    The format (github.com/huggingface/safetensors#format) is eight bytes with the length of the header; the header,
+    JSON with the dtype, shape and offsets of each tensor; then the bytes of the tensors.
     """
     import torch
 
@@ -68,16 +69,16 @@ def write_safetensors(file: IO[bytes], tensors: "Mapping[str, Tensor]") -> None:
         header[name] = {"dtype": DTYPES[str(tensor.dtype)], "shape": list(tensor.shape), "data_offsets": [place, end]}
         place = end
     text = json.dumps(header).encode()
-    text += b" " * (-len(text) % 8)  # the tensors begin at a multiple of 8
+    text += b" " * (-len(text) % 8)  # aligns the tensors to 8 bytes
     file.write(len(text).to_bytes(8, "little") + text)
     for tensor in tensors.values():
         file.write(tensor.flatten().view(torch.uint8).numpy().data)
 
 
 class MappedTensors:
-    """The tensors of a file of `write_safetensors` by name: views of its memory map, made when they are asked for.
+    """The tensors of a file written by `write_safetensors`, by name, as views of its memory map.
 
-    A view takes a third of the time of safetensors' own, and no file stays open.
+    Views are made on access, which is faster than safetensors' own access, and the file does not stay open.
     Raises SafetensorError if the file is damaged, OSError if it cannot be read.
     """
 
@@ -85,19 +86,19 @@ class MappedTensors:
         import torch
         from safetensors import safe_open
 
-        safe_open(path, framework="pt")  # checks all that the header says
+        safe_open(path, framework="pt")  # validates the header
         with path.open("rb") as file:
             length = int.from_bytes(file.read(8), "little")
             header = json.loads(file.read(length))
         try:
             contents = torch.from_file(str(path), size=path.stat().st_size, dtype=torch.uint8)
-        except RuntimeError as error:  # torch's word for what mmap refuses
+        except RuntimeError as error:  # how torch reports a failed mmap
             raise OSError(str(error)) from error
         self._tensors = contents[8 + length :]
         types = {short: getattr(torch, name.removeprefix("torch.")) for name, short in DTYPES.items()}
         shapes: dict[tuple[int, ...], tuple[int, ...]] = {}
         self._places: dict[str, tuple[int, int, torch.dtype, tuple[int, ...]]] = {}
-        """Name -> first byte, byte behind the last, type and shape, of which equal ones are kept once."""
+        """Name -> first byte, end byte (exclusive), dtype and shape; equal shapes share one tuple."""
         for name, about in header.items():
             shape = tuple(about["shape"])
             self._places[name] = (*about["data_offsets"], types[about["dtype"]], shapes.setdefault(shape, shape))
@@ -106,18 +107,18 @@ class MappedTensors:
         return self._places.keys()
 
     def __getitem__(self, name: str) -> "Tensor":
-        """Not to be written to."""
+        """Return the tensor `name`; it must not be written to."""
         start, stop, dtype, shape = self._places[name]
         return self._tensors[start:stop].view(dtype).view(shape)
 
 
 def write_json(path: Path, value: Any) -> None:
-    """Write indented JSON atomically; NaN and infinities become null, as JSON has no word for them."""
+    """Write indented JSON atomically; NaN and infinities become null, because JSON cannot represent them."""
     write_text(path, json.dumps(_finite(value), indent=2, ensure_ascii=False, allow_nan=False) + "\n")
 
 
 def read_json(path: Path) -> Any:
-    """The contents of a JSON file; raises DataError if it cannot be read as such."""
+    """Return the contents of a JSON file; raise DataError if it is missing or not valid JSON."""
     try:
         return json.loads(path.read_text(encoding="utf-8"), parse_constant=_no_json, parse_float=_finite_float)
     except (OSError, ValueError, RecursionError) as error:
@@ -125,20 +126,20 @@ def read_json(path: Path) -> Any:
 
 
 def _no_json(word: str) -> None:
-    raise ValueError(f"{word} is no JSON")
+    raise ValueError(f"{word} is not valid JSON")
 
 
 def _finite_float(digits: str) -> float:
     value = float(digits)
     if not math.isfinite(value):
-        raise ValueError(f"{digits} is larger than any number")
+        raise ValueError(f"{digits} is too large for a float")
     return value
 
 
 def read_yaml(path: Path) -> Any:
-    """The plain values of a YAML file; raises DataError if it cannot be read as such.
+    """Return the plain values of a YAML file; raise DataError if it is missing or not valid YAML.
 
-    Tags that name Python objects are refused, and so are aliases, by which a few lines can stand for billions.
+    Tags that name Python objects are refused, and so are aliases: with them, a few lines can expand to billions.
     """
     import yaml
 
@@ -146,7 +147,7 @@ def read_yaml(path: Path) -> Any:
     try:
         text = path.read_text(encoding="utf-8")
         if "*" in text and any(isinstance(event, yaml.AliasEvent) for event in yaml.parse(text, loader)):
-            raise ValueError("it has aliases, which no file of cnnlab has")
+            raise ValueError("it uses YAML aliases, which cnnlab never writes")
         return yaml.load(text, loader)
     except (OSError, ValueError, RecursionError, yaml.YAMLError) as error:
         raise DataError(f"{path} cannot be read: {_first_line(error)}.") from error
@@ -163,14 +164,14 @@ def _finite(value: Any) -> Any:
 
 
 def load_tensors(path: Path) -> dict[str, Any]:
-    """The contents of a `.safetensors` file, or of a `.pth` / `.ckpt` file that holds tensors and plain values only.
+    """Return the contents of a `.safetensors`, `.pth` or `.ckpt` file that holds only tensors and plain values.
 
-    Raises DataError if the file is missing, damaged, or would need unpickling of anything else.
+    Raises DataError if the file is missing or damaged, or if loading it would unpickle anything else.
     """
     import torch
 
     if not path.is_file():
-        raise DataError(f"There is no file {path}.")
+        raise DataError(f"File not found: {path}.")
     try:
         if path.suffix == ".safetensors":
             from safetensors.torch import load_file
@@ -184,7 +185,7 @@ def load_tensors(path: Path) -> dict[str, Any]:
         ) from error
     except Exception as error:  # zip, EOF, runtime and safetensors errors share no narrower base
         raise DataError(
-            f"{path} cannot be read as weights: {_first_line(error)}. The file is damaged or no weights file."
+            f"{path} cannot be read as weights: {_first_line(error)}. The file is damaged or does not hold weights."
         ) from error
     if not isinstance(contents, dict):
         raise DataError(f"{path} holds a {type(contents).__name__}, not a state_dict.")

@@ -1,4 +1,4 @@
-"""How this process treats memory that it has freed."""
+"""Tune glibc's allocator so that freed memory is reused."""
 
 import ctypes
 import os
@@ -11,11 +11,11 @@ M_TRIM_THRESHOLD, M_TOP_PAD, M_MMAP_MAX = -1, -2, -4
 
 @cache
 def keep_freed_memory() -> None:
-    """Let glibc reuse the memory of large tensors instead of giving it back to the operating system at once.
+    """Let glibc reuse the memory of large tensors instead of returning it to the operating system immediately.
 
-    By default every tensor beyond 32 MiB is mapped anew, and its pages are cleared one fault at a time: on the CPU a
-    sixth of a training step of MobileNetV2. Costs some 5 % more memory. What is free is given back before a fork, since
-    a child would keep its parent's old pages alive. Does nothing where the C library is another.
+    By default glibc maps fresh memory for every tensor above 32 MiB, and each page faults and is zeroed on first use,
+    which slows down training on the CPU. Reuse costs some memory; free memory is returned before a fork, because a
+    child would keep its parent's old pages alive. Does nothing with another C library.
     """
     mallopt, malloc_trim = _glibc("mallopt"), _glibc("malloc_trim")
     mallopt(M_MMAP_MAX, 0)
@@ -25,7 +25,7 @@ def keep_freed_memory() -> None:
 
 
 def _glibc(name: str) -> Callable[..., object]:
-    """A function of glibc; one that does nothing where the C library is another."""
+    """Return a function of glibc, or one that does nothing with another C library."""
     try:
         return getattr(ctypes.CDLL(None), name)
     except (AttributeError, OSError, TypeError):  # macOS, musl, Windows

@@ -1,4 +1,4 @@
-"""Which process writes a folder, and whether it still lives."""
+"""Processes of a run: which one writes, whether it is still alive, and how many there are."""
 
 import os
 import signal
@@ -13,15 +13,17 @@ from cnnlab.errors import InputError
 
 PARENT = "CNNLAB_PARENT"
 CONFIG_HASH = "CNNLAB_CONFIG_HASH"
+RUN_FOLDER = "CNNLAB_RUN_FOLDER"
+"""Environment variable by which a process tells those that it starts which folder it has claimed for their run."""
 
 
 def this_process() -> dict[str, Any]:
-    """What tells this process from every other, also from a later one with the same number."""
+    """Return what identifies this process, even among later processes with the same id."""
     return {"host": socket.gethostname(), "pid": os.getpid(), "began": _began(os.getpid())}
 
 
 def is_alive(process: dict[str, Any] | None) -> bool:
-    """Whether the process that `this_process` described still runs; nothing is known of one elsewhere: False."""
+    """Return whether the process that `this_process` described still runs; False for one on another host."""
     if not process or process.get("host") != socket.gethostname():
         return False
     if process.get("began") is not None:
@@ -34,47 +36,47 @@ def is_alive(process: dict[str, Any] | None) -> bool:
 
 
 def _began(pid: object) -> int | None:
-    """Clock ticks from the machine's start to the process's; None if it has ended, or where there is no /proc."""
+    """Return when the process started, in clock ticks after boot; None if it has ended or /proc does not exist."""
     try:
         fields = Path(f"/proc/{pid}/stat").read_text(encoding="utf-8", errors="replace").rpartition(")")[2].split()
-    except (OSError, ValueError):  # ValueError: a record of somebody else's, with a zero byte
+    except (OSError, ValueError):  # ValueError: a foreign record whose pid contains a zero byte
         return None
     return None if fields[0] in "ZX" else int(fields[19])  # a zombie has ended
 
 
 def end_with_parent() -> None:
-    """End this process when the one that started it is gone, if that one asked for it by CNNLAB_PARENT."""
+    """Kill this process when its parent has died, if the parent set CNNLAB_PARENT to its own process id."""
     parent = int(os.environ.pop(PARENT, 0))
 
     def watch() -> None:
         while os.getppid() == parent:
             time.sleep(1)
-        os.kill(os.getpid(), signal.SIGKILL)  # as its parent was: the last checkpoint is whole
+        os.kill(os.getpid(), signal.SIGKILL)  # safe: checkpoints are written atomically
 
     if parent:
         threading.Thread(target=watch, daemon=True).start()
 
 
 def is_rank_zero() -> bool:
-    """Return whether this process is the first of its run, which alone writes."""
+    """Return whether this process is the first of its run; only that one writes files."""
     return os.environ.get("RANK", os.environ.get("LOCAL_RANK", os.environ.get("SLURM_PROCID", "0"))) == "0"
 
 
 def require_one_config(config_hash: str, rank_zero: bool) -> None:
-    """Raises InputError in a process of a run whose config is not that of the first process, which started it."""
+    """Raise InputError if this process of a run has another config than the first process, which started it."""
     if rank_zero:
         os.environ[CONFIG_HASH] = config_hash
     elif (expected := os.environ.get(CONFIG_HASH, config_hash)) != config_hash:
-        raise InputError(f"This process has the config {config_hash}, the first one of its run {expected}.")
+        raise InputError(f"This process has config {config_hash}, but the first process of the run has {expected}.")
 
 
 def cores() -> int:
-    """Processor cores that this process may use."""
+    """Return the number of CPU cores that this process may use."""
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else (os.cpu_count() or 1)
 
 
 def device_count(accelerator: str) -> int:
-    """CUDA devices that `trainer.accelerator` would take; 0 on a machine, or for an accelerator, without them."""
+    """Return how many CUDA devices Lightning would find for `trainer.accelerator`; 0 for one that uses none."""
     if accelerator not in ("auto", "gpu", "cuda"):
         return 0
     import torch
@@ -83,11 +85,11 @@ def device_count(accelerator: str) -> int:
 
 
 def starts_processes(trainer: Mapping[Any, Any], when_auto: int | None = None) -> bool:
-    """Whether Lightning would start more processes than the one it is called in.
+    """Return whether Lightning would start further processes besides the one it is called in.
 
-    trainer: the config group. when_auto: the number of devices that `devices=auto` stands for; None asks the machine.
+    trainer: the config group. when_auto: how many devices `devices=auto` means; None counts those of this machine.
     """
-    if int(os.environ.get("SLURM_NTASKS", 1)) > 1:  # they have been started already
+    if int(os.environ.get("SLURM_NTASKS", 1)) > 1:  # Slurm has already started them
         return False
     devices = trainer["devices"]
     if devices in ("auto", -1, "-1"):

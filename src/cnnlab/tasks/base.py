@@ -27,7 +27,10 @@ class NoOptions:
 class Evaluation(Protocol):
     """The scores of a network on a part of its data."""
 
-    metrics: dict[str, Any]
+    @property
+    def metrics(self) -> dict[str, Any]:
+        """What metrics.json holds."""
+        ...
 
     def summary(self) -> str:
         """Return what the terminal shows."""

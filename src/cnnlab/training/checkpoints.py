@@ -1,4 +1,4 @@
-"""Checkpoints from which a run goes on as if it had never stopped."""
+"""Write checkpoints from which a run continues exactly as if it had never stopped."""
 
 from pathlib import Path
 from typing import Any
@@ -16,9 +16,9 @@ from cnnlab.training.module import TaskModule
 
 
 class AtomicCheckpoints(TorchCheckpointIO):
-    """Writes beside the old file and replaces it when all is on the disk.
+    """Writes each checkpoint to a temporary file in the same folder, then replaces the old one.
 
-    Lightning writes into the system's temporary folder, from which a file moves in one piece only on one file system.
+    Lightning uses the system's temporary folder, and a move from there is atomic only on the same file system.
     """
 
     def save_checkpoint(self, checkpoint: dict[str, Any], path: Any, storage_options: Any = None) -> None:
@@ -26,23 +26,25 @@ class AtomicCheckpoints(TorchCheckpointIO):
 
 
 class Resumable(Checkpoint):
-    """Completes every checkpoint, and writes last.ckpt within epochs too, after every `every_n_steps` steps.
+    """A callback that makes checkpoints resumable, and also writes last.ckpt after every `every_n_steps` steps.
 
-    Added are the sums behind the means of the epoch, of every process, and how long the event files were: what was
-    logged later is cut off when the run is resumed. A checkpoint within an epoch is written when the next batch has
-    come and everything of the step before it is logged.
+    It adds the sums of the epoch's metrics in every process, and the sizes of the event files, which are truncated to
+    them on resuming. A checkpoint within an epoch is written when the next batch starts, after everything of the
+    previous step has been logged.
     """
 
     def __init__(self, every_n_steps: int | None = None) -> None:
         if every_n_steps is not None and every_n_steps < 1:
-            raise InputError(f"checkpoint.every_n_steps={every_n_steps}: at least 1, or null for once an epoch.")
+            raise InputError(
+                f"checkpoint.every_n_steps={every_n_steps}: must be at least 1, or null for once an epoch."
+            )
         self.every_n_steps = every_n_steps
         self._saved_step = 0
         self._within_epoch = False
 
     @rank_zero_only
     def on_fit_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
-        for path in _folder(trainer).glob(".*.ckpt.*"):  # half written by a process that was killed
+        for path in _folder(trainer).glob(".*.ckpt.*"):  # partial files of a killed process
             path.unlink(missing_ok=True)
 
     def on_train_batch_start(
@@ -62,7 +64,7 @@ class Resumable(Checkpoint):
         checkpoint["epoch_sums"] = _of_all_processes(
             trainer, {n: m.metric_state for n, m in pl_module.epoch_sums().items()}
         )
-        if self._within_epoch:  # Lightning has counted the batch that comes next
+        if self._within_epoch:  # Lightning has already counted the next batch
             progress = checkpoint["loops"]["fit_loop"]["epoch_loop.batch_progress"]
             progress["total"]["ready"] -= 1
             progress["current"]["ready"] -= 1
@@ -73,7 +75,7 @@ class Resumable(Checkpoint):
             return
         self._saved_step = checkpoint["global_step"]
         of_process = checkpoint["epoch_sums"]
-        if len(of_process) != trainer.world_size:  # trainer.devices has changed: the first process goes on with all
+        if len(of_process) != trainer.world_size:  # trainer.devices has changed: rank zero continues with the total
             of_process = [_total(of_process)] if trainer.global_rank == 0 else []
         for name, metric in pl_module.epoch_sums().items():
             for key, value in of_process[trainer.global_rank][name].items() if of_process else ():

@@ -1,4 +1,4 @@
-"""What happens at a loss that is not a finite number: `divergence=stop`, `skip` or `rollback`."""
+"""React to a loss that is not finite: `divergence=stop`, `skip` or `rollback`."""
 
 import functools
 import logging
@@ -20,28 +20,29 @@ from cnnlab.training.module import TaskModule
 
 log = logging.getLogger(__name__)
 RATES = ("lr", "initial_lr", "max_lr", "min_lr")
-"""Where an optimizer's groups and the schedulers keep learning rates."""
+"""Keys of a parameter group that hold learning rates, of the optimizer and of schedulers."""
 ADVICE = "Lower optimizer.lr, warm up (scheduler.warmup_epochs=1), or choose another init."
 
 
 class Losses(NamedTuple):
-    """The loss of a batch in every process, on its way to the host."""
+    """The losses of one batch in all processes, while they are copied to the host."""
 
     values: Tensor
-    """float32, one for each process."""
+    """The losses, float32, one per process."""
     arrived: torch.cuda.Event | None
+    """The end of the copy; None on the CPU."""
     batch: Any
 
 
 class Divergence(L.Callback, ABC):
-    """Looks at the loss of every step before the step changes a weight; the subclasses say what follows.
+    """A callback that checks the loss of every step before the step changes a weight; subclasses say what follows.
 
-    The loss leaves for the host when the forward pass ends, and is read just before the optimizer's step: a device has
-    the backward pass to do meanwhile, and does not run dry. Under DDP the losses of all processes are gathered, so that
-    all decide alike. Gradients are not looked at: if they alone are not finite, the next loss shows it.
+    The copy of the loss to the host starts after the forward pass, and is read just before the optimizer's step, so
+    that a device is busy with the backward pass meanwhile. Under DDP the losses of all processes are gathered, so that
+    all processes decide alike. Gradients are not checked: if only they are not finite, the next loss shows it.
 
-    events: what was found so far, as plain values: step, epoch, loss, lr, layer. Belongs before callbacks that
-    average or save weights.
+    events: the losses found so far that are not finite, as plain values: step, epoch, loss, lr, layer. The callback
+    must come before callbacks that average or save weights.
     """
 
     def __init__(self) -> None:
@@ -51,7 +52,7 @@ class Divergence(L.Callback, ABC):
 
     @abstractmethod
     def act(self, trainer: L.Trainer, pl_module: TaskModule, optimizer: Optimizer) -> None:
-        """What follows a loss that is not finite, which is the last of `events`."""
+        """React to a loss that is not finite, the last of `events`."""
 
     def on_train_batch_start(self, trainer: L.Trainer, pl_module: TaskModule, batch: Any, batch_idx: int) -> None:
         self._batch = batch
@@ -65,7 +66,7 @@ class Divergence(L.Callback, ABC):
 
     def on_before_optimizer_step(self, trainer: L.Trainer, pl_module: TaskModule, optimizer: Optimizer) -> None:
         pending, self._pending, self._batch = self._pending, [], None
-        for losses in pending:  # several where gradients are accumulated
+        for losses in pending:  # several if gradients are accumulated
             if losses.arrived:
                 losses.arrived.synchronize()
             bad = [rank for rank, value in enumerate(losses.values.tolist()) if not math.isfinite(value)]
@@ -86,7 +87,7 @@ class Divergence(L.Callback, ABC):
         self.passed()
 
     def passed(self) -> None:
-        """Called after every step whose losses are finite."""
+        """React to a step whose losses are finite."""
 
     def state_dict(self) -> dict[str, Any]:
         return {"events": self.events}
@@ -96,22 +97,22 @@ class Divergence(L.Callback, ABC):
 
 
 class Stop(Divergence):
-    """The run ends."""
+    """Ends the run at the first loss that is not finite."""
 
     def act(self, trainer: L.Trainer, pl_module: TaskModule, optimizer: Optimizer) -> None:
         raise DivergedError(f"{described(self.events[-1])} {ADVICE}")
 
 
 class Skip(Divergence):
-    """The step changes nothing: no weight, no moment of the optimizer, no statistics of batch norm.
+    """Skips a step whose loss is not finite: weights, optimizer state and batch-norm statistics stay unchanged.
 
-    at_most: more skipped steps in a row raise DivergedError.
+    at_most: largest number of steps skipped in a row; one more raises DivergedError.
     """
 
     def __init__(self, at_most: int = 10) -> None:
         super().__init__()
         if at_most < 1:
-            raise InputError(f"divergence.at_most={at_most}: at least one step can be skipped.")
+            raise InputError(f"divergence.at_most={at_most}: must be at least 1.")
         self.at_most = at_most
         self._in_a_row = 0
         self._buffers: list[Tensor] = []
@@ -124,8 +125,10 @@ class Skip(Divergence):
     def act(self, trainer: L.Trainer, pl_module: TaskModule, optimizer: Optimizer) -> None:
         self._in_a_row += 1
         if self._in_a_row > self.at_most:
-            raise DivergedError(f"{described(self.events[-1])} {self.at_most} steps before were skipped. {ADVICE}")
-        optimizer.zero_grad(set_to_none=True)  # an optimizer leaves alone what has no gradient
+            raise DivergedError(
+                f"{described(self.events[-1])} The {self.at_most} steps before it were skipped. {ADVICE}"
+            )
+        optimizer.zero_grad(set_to_none=True)  # an optimizer skips parameters without a gradient
         for buffer, before in zip(pl_module.network.buffers(), self._buffers, strict=True):
             buffer.copy_(before)
         log.warning("%s The step is skipped.", described(self.events[-1]))
@@ -142,20 +145,22 @@ class Skip(Divergence):
 
 
 class RollBack(Divergence):
-    """Weights and optimizer go back to the last checkpoint, learning rates shrink, and training goes on from there.
+    """Restores weights and optimizer from the last checkpoint, lowers the learning rates, and continues training.
 
-    It goes on with the next batch, not with those since the checkpoint, which may be to blame (as Chowdhery et al.
-    2022, section 5.1): steps are counted once. Before the first checkpoint it goes back to the untrained network.
+    Training continues with the next batch, not with those since the checkpoint, which may have caused the divergence
+    (Chowdhery et al. 2022, section 5.1); the step counter is not reset. Before the first checkpoint the untrained
+    network is restored.
 
-    at_most: how often; after that raises DivergedError. lr_factor: by which the rates shrink each time.
+    at_most: largest number of rollbacks; one more raises DivergedError. lr_factor: factor of the learning rates at each
+    rollback.
     """
 
     def __init__(self, at_most: int = 3, lr_factor: float = 0.5) -> None:
         super().__init__()
         if at_most < 1:
-            raise InputError(f"divergence.at_most={at_most}: at least one rollback is needed.")
+            raise InputError(f"divergence.at_most={at_most}: must be at least 1.")
         if not 0 < lr_factor <= 1:
-            raise InputError(f"divergence.lr_factor={lr_factor}: more than 0 and at most 1.")
+            raise InputError(f"divergence.lr_factor={lr_factor}: must be greater than 0 and at most 1.")
         self.at_most = at_most
         self.lr_factor = lr_factor
         self._due = False
@@ -171,7 +176,7 @@ class RollBack(Divergence):
                 f"did not help. {ADVICE}"
             )
         optimizer.zero_grad(set_to_none=True)
-        self._due = True  # done when the step and its scheduler have ended
+        self._due = True  # performed after the step and its scheduler
 
     def on_train_batch_end(
         self, trainer: L.Trainer, pl_module: TaskModule, outputs: Any, batch: Any, batch_idx: int
@@ -186,7 +191,7 @@ class RollBack(Divergence):
         trainer.strategy.load_model_state_dict(checkpoint)
         callbacks: list[L.Callback] = trainer.callbacks  # type: ignore[attr-defined]
         for callback in callbacks:
-            if isinstance(callback, WeightAveraging):  # the average goes back too
+            if isinstance(callback, WeightAveraging):  # restore the average too
                 callback.on_load_checkpoint(trainer, pl_module, checkpoint)
         trainer.strategy.load_optimizer_state_dict(checkpoint)
         groups = [group for each in trainer.optimizers for group in each.param_groups]
@@ -195,7 +200,7 @@ class RollBack(Divergence):
         for config in trainer.lr_scheduler_configs:
             _scale(config.scheduler, self.lr_factor)
         log.warning(
-            "%s Back to %s (step %d) with learning rates times %g.",
+            "%s Rolled back to %s (step %d); learning rates times %g.",
             described(self.events[-1]),
             path,
             checkpoint["global_step"],
@@ -214,7 +219,7 @@ class RollBack(Divergence):
 
 
 def described(event: dict[str, Any]) -> str:
-    """The sentence that tells of an event."""
+    """Return a sentence that describes an event."""
     rates = ", ".join(f"{rate:.3g}" for rate in event["lr"])
     return (
         f"The loss is {event['loss']} at step {event['step']} (epoch {event['epoch']}, learning rate {rates}); "
@@ -224,18 +229,18 @@ def described(event: dict[str, Any]) -> str:
 
 @torch.compiler.set_stance("force_eager")  # compiled code does not call hooks
 def first_nonfinite(trainer: L.Trainer, pl_module: TaskModule, batch: Any) -> str:
-    """Where the numbers of a training step's forward pass, which is done once more, stop being finite."""
+    """Repeat the forward pass of a training step, and return where its activations first are not finite, as text."""
     found: list[tuple[str, nn.Module]] = []
 
     def look(module: nn.Module, inputs: Any, output: Any, name: str) -> None:
         if not found and isinstance(output, Tensor) and not output.isfinite().all():
             found.append((name, module))
 
-    parts = {"preprocessing": pl_module.preprocessing, "": pl_module.network}
+    roots = {"preprocessing": pl_module.preprocessing, "": pl_module.network}
     handles = [
         module.register_forward_hook(functools.partial(look, name=".".join(filter(None, (prefix, name)))))
-        for prefix, part in parts.items()
-        for name, module in part.named_modules()
+        for prefix, root in roots.items()
+        for name, module in root.named_modules()
     ]
     seed_generators(pl_module.step_seed(), pl_module.device)
     try:
@@ -245,16 +250,16 @@ def first_nonfinite(trainer: L.Trainer, pl_module: TaskModule, batch: Any) -> st
         for handle in handles:
             handle.remove()
     if not found:
-        return "every activation is finite, the loss alone is not"
+        return "all activations are finite, only the loss is not"
     name, module = found[0]
     name = name or "the network"
     broken = [key for key, weight in module.named_parameters() if not weight.isfinite().all()]
-    because = f" with a {broken[0]} that is not finite either" if broken else ""
-    return f"the first activation that is not finite is that of {name} ({type(module).__name__}){because}"
+    because = f", whose {broken[0]} is not finite either" if broken else ""
+    return f"the first activation that is not finite is the output of {name} ({type(module).__name__}){because}"
 
 
 def _sent_to_host(values: Tensor, batch: Any) -> Losses:
-    """Without waiting for the device."""
+    """Start copying the losses to the host without waiting for the device."""
     if values.device.type != "cuda":
         return Losses(values, None, batch)
     host = torch.empty(values.shape, dtype=values.dtype, pin_memory=True).copy_(values, non_blocking=True)
@@ -264,7 +269,7 @@ def _sent_to_host(values: Tensor, batch: Any) -> Losses:
 
 
 def _scale(scheduler: Any, factor: float) -> None:
-    """Multiply the rates that a scheduler, or one of those it is made of, keeps for itself."""
+    """Multiply the base rates stored in a scheduler and in the schedulers inside it."""
     for inner in getattr(scheduler, "_schedulers", ()):
         _scale(inner, factor)
     if hasattr(scheduler, "base_lrs"):

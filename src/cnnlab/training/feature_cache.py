@@ -1,7 +1,7 @@
 """Compute the outputs of frozen stages once per image and train on the cached features (`freeze.cache`).
 
-Training images have `freeze.cache_views` augmented views: number v in epoch v, and from then on all of them again and
-again, in an order drawn by the seed. Validation images have the one that evaluation sees.
+Each training image has `freeze.cache_views` augmented views: epoch v uses view v, and later epochs repeat all views in
+orders derived from the seed. Validation images have one view, the one that evaluation sees.
 """
 
 import logging
@@ -28,22 +28,22 @@ from cnnlab.training.module import FeatureBatch, TaskModule
 
 log = logging.getLogger(__name__)
 FORMAT = 2
-"""Counts up when the same key gives other features than before."""
+"""Version of the features; increased when the same key would give other features than before."""
 MANY = 100_000
-"""Images up to which the views of their features are kept, of some 600 bytes each."""
+"""Largest number of images for which a tensor view of each one's features is kept in memory."""
 CPU_BATCH = 32
 """Batch size for computing features on the CPU. Larger batches use more memory and are no faster."""
 SMALL_TAIL = 1_000_000
-"""Parameters up to which a second thread costs a classifier on the CPU more than it gives."""
+"""Parameters up to which a classifier trains on the CPU with one thread: a second one slows it down."""
 
 
 class FeatureCache:
-    """The batches of `data` as features, in the epochs in which the network's first stages are frozen.
+    """Converts the batches of `data` to features in the epochs in which the network's first stages are frozen.
 
-    keep: whether features are kept in `store` or computed anew each time, which gives the same training.
-    views: augmented views of each training image. identity: plain values that an image's pixels depend on, beside its
-        file; `augmentation` among them.
-    Raises InputError, saying why, if the features of an image cannot stay what they are.
+    keep: whether features are cached in `store` or recomputed each time; the training is the same.
+    views: number of augmented views of each training image. identity: plain values, `augmentation` among them, that the
+        pixels of an image depend on in addition to its file.
+    Raises InputError with the reason if the features of an image would change during training.
     """
 
     def __init__(
@@ -79,15 +79,15 @@ class FeatureCache:
         self._check()
 
     def train(self, loader: DataLoader) -> "Batches":
-        """`loader` of training images as features; each epoch's view in place of its own augmentation."""
+        """Return the batches of a loader of training images as features, of the epoch's view instead of random ones."""
         return Batches(loader, self._train_batches)
 
     def val(self, loader: DataLoader) -> "Batches":
-        """`loader` of validation images as features."""
+        """Return the batches of a loader of validation images as features."""
         return Batches(loader, self._val_batches)
 
     def view(self, epoch: int) -> int:
-        """The view that `epoch` trains on."""
+        """Return the number of the view that `epoch` trains on."""
         if not self.augmented:
             return EVALUATION
         turn, place = divmod(epoch, self.views)
@@ -97,26 +97,29 @@ class FeatureCache:
         return int(torch.randperm(self.views, generator=generator)[place])
 
     def images(self, draws: Tensor) -> Tensor:
-        """The training images of a batch's draws: float32 N x C x H x W in [0, 1]."""
+        """Return the training images that a batch's features were computed from, float32 N x C x H x W in [0, 1].
+
+        draws: int64 N x 2, see FeatureBatch.
+        """
         return self.module.to_float(torch.stack([self.dataset[tuple(draw)][0] for draw in draws.tolist()]))
 
     def threads(self, cut: Cut) -> int:
-        """Of the CPU, for what trains on features that are kept: one for a small classifier."""
+        """Return the number of CPU threads for training on cached features: one for a small classifier on the CPU."""
         size = sum(parameter.numel() for parameter in stages(cut.network)["classifier"].parameters())
         small = self.module.device.type == "cpu" and cut.stage == "classifier" and size <= SMALL_TAIL
         return 1 if small else self._threads
 
     def missing(self, cut: Cut, epochs: Iterable[int]) -> int:
-        """Features in front of `cut` that training and validation in `epochs` ask for and that are not kept yet."""
-        parts = [(self.data.parts.train, view) for view in sorted({self.view(epoch) for epoch in epochs})]
-        parts += [(self.data.parts.val, EVALUATION)] if self.data.parts.val is not None else []
-        entries = {view: self.store.look("features", self._identity_of(cut, view)) for _, view in parts}
-        return sum(len(entries[view].missing(self._digests_of(images))) for images, view in parts)
+        """Return how many features at `cut` training and validation need in `epochs` that are not cached yet."""
+        needed = [(self.data.parts.train, view) for view in sorted({self.view(epoch) for epoch in epochs})]
+        needed += [(self.data.parts.val, EVALUATION)] if self.data.parts.val is not None else []
+        entries = {view: self.store.look("features", self._identity_of(cut, view)) for _, view in needed}
+        return sum(len(entries[view].missing(self._digests_of(images))) for images, view in needed)
 
-    # --- Whether it can be ---
+    # --- Checks ---
 
     def _check(self) -> None:
-        """Cut the network in front of what trains in each phase, and try the cut on two training images."""
+        """Raise InputError unless features can be cached; try the network's cut of each phase on two images."""
         recipe, network = self.module.recipe, self.module.network
         mixing = [type(step).__name__ for step in recipe.batch_transforms if isinstance(step, MIXING)]
         if mixing:
@@ -129,18 +132,18 @@ class FeatureCache:
         if isinstance(limit, int) or limit < 1.0:
             raise InputError("trainer.limit_train_batches leaves out training images.")
         if recipe.plan.first_trained(network, 0) is None:
-            raise InputError("the first stage trains from the first epoch on.")
+            raise InputError("the first stage trains from the first epoch.")
         for phase in recipe.plan.phases:
             stage = recipe.plan.first_trained(network, phase.epoch)
             if stage is not None:
                 if not recipe.plan.constant(network, phase.epoch):
                     raise InputError("freeze.batch_norm=train lets the statistics of frozen stages drift.")
-                cut = self._cut_in_front_of(stage)
+                cut = self._cut_below(stage)
                 self._check_room(cut.prefix(self._sample())[0])
-        self._cuts.clear()  # weights and device may change until training begins
+        self._cuts.clear()  # weights and device may still change before training begins
 
     def _check_room(self, features: Tensor) -> None:
-        """Whether all views fit into the store and onto its disk."""
+        """Raise InputError if the features of all views do not fit into the store or onto its disk."""
         if not self.keep:
             return
         count = len(self.data.parts.train) * self.views + len(self.data.parts.val or ())
@@ -181,7 +184,10 @@ class FeatureCache:
             yield FeatureBatch(features, labels, torch.tensor(draws))
 
     def _look_up(self, entry: Entry, images: LabelledImages) -> Callable[[int], Tensor]:
-        """Index of an image -> its features; each is looked up once, unless they are too many to keep their views."""
+        """Return a function from the index of an image to its features.
+
+        Each image is looked up once in the store; with more than MANY images, on every access.
+        """
         digests = self._digests_of(images)
         if len(digests) > MANY:
             return lambda index: entry[digests[index]]
@@ -191,7 +197,7 @@ class FeatureCache:
         return self._rows[key].__getitem__
 
     def _filled(self, cut: Cut, images: LabelledImages, dataset: Dataset, view: int) -> Entry | None:
-        """The entry of `view`, with the features of all `images`; None if they cannot be written."""
+        """Return the store's entry of `view` with the features of all `images`; None if they cannot be written."""
         digests = self._digests_of(images)
         try:
             entry = self._entry(cut, view)
@@ -199,7 +205,9 @@ class FeatureCache:
                 self._fill(entry, digests, dataset, view)
                 self.store.shrink()
         except OSError as error:
-            log.warning("Features cannot be kept in %s (%s): they are computed every time.", self.store.folder, error)
+            log.warning(
+                "Cannot cache features in %s (%s): they are recomputed in every epoch.", self.store.folder, error
+            )
             self.keep = False
             return None
         return entry
@@ -224,39 +232,39 @@ class FeatureCache:
         with self.trainer.precision_plugin.forward_context():
             return self.module.features(pixels.to(self.module.device, non_blocking=True))
 
-    # --- What belongs together ---
+    # --- Cuts and keys ---
 
     def _cut_of(self, epoch: int) -> Cut | None:
-        """The cut in front of the first stage that has trained by `epoch`; logs when it changes."""
+        """Return the cut below the first stage that has trained by `epoch`, None if there is none; log changes."""
         plan, network = self.module.recipe.plan, self.module.network
         stage = plan.first_trained(network, epoch)
         if stage is None and self._stage is not None:
             log.info("Feature cache off from epoch %d on: %s trains.", epoch, next(iter(stages(network))))
         elif stage is not None and stage != self._stage:
-            how = f"kept in {self.store.folder / 'features'}" if self.keep else "not kept"
+            how = f"cached in {self.store.folder / 'features'}" if self.keep else "not cached"
             views = f", {self.views} views of each image" if self.augmented else ""
             log.info("Features below %s%s: %s", stage, views, how)
         self._stage = stage
-        self.module.cut = self._cut_in_front_of(stage) if stage else None
+        self.module.cut = self._cut_below(stage) if stage else None
         if stage is None:
             torch.set_num_threads(self._threads)
         return self.module.cut
 
-    def _cut_in_front_of(self, stage: str) -> Cut:
+    def _cut_below(self, stage: str) -> Cut:
         if stage not in self._cuts:
             self._cuts[stage] = cut_below(self.module.network, stage, self._sample())
         return self._cuts[stage]
 
     def _sample(self) -> Tensor:
-        """Two preprocessed training images."""
+        """Return two preprocessed training images."""
         pixels = self.data.sample(2).to(self.module.device)
         return self.module.preprocessed(pixels)
 
     def _digests_of(self, images: LabelledImages) -> list[str]:
-        part = "train" if images is self.data.parts.train else "val"
-        if part not in self._digests:
-            self._digests[part] = [images.digest(index) for index in range(len(images))]
-        return self._digests[part]
+        split = "train" if images is self.data.parts.train else "val"
+        if split not in self._digests:
+            self._digests[split] = [images.digest(index) for index in range(len(images))]
+        return self._digests[split]
 
     def _entry(self, cut: Cut, view: int) -> Entry:
         key = (cut.stage, view)
@@ -265,9 +273,9 @@ class FeatureCache:
         return self._entries[key]
 
     def _identity_of(self, cut: Cut, view: int) -> dict[str, Any]:
-        """What the features of a view depend on, beside the image."""
+        """Return everything but the image that the features of a view depend on: the key of its entry."""
         preprocessing = self.module.preprocessing
-        parts = {
+        identity = {
             "network": type(cut.network).__name__,
             "cut": cut.stage,
             "weights": cut.fingerprint(),
@@ -278,17 +286,17 @@ class FeatureCache:
             "device": self.module.device.type,
             "format": FORMAT,
         }
-        return parts | ({"augmentation": None} if view == EVALUATION else {})
+        return identity | ({"augmentation": None} if view == EVALUATION else {})
 
 
 class Batches:
-    """Stands for `loader` before Lightning, and gives what `convert` makes of it when an epoch begins."""
+    """Stands in for `loader` in Lightning; each epoch iterates over what `convert` returns for it."""
 
     def __init__(self, loader: DataLoader, convert: Callable[[DataLoader], Iterator]) -> None:
         self.loader = loader
         self.convert = convert
         self.batch_sampler = loader.batch_sampler
-        """Lightning tells its sampler the epoch."""
+        """The loader's sampler, which Lightning tells the epoch."""
 
     def __len__(self) -> int:
         return len(self.loader)
@@ -306,14 +314,14 @@ def build_feature_cache(
     store: Store,
     identity: dict[str, Any],
 ) -> FeatureCache | None:
-    """What `freeze.cache` and `freeze.cache_views` ask for; None, with the reason in the log, where it cannot be.
+    """Return the cache for `freeze.cache` and `freeze.cache_views`; None if it is not possible, with the reason logged.
 
-    Raises InputError for values that there are not, and for cache=on where it cannot be.
+    Raises InputError for invalid values, and for cache=on if it is not possible.
     """
     if cache not in ("auto", "on", "off"):
         raise InputError(f"freeze.cache={cache}: use auto, on or off.")
     if views is not None and views < 1:
-        raise InputError(f"freeze.cache_views={views}: at least 1, or null for new views in every epoch.")
+        raise InputError(f"freeze.cache_views={views}: must be at least 1, or null for new views in every epoch.")
     if cache != "on" and module.recipe.plan.first_trained(module.network, 0) is None:
         return None
     try:

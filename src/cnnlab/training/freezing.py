@@ -1,4 +1,4 @@
-"""Which stages train in which epochs: a list of phases, applied by flags, never by adding parameter groups."""
+"""Decide which stages train in which epochs: a list of phases, applied with requires_grad and batch-norm modes."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -13,13 +13,13 @@ from cnnlab.models.stages import match_stages, stage_of_parameter, stages
 
 @dataclass(frozen=True)
 class Phase:
-    """From `epoch` on the stages `trainable` train; the two factors hold for those that no earlier phase trained."""
+    """The stages that train from `epoch` on; both factors apply to stages that no earlier phase trained."""
 
     epoch: int
     trainable: list[str]
     lr_multiplier: float = 1.0
     lr_decay: float = 1.0
-    """Factor from each stage to the one below it."""
+    """Ratio of the learning rate of a stage to that of the next stage above."""
 
 
 class FreezePlan:
@@ -27,7 +27,7 @@ class FreezePlan:
 
     phases: dictionaries of `epoch`, `train` (patterns of stages) and, if not 1, `lr_multiplier` and `lr_decay`.
     batch_norm: "eval" keeps frozen batch norm on its stored statistics; "train" lets them drift.
-    Raises InputError for a key, stage or order of epochs that cannot be.
+    Raises InputError for an unknown key or stage, or epochs that do not increase from 0.
     """
 
     def __init__(self, network: nn.Module, phases: Sequence[dict], batch_norm: str = "eval") -> None:
@@ -46,27 +46,28 @@ class FreezePlan:
                 self._multipliers[name] = phase.lr_multiplier * phase.lr_decay**depth
 
     def trainable(self, epoch: int) -> list[str]:
-        """The stages that train in `epoch`."""
+        """Return the stages that train in `epoch`."""
         return [phase for phase in self.phases if phase.epoch <= epoch][-1].trainable
 
     def lr_multiplier(self, stage: str) -> float:
-        """That of the first phase that trains `stage`; 1 if none does."""
+        """Return the multiplier of a stage, set by the first phase that trains it; 1 if none does."""
         return self._multipliers.get(stage, 1.0)
 
     def ever_freezes(self, network: nn.Module) -> bool:
+        """Return whether any phase freezes any stage."""
         return any(set(phase.trainable) != set(stages(network)) for phase in self.phases)
 
     def first_trained(self, network: nn.Module, epoch: int) -> str | None:
-        """The first stage that any phase up to `epoch` trains, if stages with parameters lie below it, all frozen."""
+        """Return the first stage that a phase up to `epoch` trains; None if it is the first one with parameters."""
         trained = {name for phase in self.phases if phase.epoch <= epoch for name in phase.trainable}
         weighted = [name for name, module in stages(network).items() if next(module.parameters(), None) is not None]
         first = next((name for name in weighted if name in trained), None)
         return None if first == weighted[0] else first
 
     def constant(self, network: nn.Module, epoch: int) -> list[str]:
-        """The stages whose outputs for an image are the same from the first epoch to the end of `epoch`.
+        """Return the stages whose outputs for an image stay the same from the first epoch to the end of `epoch`.
 
-        None where statistics of batch norm drift.
+        Returns [] if batch-norm statistics drift in any of them.
         """
         names, first = list(stages(network)), self.first_trained(network, epoch)
         below = names[: names.index(first)] if first else []
@@ -74,11 +75,11 @@ class FreezePlan:
         return [] if self.batch_norm == "train" and any(isinstance(layer, _BatchNorm) for layer in layers) else below
 
     def is_constant(self, network: nn.Module, layer: str, epoch: int) -> bool:
-        """Whether the layer belongs to one of those stages."""
+        """Return whether a layer belongs to a stage that is `constant` up to `epoch`."""
         return any(layer == stage or layer.startswith(f"{stage}.") for stage in self.constant(network, epoch))
 
     def apply(self, network: nn.Module, epoch: int) -> None:
-        """Set requires_grad, and the mode of batch norm, of every stage; call after anything that calls `train()`."""
+        """Set requires_grad and the batch-norm mode of every stage; call after anything that calls `train()`."""
         trainable = set(self.trainable(epoch))
         stage = stage_of_parameter(network)
         for name, parameter in network.named_parameters():

@@ -1,4 +1,4 @@
-"""Everything of Lightning that is private to it, in one place: what has to be looked at when Lightning changes."""
+"""All uses of Lightning's private names, in one place to check when Lightning changes."""
 
 import logging
 import subprocess
@@ -13,37 +13,37 @@ def logs_this_step(trainer: L.Trainer) -> bool:
 
 
 def resumes_within_epoch(trainer: L.Trainer) -> bool:
-    """Return whether the fit goes on in the middle of an epoch, whose start no hook announces."""
+    """Return whether the fit resumes in the middle of an epoch, without a call of `on_train_epoch_start`."""
     return trainer.fit_loop.restarted_mid_epoch
 
 
 def begin_at_epoch(trainer: L.Trainer, epoch: int) -> None:
-    """Let the next fit begin with `epoch`."""
+    """Make the next fit begin with `epoch`."""
     trainer.fit_loop.epoch_progress.current.processed = epoch  # type: ignore[attr-defined]
 
 
 def take_over_processes(trainer: L.Trainer) -> list[subprocess.Popen]:
-    """Return the processes that Lightning started for the other ranks, and end its own watch over them.
+    """Return the processes that Lightning started for the other ranks, and stop Lightning from watching them.
 
-    Its observer kills this process without a word when one of them fails.
+    Its observer kills this process without a message when one of them fails.
     """
     launcher = trainer.strategy.launcher
     watched: list[subprocess.Popen] = getattr(launcher, "procs", [])
     if not watched:
         return []
     started = launcher.procs = list(watched)  # type: ignore[union-attr]
-    watched.clear()  # the list that the observer looks at
+    watched.clear()  # the observer's own list
     return started
 
 
 def adopt_messages() -> None:
-    """Send Lightning's messages through our log, once, and silence those that do not hold for our runs."""
+    """Send Lightning's messages through cnnlab's log, once, and silence those that do not apply to its runs."""
     for name in ("lightning", "lightning.pytorch", "lightning.fabric"):
         logger = logging.getLogger(name)
         logger.handlers.clear()
         logger.propagate = True
     for name in ("lightning.pytorch.utilities.rank_zero", "lightning.fabric.utilities.rank_zero"):
         logging.getLogger(name).setLevel(logging.WARNING)
-    warnings.filterwarnings("ignore", message="Checkpoint directory .* exists and is not empty")  # a run is resumed
+    warnings.filterwarnings("ignore", message="Checkpoint directory .* exists and is not empty")  # a resumed run
     warnings.filterwarnings("ignore", message="You're resuming from a checkpoint that ended before")  # ResumedEpochs
     warnings.filterwarnings("ignore", message=".*isinstance.treespec, LeafSpec.*")  # Lightning 2.6 on torch 2.14

@@ -1,4 +1,4 @@
-"""The base of every task's LightningModule: preprocessing and network, and what is the same in all training."""
+"""The base class of every task's LightningModule: preprocessing, network, and the training they have in common."""
 
 import math
 import time
@@ -24,23 +24,23 @@ from cnnlab.training.regularizers import acting
 
 
 class FeatureBatch(NamedTuple):
-    """A batch whose images have been through the frozen stages already."""
+    """A batch of features: the outputs of the frozen stages for its images."""
 
     features: Tensor
-    """What the module's `cut` gave for the images, N x ..."""
+    """Outputs of the module's `cut` for the images, N x ..."""
     targets: Tensor
     draws: Tensor
-    """int64 N x 2: the view (-1: as in evaluation) and the index of each image."""
+    """View (-1: as in evaluation) and index of each image, int64 N x 2."""
 
 
 class TaskModule(L.LightningModule, ABC):
-    """Preprocessing and network, trained by `recipe`; without one the module only predicts.
+    """Preprocessing and network, trained by `recipe`; without a recipe the module only predicts.
 
-    A batch is (inputs, targets): inputs are uint8 or float in [0, 1], N x C x H x W. A subclass names its metrics and
-    says how outputs become predictions; it may override `outputs_of` and `loss_of` for batches of another shape.
+    A batch is (inputs, targets): inputs are uint8 or float in [0, 1], N x C x H x W. A subclass defines its metrics and
+    how outputs become predictions; it may override `outputs_of` and `loss_of` for batches of another shape.
 
-    classes: names of the outputs, in order; empty where outputs are not classes. hyperparameters: plain values (dict,
-    list, str, numbers, None) kept in the checkpoint, enough to rebuild preprocessing and network.
+    classes: names of the outputs, in order; empty if outputs are not classes. hyperparameters: plain values (dict,
+    list, str, numbers, None) stored in the checkpoint, enough to rebuild preprocessing and network.
     """
 
     def __init__(
@@ -59,9 +59,9 @@ class TaskModule(L.LightningModule, ABC):
         self._recipe = recipe
         self.cut: Cut | None = None
         self.step_ended = 0.0
-        """When the callbacks of the last training batch were done, on time.perf_counter's clock."""
+        """Time (time.perf_counter) at which the callbacks of the last training batch had finished."""
         self.step_values: dict[str, Tensor] = {}
-        """The metrics of the last training step."""
+        """Loss, metrics and penalties of the last training step."""
         self.train_metrics: Any = nn.ModuleDict(dict(self.build_train_metrics()))
         self.train_loss_epoch = MeanMetric()
         self.val_metrics, self.test_metrics = (self._metrics_of(part) for part in ("val", "test"))
@@ -74,11 +74,11 @@ class TaskModule(L.LightningModule, ABC):
             self.batch_hooks = acting(recipe.regularizers.values(), "on_batch")
             self.step_hooks = acting(recipe.regularizers.values(), "after_step")
 
-    # --- What a task says ---
+    # --- What a task defines ---
 
     @abstractmethod
     def build_metrics(self) -> Mapping[str, Metric]:
-        """Return name -> metric of validation and test, updated with outputs and targets; the loss is there anyway."""
+        """Return name -> metric of validation and test, updated with outputs and targets; the loss is always logged."""
 
     def build_train_metrics(self) -> Mapping[str, Metric]:
         """Return name -> metric of a whole training epoch, logged as train/<name>_epoch."""
@@ -90,20 +90,21 @@ class TaskModule(L.LightningModule, ABC):
 
     @abstractmethod
     def predict(self, inputs: Tensor) -> Tensor:
-        """Return what predictions are made of, N x ...: probabilities, values."""
+        """Return the predictions for inputs, N x ..., such as probabilities or values."""
 
     def check_outputs(self, outputs: Any, targets: Tensor) -> None:
-        """Raise InputError if the network's outputs are not what the task's loss and metrics take."""
+        """Raise InputError if the network's outputs do not fit the task's loss and metrics."""
         if not isinstance(outputs, Tensor):
             raise InputError(
-                f"{type(self.network).__name__} returns a {type(outputs).__name__}; the task needs a tensor."
+                f"{type(self.network).__name__} returns a {type(outputs).__name__}, not a tensor. Use a network, or "
+                "arguments of it (model.network.*), that return only what the task's loss takes."
             )
 
     # --- From inputs to outputs ---
 
     @property
     def recipe(self) -> Recipe:
-        """Raises RuntimeError if the network was loaded to predict only."""
+        """The recipe of the training; raises RuntimeError if the module only predicts."""
         if self._recipe is None:
             raise RuntimeError("This module has no recipe to train by.")
         return self._recipe
@@ -118,30 +119,30 @@ class TaskModule(L.LightningModule, ABC):
         return self.cut.prefix(self.preprocessed(inputs))
 
     def from_features(self, features: Tensor) -> Tensor:
-        """Map `features` of inputs to the network's outputs, float32."""
+        """Map the outputs of `features` to the network's outputs, float32."""
         assert self.cut is not None
         if features.ndim == 4 and self.recipe.channels_last:
             features = features.to(memory_format=torch.channels_last)
         return self.cut.tail(features).float()
 
     def to_float(self, inputs: Tensor) -> Tensor:
-        """Return inputs in [0, 1], `in_format`."""
+        """Return inputs as floats in [0, 1], in the memory format of `in_format`."""
         inputs = self.in_format(inputs)
         return inputs.float().div_(255) if inputs.dtype == torch.uint8 else inputs
 
     def in_format(self, inputs: Tensor) -> Tensor:
-        """Return inputs in the memory format that convolutions are fastest in."""
+        """Return inputs in the recipe's memory format; channels last without a recipe."""
         channels_last = self._recipe is None or self._recipe.channels_last
         return inputs.contiguous(memory_format=torch.channels_last if channels_last else torch.contiguous_format)
 
     def preprocessed(self, inputs: Tensor) -> Tensor:
-        """Map uint8 or float-in-[0, 1] inputs N x C x H x W to what the network takes."""
+        """Map uint8 or float-in-[0, 1] inputs N x C x H x W to the network's input."""
         if inputs.dtype == torch.uint8 and isinstance(self.preprocessing, Normalize):
             return self.preprocessing.from_uint8(self.in_format(inputs))
         return self.preprocessing(self.to_float(inputs))
 
     def augment(self, inputs: Tensor, targets: Tensor) -> tuple[Tensor, Tensor]:
-        """Return the float batch in [0, 1] and the targets that a step trains on (N, or N x classes if mixed)."""
+        """Return the augmented batch, floats in [0, 1], and its targets (N, or N x classes if mixed)."""
         steps = self.recipe.batch_transforms
         return v2.Compose(steps)(self.to_float(inputs), targets) if steps else (self.to_float(inputs), targets)
 
@@ -161,12 +162,12 @@ class TaskModule(L.LightningModule, ABC):
         return self.train_loss(outputs, targets)
 
     def check_step(self, batch: Any) -> None:
-        """Try the forward pass and the loss of a training step, and leave no trace of it.
+        """Try the forward pass, loss and metrics of a training step; the module is left unchanged.
 
-        Raises InputError with what the network or the loss says about the batch.
+        Raises InputError with the reason if the network or the loss does not accept the batch.
         """
         buffers = {name: buffer.clone() for name, buffer in self.network.named_buffers()}
-        modes = {part: part.training for part in self.network.modules()}
+        modes = {module: module.training for module in self.network.modules()}
         self.network.train()
         try:
             with derived_rng("check_step"), torch.no_grad(), torch.compiler.set_stance("force_eager"):
@@ -186,15 +187,15 @@ class TaskModule(L.LightningModule, ABC):
                 f"{shape}: {reason.rstrip('.')}. Check model.*, data.* and loss."
             ) from error
         finally:
-            for part, mode in modes.items():
-                part.training = mode
+            for module, mode in modes.items():
+                module.training = mode
             for name, buffer in self.network.named_buffers():
                 buffer.copy_(buffers[name])
 
     # --- Lightning's hooks ---
 
     def setup(self, stage: str) -> None:
-        """Convert the network's memory format before DDP wraps it and takes note of its strides."""
+        """Convert the network's memory format before DDP wraps it and records its strides."""
         if self.recipe.channels_last:
             self.network.to(memory_format=torch.channels_last)
 
@@ -208,14 +209,14 @@ class TaskModule(L.LightningModule, ABC):
         seed_generators(self.step_seed(), self.device)
 
     def step_seed(self) -> int:
-        """Return the seed from which all randomness of the current training step is derived."""
+        """Return the seed of all randomness in the current training step."""
         return derive(self.recipe.seed, "step", self.global_step, self.global_rank)
 
     def training_step(self, batch: Any, batch_idx: int) -> Tensor:
         own_targets = batch[1]
         outputs, targets = self.outputs_of(batch)
         loss = self.loss_of(outputs, targets)
-        finite = loss.detach().isfinite()  # a step that is skipped (divergence=skip) does not count
+        finite = loss.detach().isfinite()  # a skipped step (divergence=skip) does not count
         seen = outputs.detach()
         for metric in self.train_metrics.values():
             metric.update(seen, own_targets)
@@ -230,7 +231,7 @@ class TaskModule(L.LightningModule, ABC):
         return loss
 
     def on_train_epoch_end(self) -> None:
-        """Log the means of the epoch; Lightning itself would do so only after the epoch's checkpoint is written."""
+        """Log the means of the epoch; Lightning itself would log them only after writing the epoch's checkpoint."""
         means = {}
         for name, metric in self.epoch_sums().items():
             means[f"train/{name}_epoch"] = metric.compute()
@@ -247,7 +248,7 @@ class TaskModule(L.LightningModule, ABC):
         return {"loss": self.train_loss_epoch, **dict(self.train_metrics.items())}
 
     def on_train_batch_end(self, outputs: Any, batch: Any, batch_idx: int) -> None:
-        # Lightning's log takes as long as the forward pass of a small network, and keeps one of `log_every_n_steps`.
+        # log_dict is slow compared with a small network's step; only every `log_every_n_steps`-th call has an effect.
         if logs_this_step(self.trainer):
             self.log_dict(self.step_values, on_step=True, on_epoch=False)
         self.step_ended = time.perf_counter()
@@ -260,8 +261,10 @@ class TaskModule(L.LightningModule, ABC):
         self.score("test", self(batch[0]), batch[1])
 
     def score(self, part: str, outputs: Tensor, targets: Tensor) -> None:
-        """Update and log the metrics of a part. Metric objects are logged, not their values: they weight by example and
-        gather over ranks exactly."""
+        """Update and log the metrics of a part, "val" or "test".
+
+        The metric objects are logged, not their values, so that they weight by example and gather over ranks exactly.
+        """
         metrics: MetricCollection = getattr(self, f"{part}_metrics")
         loss: MeanMetric = getattr(self, f"{part}_loss")
         metrics.update(outputs, targets)

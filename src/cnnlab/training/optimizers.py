@@ -1,4 +1,4 @@
-"""Parameter groups: one for each learning rate and weight decay that occurs, all of them there from the start."""
+"""Build the parameter groups: one for each combination of learning rate and weight decay, all from the start."""
 
 from torch import nn
 
@@ -8,7 +8,7 @@ from cnnlab.training.freezing import FreezePlan
 
 
 def parameter_groups(network: nn.Module, plan: FreezePlan, lr: float, weight_decay: float) -> list[dict]:
-    """Groups by (stage's lr multiplier, decay or not); biases and parameters of norm layers are never decayed.
+    """Return parameter groups by lr multiplier of the stage and weight decay; biases and norm layers are never decayed.
 
     Frozen parameters are in a group too: optimizers skip them as long as their gradient is None.
     """

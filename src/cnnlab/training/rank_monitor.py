@@ -1,4 +1,4 @@
-"""The other processes of a run on this machine: when one of them fails, the run ends and says so."""
+"""Watch the other processes of a run on this machine, and end the run with a message when one of them fails."""
 
 import os
 import signal
@@ -13,16 +13,16 @@ from cnnlab.errors import CnnlabError, DataError, DivergedError, InputError
 from cnnlab.training.lightning_compat import take_over_processes
 
 LOOK_EVERY = 0.5
-"""Seconds between two looks at the other processes."""
+"""Seconds between two checks of the other processes."""
 PATIENCE = 10.0
-"""Seconds in which this process may notice by itself that another has failed: most collectives say so at once."""
+"""Seconds for this process to notice a failure by itself: most collectives raise immediately."""
 
 
 class RankMonitor(L.Callback):
-    """Takes over the watch that Lightning keeps on the processes it starts, which would kill this one without a word.
+    """A callback that watches the processes Lightning starts; Lightning's own observer would kill this one silently.
 
-    on_lost: is told of a process that failed while this one, which waits for it forever, does not notice; then this
-        process ends.
+    on_lost: called with the error of a failed process if this process does not notice the failure by itself and would
+        wait forever; then this process exits.
     """
 
     def __init__(self, on_lost: Callable[[CnnlabError], None] = lambda error: None) -> None:
@@ -35,7 +35,7 @@ class RankMonitor(L.Callback):
             threading.Thread(target=self._watch, daemon=True).start()
 
     def failure(self, wait: float = 0.0) -> CnnlabError | None:
-        """What to say of another process that has failed, or does so within `wait` seconds; None if none has."""
+        """Return the error of another process that has failed, or fails within `wait` seconds; None if none does."""
         end = time.monotonic() + wait
         while True:
             for rank, process in enumerate(self.others, start=1):
@@ -46,7 +46,7 @@ class RankMonitor(L.Callback):
             time.sleep(LOOK_EVERY)
 
     def end(self) -> None:
-        """End the others, which would wait for this process forever."""
+        """Kill the other processes, which would wait for this one forever."""
         for process in self.others:
             process.kill()
 
@@ -58,15 +58,15 @@ class RankMonitor(L.Callback):
         time.sleep(PATIENCE)
         self.on_lost(error)
         self.end()
-        os._exit(error.exit_code)  # the main thread waits within a library, where no exception reaches it
+        os._exit(error.exit_code)  # the main thread is blocked in a library, where no exception reaches it
 
 
 def _lost(rank: int, code: int) -> CnnlabError:
-    """An error with the exit code of the process, whose own message has been printed."""
+    """Return an error with the exit code of the failed process, which has already printed its own message."""
     if code < 0:
         return DataError(
             f"Process {rank} of the run was killed ({signal.Signals(-code).name}), most likely because memory ran out. "
-            "Smaller batches take less: data.batch_size."
+            "Lower data.batch_size."
         )
     kind = next((each for each in (InputError, DataError, DivergedError) if each.exit_code == code), CnnlabError)
-    return kind(f"Process {rank} of the run ended with exit code {code}; what it said of that stands above.")
+    return kind(f"Process {rank} of the run ended with exit code {code}; see its message above.")

@@ -1,4 +1,4 @@
-"""How a network is trained: the config groups optimizer, scheduler, loss, freeze and regularization as objects."""
+"""The recipe of a training: the config groups optimizer, scheduler, loss, freeze and regularization as objects."""
 
 import inspect
 from collections.abc import Callable, Mapping, Sequence
@@ -18,7 +18,7 @@ LR_SCALING: dict[str, Callable[[int], float]] = {
     "linear": lambda processes: processes,
     "sqrt": lambda processes: processes**0.5,
 }
-"""Values of trainer.scale_lr -> factor of the learning rate by the number of processes."""
+"""Value of trainer.scale_lr -> function from the number of processes to the factor of the learning rate."""
 
 
 @dataclass(frozen=True)
@@ -32,12 +32,12 @@ class Recipe:
     lr: float
     seed: int
     monitor: str = "val/acc"
-    """The metric that decides the best epoch, early stopping and plateaus."""
+    """The metric for the best epoch, early stopping and plateaus."""
     mode: str = "max"
     scale_lr: Callable[[int], float] = LR_SCALING["none"]
     regularizers: Mapping[str, Any] = field(default_factory=dict)
     batch_transforms: Sequence[nn.Module] = ()
-    """Augmentations that run on the device, batch by batch."""
+    """Augmentations that run on the device, on whole batches."""
     channels_last: bool = True
 
     @property
@@ -61,10 +61,9 @@ def is_plateau(scheduler: Callable[..., Any]) -> bool:
 def build_optimizer(
     node: Mapping[str, Any], precision: str, trusted: Sequence[str]
 ) -> Callable[..., torch.optim.Optimizer]:
-    """Return the config group `optimizer` as a function of parameter groups, with one kernel for all (`fused`) where
-    there is one.
+    """Return the config group `optimizer` as a function of parameter groups, with fused=True if it has a fused kernel.
 
-    float16 goes without: Lightning cannot clip gradients with its gradient scaler then.
+    precision "16-mixed" does without: Lightning cannot clip gradients of a fused optimizer with its gradient scaler.
     """
     arguments = inspect.signature(locate(node["_target_"], trusted)).parameters
     fused = "fused" in arguments and not {"fused", "foreach"} & set(node) and precision != "16-mixed"
@@ -89,9 +88,9 @@ def check_optimizer(
         if is_plateau(scheduler):
             scheduler(tried, mode=cfg["metric_mode"])
         elif cfg["trainer"]["max_epochs"] == -1 and cfg["trainer"]["max_steps"] == -1:
-            raise ValueError("it needs to know when the run ends: set trainer.max_epochs or trainer.max_steps")
+            raise ValueError("the length of the run must be known: set trainer.max_epochs or trainer.max_steps")
         else:
             scheduler(tried, total_steps=100, steps_per_epoch=10)
     except (ValueError, TypeError) as error:
         given = ", ".join(f"{key}={value}" for key, value in cfg[group].items() if not key.startswith("_"))
-        raise InputError(f"{group}: {error}. It is given {given}.") from error
+        raise InputError(f"{group}: {error}. Given: {given}.") from error

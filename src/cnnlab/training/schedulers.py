@@ -13,14 +13,14 @@ from torch.optim.lr_scheduler import (
 
 
 def constant(optimizer: Optimizer, total_steps: int, steps_per_epoch: int) -> LRScheduler:
-    """The learning rate stays as it is."""
+    """Keep the learning rate constant."""
     return LambdaLR(optimizer, lambda step: 1.0)
 
 
 def step(
     optimizer: Optimizer, total_steps: int, steps_per_epoch: int, step_epochs: int = 10, gamma: float = 0.1
 ) -> LRScheduler:
-    """Times `gamma` every `step_epochs` epochs."""
+    """Multiply the learning rate by `gamma` every `step_epochs` epochs."""
     return StepLR(optimizer, step_size=step_epochs * steps_per_epoch, gamma=gamma)
 
 
@@ -32,7 +32,7 @@ def cosine(
     warmup_start: float = 0.1,
     final_lr: float = 0.0,
 ) -> LRScheduler:
-    """Linear warm-up from `warmup_start` times the learning rate, then half a cosine to `final_lr`."""
+    """Warm up linearly from `warmup_start` times the learning rate, then follow half a cosine down to `final_lr`."""
     warmup_steps = min(round(warmup_epochs * steps_per_epoch), total_steps - 1)
     down = CosineAnnealingLR(optimizer, T_max=max(1, total_steps - warmup_steps), eta_min=final_lr)
     if not warmup_steps:
@@ -49,7 +49,7 @@ def onecycle(
     div_factor: float = 25.0,
     final_div_factor: float = 1e4,
 ) -> LRScheduler:
-    """Up to the optimizer's learning rate and down again (Smith and Topin 2018), each group to its own."""
+    """Raise each group's learning rate to the optimizer's value and lower it again (Smith and Topin 2018)."""
     peaks = [group["lr"] for group in optimizer.param_groups]
     return OneCycleLR(
         optimizer,

@@ -1,4 +1,4 @@
-"""A few training steps in memory, timed and weighed: what `cnnlab check` makes of a run before it begins."""
+"""Measure time and memory of a few training steps without writing anything, for `cnnlab check`."""
 
 import time
 from collections.abc import Callable, Iterable, Iterator
@@ -15,14 +15,14 @@ from cnnlab.training.feature_cache import Batches
 from cnnlab.training.module import TaskModule
 
 ENOUGH = 100
-"""Batches after which no more precise time is worth waiting for."""
+"""Number of batches after which the time is precise enough."""
 PATIENCE = 4
-"""How many times as long as planned it may take until there is a batch after the first."""
+"""Factor by which the planned time may be exceeded to get a batch after the first."""
 
 
 @dataclass
 class Memory:
-    """Bytes. activations: what the forward pass of a step keeps for its backward pass."""
+    """Memory of a training step in bytes; activations: what the forward pass saves for the backward pass."""
 
     gradients: int = 0
     optimizer: int = 0
@@ -30,10 +30,11 @@ class Memory:
 
 
 class StepProbe(L.Callback):
-    """Ends a fit after about `seconds`, one training step and one validation batch at least, and keeps what it saw.
+    """A callback that ends a fit after about `seconds`, and keeps the times and memory of its steps.
 
-    Belongs behind all other callbacks. batch: the first one, on the device. loss: of the first step.
-    at_end: called while the network is still on its device.
+    The fit has at least one training step and one validation batch. The callback must come after all other callbacks.
+    batch: the first batch, on the device. loss: the loss of the first step. trained: number of parameters with a
+    gradient. at_end: called while the network is still on its device.
     """
 
     def __init__(self, seconds: float, at_end: Callable[[], None] = lambda: None) -> None:
@@ -44,24 +45,24 @@ class StepProbe(L.Callback):
         self.trained = 0
         self.memory = Memory()
         self.validation: float | None = None
-        """Seconds of one validation batch; None where nothing is validated."""
+        """Seconds of one validation batch; None without validation."""
         self._waits: list[float] = []
         self._steps: list[float] = []
         self._began = self._mark = 0.0
 
     @property
     def steady(self) -> bool:
-        """Whether there was time for a step after the first one, which pays for what is set up only once."""
+        """Whether there was time for a second step; the first one includes one-time setup."""
         return len(self._steps) > 1
 
     @property
     def wait(self) -> float:
-        """Seconds from one step to the next, in the median; the first batch counts only where it is the only one."""
+        """Median seconds between two steps; the first batch counts only if it is the only one."""
         return median(self._waits[1:] or self._waits)
 
     @property
     def step(self) -> float:
-        """Seconds of a step, in the median; the first one counts only where it is the only one."""
+        """Median seconds of a step; the first one counts only if it is the only one."""
         return median(self._steps[1:] or self._steps)
 
     def on_train_epoch_start(self, trainer: L.Trainer, pl_module: TaskModule) -> None:
@@ -122,7 +123,7 @@ class StepProbe(L.Callback):
         self.at_end()
 
     def _lap(self, module: TaskModule) -> float:
-        """Seconds since the last lap, with what the device has still to do."""
+        """Return the seconds since the last lap, after waiting for the device to finish its work."""
         if module.device.type == "cuda":
             torch.cuda.synchronize(module.device)
         now = time.perf_counter()
@@ -131,9 +132,9 @@ class StepProbe(L.Callback):
 
 
 class SavedTensors:
-    """Counts what autograd keeps of a forward pass for the backward pass, each piece of memory once.
+    """Counts the bytes that autograd saves for the backward pass, each storage once.
 
-    bytes: without the parameters and buffers of `module`, which are there anyway.
+    bytes: without the parameters and buffers of `module`.
     """
 
     def __init__(self, module: nn.Module) -> None:
@@ -153,20 +154,20 @@ class SavedTensors:
 
     def _count(self, tensor: Tensor) -> Tensor:
         storage = tensor.untyped_storage()
-        if storage.data_ptr() not in self._seen:  # what is kept is not freed meanwhile: no address has two owners
+        if storage.data_ptr() not in self._seen:  # saved storages are not freed meanwhile, so addresses are unique
             self._seen.add(storage.data_ptr())
             self.bytes += storage.nbytes()
         return tensor
 
 
 def size_of(tensors: Iterable[Tensor | None]) -> int:
-    """Bytes."""
+    """Return the total size of tensors in bytes; None counts as 0."""
     return sum(tensor.numel() * tensor.element_size() for tensor in tensors if tensor is not None)
 
 
 @dataclass
 class Repeated:
-    """In place of a loader's batches one and the same, which is there at once: the network alone."""
+    """Replaces a loader's batches by the same batch every time, to measure the network without the loader."""
 
     batch: Any
     batches: Callable[[DataLoader], Iterator] = field(init=False)
@@ -182,9 +183,9 @@ class Repeated:
 
 
 def loader_seconds(loader: DataLoader, seconds: float) -> float:
-    """Seconds from batch to batch of the loader alone, measured for about as long as that.
+    """Return the mean seconds per batch of a loader alone, measured for about `seconds`.
 
-    The batches on which the workers were at work when the first one was ready do not count.
+    Batches that the workers had already begun when the first one was ready do not count.
     """
     skipped = max(1, loader.num_workers)
     began = time.perf_counter()

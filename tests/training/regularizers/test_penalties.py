@@ -237,7 +237,7 @@ def test_entries_that_go_together_are_taken():
         (lambda: L1Penalty(mode="prox"), r"l1\.mode=prox: use penalty or proximal"),
         (lambda: ElasticNet(mode="l1"), r"elastic_net\.mode=l1: use penalty or proximal"),
         (lambda: MaxNorm(0.0), r"max_norm=0\.0: it must be positive"),
-        (lambda: LabelSmoothing(1.0), r"epsilon=1\.0: at least 0 and less than 1"),
+        (lambda: LabelSmoothing(1.0), r"epsilon=1\.0: must be at least 0 and less than 1"),
         (lambda: LabelSmoothing(-0.1), r"epsilon=-0\.1"),
     ],
 )

@@ -118,7 +118,7 @@ def test_stochastic_depth_of_timm():
 def test_stochastic_depth_needs_branches_and_a_rate():
     with pytest.raises(InputError, match="ResNet has no residual branch that can be skipped"):
         StochasticDepth(0.2).modify_network(torchvision.models.resnet18(num_classes=2))
-    with pytest.raises(InputError, match=r"stochastic_depth\.p=1\.0: a rate is at least 0 and less than 1"):
+    with pytest.raises(InputError, match=r"stochastic_depth\.p=1\.0: must be at least 0 and less than 1"):
         StochasticDepth(1.0)
 
 
@@ -265,5 +265,5 @@ def test_batch_norm_needs_features_that_the_network_runs_through():
     """A view of the other children is no part of the network: what is put into it would never run."""
     network = nn.Module()
     network.conv1, network.fc = nn.Conv2d(3, 4, 3), nn.Linear(4, 2)
-    with pytest.raises(InputError, match="Module has no part called features"):
+    with pytest.raises(InputError, match="Module has no module named features"):
         BatchNorm().modify_network(with_features_and_classifier(network))

@@ -1,4 +1,4 @@
-"""The best value so far of the run's metric, as a scalar of its own."""
+"""Log the best value so far of the run's metric."""
 
 import lightning as L
 
@@ -6,7 +6,7 @@ from cnnlab.training.module import TaskModule
 
 
 class BestMetric(L.Callback):
-    """Log `best/<monitor>` after every validation, and remember the epoch; survives a resume."""
+    """A callback that logs `best/<monitor>` after every validation and remembers its epoch, also over a resume."""
 
     def __init__(self, monitor: str = "val/acc", mode: str = "max") -> None:
         self.monitor = monitor

@@ -1,4 +1,4 @@
-"""How signals pass through the layers: what tells a vanishing, an exploding and a healthy network apart."""
+"""Log how signals pass through the layers, which shows whether they vanish, explode or stay healthy."""
 
 import math
 from typing import Any
@@ -20,17 +20,19 @@ ACTIVATIONS = (nn.ReLU, nn.ReLU6, nn.LeakyReLU, nn.ELU, nn.GELU, nn.SiLU, nn.Har
 
 
 class Diagnostics(L.Callback):
-    """Logs of every convolution and linear layer, as layer_<quantity>/<layer>, at the first step of every
-    `every_n_epochs`-th epoch:
+    """A callback that logs layer_<quantity>/<layer> for every convolution and linear layer, once per logged epoch.
 
-    activation_mean, activation_std: of its output, before the nonlinearity, over batch, channels and positions.
-    zero_share: the share of zeros behind its nonlinearity. dead_channels: the share of channels that are all zero there
-        for the whole batch. A layer that no nonlinearity follows, such as the last, has neither.
-    gradient_norm, weight_norm: Euclidean, of its weight. sparsity: the weight's share of exact zeros.
-    update_ratio: |change of the weight by this step| / |weight|; about 1e-3 is healthy.
+    It acts at the first step of every `every_n_epochs`-th epoch. The quantities are:
 
-    `diagnostics/depth` draws the curves over the layers, if more than one is passed. Inside a compiled network
-    activations cannot be seen.
+    activation_mean, activation_std: of the output, before the nonlinearity, over batch, channels and positions.
+    zero_share: share of zeros after the nonlinearity. dead_channels: share of channels that are zero there for the
+        whole batch. A layer without a nonlinearity after it, such as the last, has neither.
+    gradient_norm, weight_norm: Euclidean norms of the weight's gradient and of the weight. sparsity: share of exact
+        zeros in the weight.
+    update_ratio: |change of the weight in this step| / |weight|; about 1e-3 is healthy.
+
+    `diagnostics/depth` plots the quantities over the layers if the batch passes through more than one. Activations
+    inside a compiled network cannot be observed.
     """
 
     def __init__(self, every_n_epochs: int = 1) -> None:
@@ -81,19 +83,19 @@ class Diagnostics(L.Callback):
         passed = {
             name: self._found[name]
             for name in weighted_layers(pl_module.network)
-            if not self._found[name].keys() <= {"weight_norm", "sparsity"}  # of frozen layers whose outputs are kept
+            if not self._found[name].keys() <= {"weight_norm", "sparsity"}  # frozen layers with cached outputs
         }
         if len(passed) > 1:
             add_picture(writer, "diagnostics/depth", figure_image(depth_profile(passed, self._step)), self._step)
 
 
 def weighted_layers(network: nn.Module) -> dict[str, Any]:
-    """The convolutions and linear layers by name."""
+    """Return name -> layer for the convolutions and linear layers."""
     return {name: layer for name, layer in network.named_modules() if isinstance(layer, WEIGHTED)}
 
 
 def watch(network: nn.Module, found: dict[str, dict[str, float]]) -> list[RemovableHandle]:
-    """Hooks that fill `found` (layer -> quantity -> value) in the order of the forward pass."""
+    """Register and return hooks that fill `found` (layer -> quantity -> value) in the order of the forward pass."""
     current = ""
 
     @torch.no_grad()
@@ -119,7 +121,7 @@ def watch(network: nn.Module, found: dict[str, dict[str, float]]) -> list[Remova
 
 
 def _zeros(values: Tensor) -> dict[str, float]:
-    """Of N x C x ...: the share of zeros, and of channels that are zero throughout."""
+    """Return the share of zeros in values N x C x ..., and the share of channels that are all zero."""
     zero = values == 0
     of_channel = zero.transpose(0, 1).flatten(1).all(dim=1)
     return {"zero_share": zero.float().mean().item(), "dead_channels": of_channel.float().mean().item()}

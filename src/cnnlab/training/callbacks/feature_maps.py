@@ -1,4 +1,4 @@
-"""Feature maps of fixed validation images in TensorBoard: the step slider shows them change."""
+"""Log feature maps of fixed validation images to TensorBoard, where the step slider shows them change."""
 
 import lightning as L
 import torch
@@ -13,16 +13,16 @@ from cnnlab.training.callbacks.pictures import add_picture, tensorboard_writer
 from cnnlab.training.module import TaskModule
 
 WIDTH = 320
-"""Pixels across the channels."""
+"""Width of the grid of channels, in pixels."""
 
 
 class FeatureMaps(L.Callback):
-    """Logs `features/<layer>/<image>`: every channel of the layer in one grid.
+    """A callback that logs `features/<layer>/<image>`, every channel of a layer in one grid.
 
-    Before training, and every `every_n_epochs`, then without layers that have been frozen so far.
+    It logs before training and every `every_n_epochs`, the latter without layers that have been frozen so far.
 
     layers: names or globs of layers, or "auto" (first, middle and last stage).
-    images: how many of the first validation images.
+    images: number of validation images, the first ones.
     """
 
     def __init__(self, layers: list[str], images: int = 2, every_n_epochs: int = 1) -> None:
@@ -32,7 +32,7 @@ class FeatureMaps(L.Callback):
         self._fixed: Tensor | None = None
 
     def on_train_start(self, trainer: L.Trainer, pl_module: TaskModule) -> None:
-        if trainer.global_step == 0:  # the run is not resumed
+        if trainer.global_step == 0:  # not a resumed run
             self._log(trainer, pl_module, resolve_layers(pl_module.network, self.layers))
 
     def on_train_epoch_end(self, trainer: L.Trainer, pl_module: TaskModule) -> None:

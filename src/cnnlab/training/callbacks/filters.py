@@ -1,4 +1,4 @@
-"""First-layer filters in TensorBoard."""
+"""Log the first layer's filters to TensorBoard."""
 
 import lightning as L
 
@@ -8,18 +8,20 @@ from cnnlab.training.callbacks.pictures import add_picture, tensorboard_writer
 from cnnlab.training.module import TaskModule
 
 WIDTH = 640
-"""Pixels across the filters."""
+"""Width of the grid of filters, in pixels."""
 
 
 class Filters(L.Callback):
-    """Logs `filters/<layer>`, the first convolution's filters, before training and every `every_n_epochs` unless they
-    have been frozen so far."""
+    """A callback that logs `filters/<layer>`, the filters of the first convolution.
+
+    It logs before training and every `every_n_epochs`, the latter unless they have been frozen so far.
+    """
 
     def __init__(self, every_n_epochs: int = 1) -> None:
         self.every_n_epochs = every_n_epochs
 
     def on_train_start(self, trainer: L.Trainer, pl_module: TaskModule) -> None:
-        if trainer.global_step == 0:  # the run is not resumed
+        if trainer.global_step == 0:  # not a resumed run
             self._log(trainer, pl_module)
 
     def on_train_epoch_end(self, trainer: L.Trainer, pl_module: TaskModule) -> None:
@@ -27,7 +29,7 @@ class Filters(L.Callback):
             self._log(trainer, pl_module, trained=trainer.current_epoch)
 
     def _log(self, trainer: L.Trainer, module: TaskModule, trained: int | None = None) -> None:
-        """trained: the epoch that has just ended."""
+        """Log the filters; trained: the epoch that has just ended, None before training."""
         if writer := tensorboard_writer(trainer):
             name, conv = first_conv(module.network)
             if trained is not None and module.recipe.plan.is_constant(module.network, name, trained):

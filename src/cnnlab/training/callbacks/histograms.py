@@ -1,4 +1,4 @@
-"""Histograms of weights and gradients in TensorBoard."""
+"""Log histograms of weights and gradients to TensorBoard."""
 
 from typing import Any
 
@@ -12,10 +12,10 @@ from cnnlab.training.module import TaskModule
 
 
 class Histograms(L.Callback):
-    """Logs `weights/<name>` and `gradients/<name>` of the weights of ndim > 1 that train, at an epoch's first step.
+    """A callback that logs `weights/<name>` and `gradients/<name>` of trainable parameters with ndim > 1.
 
-    Values that are no finite number are left out of the histogram and counted in `non_finite/<...>`: TensorBoard's own
-    histogram of a diverged network would end the run.
+    It logs at the first step of every `every_n_epochs`-th epoch. NaN and infinity are left out of the histogram and
+    counted in `non_finite/<...>`: TensorBoard's own histogram of a diverged network would end the run.
     """
 
     def __init__(self, every_n_epochs: int = 1) -> None:
@@ -43,7 +43,7 @@ class Histograms(L.Callback):
                     _add(writer, f"gradients/{name}", parameter.grad, trainer.global_step)
 
 
-def _add(writer, tag: str, values: Tensor, step: int) -> None:
+def _add(writer: Any, tag: str, values: Tensor, step: int) -> None:
     values = values.float().flatten()
     finite = values[torch.isfinite(values)]
     if len(finite):

@@ -1,4 +1,4 @@
-"""What the network is really fed: the first training batch of an epoch, after augmentation."""
+"""Log what the network is really fed: the first training batch of an epoch, after augmentation."""
 
 from typing import Any
 
@@ -13,9 +13,9 @@ from cnnlab.training.module import FeatureBatch, TaskModule
 
 
 class InputBatch(L.Callback):
-    """Logs `input/train`: the first `images` images of the epoch's first batch, every `every_n_epochs`.
+    """A callback that logs `input/train`, the first `images` images of an epoch's first batch, every `every_n_epochs`.
 
-    Inputs that are no pictures, of other than one or three channels, are not shown.
+    Inputs that do not have one or three channels are not pictures, and are not logged.
     """
 
     def __init__(self, images: int = 16, every_n_epochs: int = 1) -> None:

@@ -1,4 +1,4 @@
-"""The learning rate of each step."""
+"""Log the learning rate of each step."""
 
 from typing import Any
 
@@ -9,7 +9,7 @@ from cnnlab.training.module import TaskModule
 
 
 class LearningRate(L.Callback):
-    """Logs `train/lr`, that of the classifier, and `train/lr_<k>` for each other rate that the freeze plan makes."""
+    """A callback that logs the classifier's rate as `train/lr` and other rates of the freeze plan as `train/lr_<k>`."""
 
     def on_train_batch_start(self, trainer: L.Trainer, pl_module: TaskModule, batch: Any, batch_idx: int) -> None:
         groups = [group for optimizer in trainer.optimizers for group in optimizer.param_groups]

@@ -1,4 +1,4 @@
-"""The TensorBoard writer of a trainer, and pictures in it, for callbacks that draw."""
+"""Find a trainer's TensorBoard writer and add pictures to it, for callbacks that draw."""
 
 import io
 
@@ -10,14 +10,17 @@ from torch.utils.tensorboard import SummaryWriter
 
 
 def tensorboard_writer(trainer: L.Trainer) -> SummaryWriter | None:
-    """None where no TensorBoard logger is configured, or this is not rank zero."""
+    """Return the writer of the trainer's TensorBoard logger.
+
+    Returns None without such a logger, on ranks other than zero, and during the sanity check.
+    """
     if not trainer.is_global_zero or trainer.sanity_checking:
         return None
     return next((logger.experiment for logger in trainer.loggers if isinstance(logger, TensorBoardLogger)), None)
 
 
 def add_picture(writer: SummaryWriter, tag: str, picture: Image.Image, step: int) -> None:
-    """As `SummaryWriter.add_image`, with zlib's fastest compression: the training waits for it in every epoch."""
+    """Add a picture as `SummaryWriter.add_image` does, but with zlib's fastest compression: training waits for it."""
     buffer = io.BytesIO()
     picture = picture.convert("RGB")
     picture.save(buffer, "PNG", compress_level=1)

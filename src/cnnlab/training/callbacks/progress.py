@@ -1,4 +1,4 @@
-"""A progress bar that shows loss, accuracy and images per second; speed and memory for the run's record."""
+"""Show a progress bar with loss, metrics and speed, and measure speed and memory for the run's record."""
 
 import resource
 import sys
@@ -14,11 +14,11 @@ from cnnlab.training.module import TaskModule
 
 
 class Progress(TQDMProgressBar):
-    """The bar of an epoch: loss and metrics of the last batch, the run's metric and its best value, and examples/s."""
+    """A progress bar with loss and metrics of the last batch, the run's metric and its best value, and images/s."""
 
     def on_train_start(self, trainer: L.Trainer, *arguments: Any) -> None:
         super().on_train_start(trainer, *arguments)
-        if resumes_within_epoch(trainer):  # the hook of the epoch's start has been called before
+        if resumes_within_epoch(trainer):  # Lightning does not call the hook then
             self.on_train_epoch_start(trainer)
 
     def get_metrics(self, trainer: L.Trainer, pl_module: TaskModule) -> dict[str, Any]:
@@ -33,9 +33,9 @@ class Progress(TQDMProgressBar):
 
 
 class Throughput(L.Callback):
-    """Counts training images and the seconds of training epochs (validation aside), over all ranks.
+    """A callback that counts the training images of all ranks and the seconds of training epochs, without validation.
 
-    Belongs before all other callbacks, so that their work is not taken for waiting.
+    It must come before all other callbacks, so that their work does not count as waiting for data.
     """
 
     def __init__(self) -> None:
@@ -46,12 +46,12 @@ class Throughput(L.Callback):
 
     @property
     def speed(self) -> float | None:
-        """Training images per second over the whole fit so far; None before the first batch."""
+        """Training images per second over the fit so far; None before the first batch has ended."""
         return self.images / self.seconds if self.seconds else None
 
     @property
     def wait_share(self) -> float | None:
-        """The share of those seconds in which the step waited for its batch; None before the first one."""
+        """Share of the training time spent waiting for batches; None before the first batch has ended."""
         return self.waited / self.seconds if self.seconds else None
 
     def on_train_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
@@ -76,7 +76,7 @@ class Throughput(L.Callback):
 
 
 def peak_memory(device: torch.device) -> int:
-    """Bytes: on a GPU of tensors, on the CPU of this process with all its libraries."""
+    """Return the peak memory in bytes: of tensors on a GPU, else of this whole process."""
     if device.type == "cuda":
         return torch.cuda.max_memory_allocated(device)
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1 if sys.platform == "darwin" else 1024)

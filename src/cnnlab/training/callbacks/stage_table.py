@@ -1,4 +1,4 @@
-"""A table per stage at the start and at each change of phase: what trains, and how."""
+"""Log a table of all stages whenever other stages begin to train: what trains, and how."""
 
 import logging
 
@@ -14,7 +14,7 @@ log = logging.getLogger(__name__)
 
 
 class StageTable(L.Callback):
-    """Prints parameters, trainable or frozen, batch-norm mode, learning rate and weight decay of every stage."""
+    """A callback that logs parameters, frozen or not, batch-norm mode, learning rate and weight decay per stage."""
 
     def __init__(self) -> None:
         self._shown: list[str] | None = None
@@ -30,7 +30,7 @@ class StageTable(L.Callback):
 
 
 def stage_table(network: nn.Module, param_groups: list[dict]) -> str:
-    """One line for each stage that has parameters, and their sum."""
+    """Return a table with one line for each stage that has parameters, and the total below it."""
     group_of = {id(p): group for group in param_groups for p in group["params"]}
     members: dict[str, list[nn.Parameter]] = {name: [] for name in stages(network)}
     for name, stage in stage_of_parameter(network).items():

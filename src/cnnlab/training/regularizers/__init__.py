@@ -1,6 +1,6 @@
-"""Regularization: every kind is a `Regularizer`, which says when during a run it acts.
+"""Regularization: every kind is a `Regularizer`, whose overridden hooks determine when it acts.
 
-The weights it acts on are never biases or the parameters of normalization layers.
+Regularizers never act on biases or on the parameters of normalization layers.
 """
 
 from cnnlab.training.regularizers.base import (

@@ -1,4 +1,4 @@
-"""The protocol of all regularizers: hooks that do nothing until a subclass says what they do."""
+"""The base class of all regularizers: hooks that do nothing unless a subclass overrides them."""
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
@@ -10,43 +10,46 @@ from cnnlab.errors import InputError, Problems
 from cnnlab.models.weighted import weights_of
 
 HOOKS = ("modify_network", "loss", "on_batch", "after_step")
-"""The methods of a regularizer that a run calls."""
+"""Names of the methods of a regularizer that a run calls."""
 
 
 class Regularizer:
-    """Acts on a network before or during training: a subclass overrides one of HOOKS, or sets one of two numbers."""
+    """Acts on a network before or during training.
+
+    A subclass overrides one of HOOKS, or sets `weight_decay` or `label_smoothing`.
+    """
 
     name = ""
-    """The penalty is logged as `train/<name>`."""
+    """Name under which the penalty is logged: `train/<name>`."""
     modules: Sequence[str] | None = None
     """Names or globs of the layers whose weights it acts on; None: all."""
     shrinks_squares = False
-    """Whether it shrinks the squares of the weights; two that do would make neither strength mean what it says."""
+    """Whether it shrinks the squares of the weights; with two such, neither strength alone determines the shrinkage."""
     makes_zeros = False
-    """Whether it sets weights to exactly zero, whose share the run then records."""
+    """Whether it sets weights to exactly zero; the run then records their share."""
     weight_decay: float = 0.0
-    """The optimizer's weight decay."""
+    """Weight decay that it adds to the optimizer's."""
     label_smoothing: float = 0.0
-    """Share of the target that is spread evenly over all classes."""
+    """Share of the target that it spreads evenly over all classes."""
 
     def modify_network(self, network: nn.Module) -> None:
         """Change the network in place, before its weights are loaded.
 
-        Raises InputError if the network has no place for the change.
+        Raises InputError if the change does not fit the network.
         """
 
     def loss(self, network: nn.Module) -> Tensor | None:
-        """Return a scalar with lambda and all constants, added to the training loss; None for nothing."""
+        """Return a scalar to add to the training loss, lambda and all constants included; None for nothing."""
 
     def on_batch(self, module: Any, inputs: Tensor, targets: Tensor) -> tuple[Tensor, Tensor]:
-        """Return the inputs (float, in [0, 1]) and targets that a training step uses in place of these."""
+        """Return the inputs (float, in [0, 1]) and targets that the training step uses instead of the given ones."""
         return inputs, targets
 
     def after_step(self, network: nn.Module, lr_of: Callable[[nn.Parameter], float]) -> None:
-        """Change weights in place after a step of the optimizer; `lr_of` is the learning rate of the step."""
+        """Change weights in place after an optimizer step; lr_of: weight -> its learning rate in that step."""
 
     def check(self, network: nn.Module) -> None:
-        """Raise InputError if this cannot act on `network`, which may be without memory for its parameters."""
+        """Raise InputError if this cannot act on `network`, which may be on the meta device."""
         if self.modules is not None:
             weights_of(network, self.modules)
 
@@ -57,7 +60,7 @@ def acting(regularizers: Iterable[Any], hook: str) -> list[Any]:
 
 
 def require_known(regularizers: Mapping[str, Any]) -> None:
-    """Raise InputError for entries that no part of a run would ever call."""
+    """Raise InputError for entries that would do nothing during a run."""
     for name, each in regularizers.items():
         acts = isinstance(each, L.Callback) or (
             isinstance(each, Regularizer)
@@ -75,15 +78,15 @@ def require_together(regularizers: Mapping[str, Any]) -> None:
     names = [name for name, each in regularizers.items() if getattr(each, "shrinks_squares", False)]
     if len(names) > 1:
         raise InputError(
-            f"regularization: {' and '.join(names)} both shrink the squares of the weights, so that neither strength "
-            "means what it says. Keep one of them."
+            f"regularization: {' and '.join(names)} both shrink the squares of the weights, so neither strength alone "
+            "determines the shrinkage. Keep one of them."
         )
 
 
 def check_regularizers(regularizers: Mapping[str, Any], network: nn.Module) -> None:
-    """Raise one InputError for all regularizers that cannot act on `network`, and change it as they will.
+    """Raise one InputError for all regularizers that cannot act on `network`; apply their changes to it.
 
-    network: without memory for its parameters; the real one is changed when it is built.
+    network: on the meta device; the real network is changed when it is built.
     """
     problems = Problems()
     for name, each in regularizers.items():

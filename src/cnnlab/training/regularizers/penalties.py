@@ -1,4 +1,4 @@
-"""Penalties on the size of weights, as terms of the loss or as steps after the optimizer's, and limits to it."""
+"""Penalties on the size of weights, as terms of the loss or as proximal steps, and limits on their norm."""
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
@@ -12,7 +12,7 @@ from cnnlab.training.regularizers.base import Regularizer
 
 
 def penalty(name: str, module: nn.Module, beta: float = 1.0, modules: Sequence[str] | None = None) -> Tensor:
-    """R(W) over the weights of `module`, a scalar without lambda and without 1/2.
+    """Return R(W) over the weights of `module`, a scalar without lambda and without 1/2.
 
     l1: sum |w|. l2: sum w^2. elastic_net: beta * sum w^2 + sum |w| (Zou and Hastie 2005).
     modules: names or globs of the layers whose weights count; None: all.
@@ -30,7 +30,7 @@ def penalty(name: str, module: nn.Module, beta: float = 1.0, modules: Sequence[s
 
 @dataclass(frozen=True)
 class L2Penalty(Regularizer):
-    """lambd / 2 * sum w^2."""
+    """The penalty lambd / 2 * sum w^2."""
 
     lambd: float = 1e-4
     modules: Sequence[str] | None = None
@@ -46,7 +46,7 @@ class L2Penalty(Regularizer):
 
 @dataclass(frozen=True)
 class L1Penalty(Regularizer):
-    """lambd * sum |w|.
+    """The penalty lambd * sum |w|.
 
     mode: "penalty" adds the subgradient lambd * sign(w), which makes weights small but hardly ever 0; "proximal"
         shrinks each weight by lr * lambd after the optimizer's step and stops at exactly 0 (ISTA, Beck and Teboulle
@@ -77,7 +77,7 @@ class L1Penalty(Regularizer):
 
 @dataclass(frozen=True)
 class ElasticNet(Regularizer):
-    """lambd * (beta * sum w^2 + sum |w|) (Zou and Hastie 2005); `mode` as in L1Penalty.
+    """The penalty lambd * (beta * sum w^2 + sum |w|) (Zou and Hastie 2005); `mode` as in L1Penalty.
 
     The proximal step is the soft threshold, then a division by 1 + 2 * lr * lambd * beta (Parikh and Boyd 2014, 6.5.3).
     """
@@ -143,12 +143,12 @@ class WeightDecay(Regularizer):
 
 
 def moved_weights(network: nn.Module, modules: Sequence[str] | None) -> list[nn.Parameter]:
-    """Return the weights that the last step may have moved: those with a gradient."""
+    """Return the weights that the last step may have changed: those with a gradient."""
     return [weight for weight in weights_of(network, modules).values() if weight.grad is not None]
 
 
 def sparsity(weights: Mapping[str, Tensor]) -> dict[str, float]:
-    """Name -> share of exact zeros of every weight, and of all of them together as `all`."""
+    """Return name -> share of exact zeros in each weight, and under `all` in all of them together."""
     zeros = {name: int((weight == 0).sum()) for name, weight in weights.items()}
     total = sum(weight.numel() for weight in weights.values())
     shares = {name: count / weights[name].numel() for name, count in zeros.items()}

@@ -1,4 +1,4 @@
-"""Regularization that changes the network itself, before training: dropout and batch normalization."""
+"""Regularization that changes the network before training: dropout, stochastic depth and batch normalization."""
 
 from collections import OrderedDict
 
@@ -13,16 +13,16 @@ NORMS = (_BatchNorm, nn.GroupNorm, nn.LayerNorm)
 
 
 class Dropout(Regularizer):
-    """Sets the rate of the classifier's Dropout layers; if it has none, drops the input of its linear layers.
+    """Sets the rate of the classifier's Dropout layers; if it has none, drops inputs of its linear layers.
 
-    conv_p: the rate at which whole channels of every convolution's output in `features` are dropped as well (Dropout2d,
-        Tompson et al. 2015); 0 leaves the convolutions alone.
+    p: dropout rate. conv_p: rate at which whole channels of every convolution's output in `features` are dropped too
+        (Dropout2d, Tompson et al. 2015); 0 leaves the convolutions unchanged.
     """
 
     def __init__(self, p: float = 0.5, conv_p: float = 0.0) -> None:
         for name, rate in (("p", p), ("conv_p", conv_p)):
             if not 0 <= rate < 1:
-                raise InputError(f"regularization.dropout.{name}={rate}: a dropout rate is at least 0 and less than 1.")
+                raise InputError(f"regularization.dropout.{name}={rate}: must be at least 0 and less than 1.")
         self.p = p
         self.conv_p = conv_p
 
@@ -47,7 +47,7 @@ class Dropout(Regularizer):
 
 
 class _DropInput:
-    """Dropout as a hook: an inserted module would rename the parameters behind it."""
+    """Dropout as a hook, since an inserted module would rename the parameters after it."""
 
     def __init__(self, p: float) -> None:
         self.p = p
@@ -57,7 +57,7 @@ class _DropInput:
 
 
 class _DropChannels:
-    """Dropout2d as a hook, for the same reason."""
+    """Dropout2d as a hook, since an inserted module would rename the parameters after it."""
 
     def __init__(self, p: float) -> None:
         self.p = p
@@ -69,12 +69,12 @@ class _DropChannels:
 class StochasticDepth(Regularizer):
     """Sets the rates at which residual branches are skipped, rising linearly to `p` (Huang et al. 2016, equation 4).
 
-    For networks that have such branches: torchvision's EfficientNet, ConvNeXt, MaxViT, Swin; timm's with DropPath.
+    The network must have such branches: torchvision's EfficientNet, ConvNeXt, MaxViT, Swin; timm's with DropPath.
     """
 
     def __init__(self, p: float = 0.2) -> None:
         if not 0 <= p < 1:
-            raise InputError(f"regularization.stochastic_depth.p={p}: a rate is at least 0 and less than 1.")
+            raise InputError(f"regularization.stochastic_depth.p={p}: must be at least 0 and less than 1.")
         self.p = p
 
     def modify_network(self, network: nn.Module) -> None:
@@ -96,20 +96,23 @@ class BatchNorm(Regularizer):
         name = type(network).__name__
         norm = next((layer for layer in network.modules() if isinstance(layer, NORMS)), None)
         if norm is not None:
-            raise InputError(f"regularization=[batch_norm]: {name} has normalization already ({type(norm).__name__}).")
+            raise InputError(f"regularization=[batch_norm]: {name} already has normalization ({type(norm).__name__}).")
         features = dict(network.named_children()).get("features")
         if features is None or not any(isinstance(layer, nn.Conv2d) for layer in features.modules()):
             raise InputError(
-                f"regularization=[batch_norm]: {name} has no part called features with convolutions in it."
+                f"regularization=[batch_norm]: {name} has no module named features that contains convolutions."
             )
         network.features = _normalized(features)
 
 
 def _normalized(module: nn.Module) -> nn.Module:
-    """`module` with a norm behind each of its convolutions: the next step in a chain, else in a chain of the two."""
+    """Return `module` with a norm after each of its convolutions.
+
+    In an nn.Sequential the norm is the next step; elsewhere convolution and norm form an nn.Sequential of their own.
+    """
     if isinstance(module, nn.Conv2d):
         return nn.Sequential(OrderedDict(conv=module, bn=nn.BatchNorm2d(module.out_channels)))
-    if type(module) is not nn.Sequential:  # another may run its children in its own way
+    if type(module) is not nn.Sequential:  # another class may run its children in any order
         for name, child in module.named_children():
             setattr(module, name, _normalized(child))
         return module
