@@ -1,4 +1,4 @@
-"""Show that a change left training alone: losses, metrics and weights of nine runs, bit for bit.
+"""Show that a change left training alone: losses, metrics and weights of ten runs, bit for bit.
 
     python tests/equivalence.py record before.json     # on the commit before the change
     python tests/equivalence.py compare before.json    # after it, on the same machine

@@ -9,17 +9,18 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from program import draw_picture
 from in_process import DIGITS, parts_of_a_run, train_in_process
 from PIL import Image
+from program import draw_picture
 
 import cnnlab
+from cnnlab.api import load_run
+from cnnlab.cli import predict
 from cnnlab.cli.evaluate import evaluate_run
 from cnnlab.data.sources.digits import digits
 from cnnlab.errors import CnnlabError, DataError, InputError
-from cnnlab.api import load_run
-from cnnlab.cli import predict
 
+SHORT = (*DIGITS, "trainer.max_epochs=1", "trainer.limit_train_batches=2")
 HEAD_BIAS = "network.classifier.5.bias"
 
 
@@ -142,7 +143,7 @@ def test_cut_off_checkpoint_is_a_data_error(quick_run, tmp_path):
     ],
 )
 def test_checkpoint_with_something_missing_is_a_data_error(quick_run, tmp_path, change):
-    with pytest.raises(DataError, match="no checkpoint of cnnlab, or a damaged one"):
+    with pytest.raises(DataError, match="is not a checkpoint of cnnlab, or a damaged one"):
         load_run(changed(quick_run, tmp_path / "changed.ckpt", change))
 
 
@@ -151,7 +152,7 @@ def test_checkpoint_cannot_name_code_to_run(quick_run, tmp_path, target):
     witness = tmp_path / "was_run"
     node = {"_target_": target, "_args_": [f"touch {witness}"], "_partial_": True}
     path = changed(quick_run, tmp_path / "bad.ckpt", lambda contents: contents["hyper_parameters"].update(network=node))
-    with pytest.raises(CnnlabError, match="is not of cnnlab"):
+    with pytest.raises(CnnlabError, match="is not in cnnlab"):
         load_run(path)
     assert not witness.exists()
 
@@ -170,21 +171,65 @@ def own_run(tmp_path, monkeypatch) -> Path:
     )
     monkeypatch.syspath_prepend(tmp_path)
     own = ["trusted_packages=[my_nets]", "model.network._target_=my_nets.MyNet"]
-    train_in_process(tmp_path / "run", *DIGITS, *own, "trainer.max_epochs=1", "trainer.limit_train_batches=2")
+    train_in_process(tmp_path / "run", *SHORT, *own)
     return tmp_path / "run"
 
 
 def test_own_class_is_loaded_if_and_only_if_the_user_says_so(own_run, tmp_path):
     picture = tmp_path / "digit.png"
     digits().train.load(0, 1).save(picture)
-    with pytest.raises(InputError, match=r"my_nets\.MyNet is not of cnnlab.*trusted_packages"):
+    with pytest.raises(InputError, match=r"my_nets\.MyNet is not in cnnlab.*trusted_packages"):
         load_run(own_run)
     run = load_run(own_run, trusted_packages=["my_nets"])
     assert type(run.network.network).__name__ == "MyNet"
 
     record = json.loads((own_run / "run.json").read_text())
-    numbers = evaluate_run(own_run, {"trusted_packages": "[my_nets]"})
+    numbers = evaluate_run([f"run={own_run}", "trusted_packages=[my_nets]"]).metrics
     assert numbers["acc"] == pytest.approx(record["test"]["test/acc"], abs=1e-6)
     predict.main([f"run={own_run}", f"images={picture}", "trusted_packages=[my_nets]", f"output={tmp_path / 'out'}"])
     (row,) = csv.DictReader((tmp_path / "out" / "predictions.csv").read_text().splitlines())
     assert row["class_1"] == run.classes[run.predict([picture]).argmax()]
+
+
+# --- Training, evaluation and prediction as functions ---
+
+
+def test_train_evaluate_and_predict_without_a_command_line(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    record = cnnlab.train([*SHORT, "seed=3", f"paths.cache_dir={tmp_path / 'cache'}"])
+    (run,) = (tmp_path / "outputs" / "digits").iterdir()
+    assert json.loads((run / "run.json").read_text()) == record
+    assert (record["status"], record["task"], record["metric"]) == ("finished", "classification", "val/acc")
+    found = cnnlab.evaluate(run, "val")
+    assert found.metrics["acc"] == pytest.approx(record["best"]["val/acc"], abs=1e-6)
+    assert json.loads((run / "report" / "metrics.json").read_text())["n"] == 176
+    for number in range(2):
+        digits().train.load(number, 1).save(tmp_path / f"{number}.png")
+    predictions = cnnlab.predict(run, tmp_path / "0.png", top_k=2)
+    assert list(predictions) == ["0.png"]
+    assert len(predictions["0.png"].row()) == 4
+    loaded = cnnlab.load_run(run)
+    probabilities = loaded.predict([tmp_path / "0.png"])[0]
+    assert predictions["0.png"].row()["class_1"] == loaded.classes[probabilities.argmax()]
+
+
+@pytest.mark.parametrize(
+    ("wrong", "message"),
+    [
+        ("seed=x", "seed='x' is not int"),
+        ("regularization.dropout.p=2", "must be at least 0 and less than 1"),
+        ("loss=mse", "LeNet5 with MSELoss cannot be trained"),
+    ],
+)
+def test_run_that_cannot_work_leaves_no_folder(tmp_path, monkeypatch, wrong, message):
+    monkeypatch.chdir(tmp_path)
+    own = ["regularization=[dropout]", f"paths.cache_dir={tmp_path / 'cache'}"]
+    with pytest.raises(InputError, match=message):
+        cnnlab.train([*SHORT, *own, wrong])
+    assert list(tmp_path.glob("outputs/*/*")) == []
+
+
+def test_checkpoint_of_another_format_is_refused(quick_run, tmp_path):
+    path = changed(quick_run, tmp_path / "old.ckpt", lambda contents: contents["hyper_parameters"].pop("format"))
+    with pytest.raises(InputError, match=r"old\.ckpt has checkpoint format 1, this version of cnnlab reads format 2"):
+        load_run(path)

@@ -49,11 +49,11 @@ IMPOSSIBLE = {
     ),
     "mixup without soft targets": (
         ["augmentation=[mixup]", "loss=multi_margin"],
-        r"augmentation=mixup makes soft targets, which MultiMarginLoss does not take\. Use loss=cross",
+        r"augmentation=mixup makes soft targets, which MultiMarginLoss does not accept\. Use loss=cross",
     ),
     "all that makes soft targets": (
         ["augmentation=[flip,mixup,cutmix]", "regularization=[label_smoothing]", "loss=multi_margin"],
-        r"augmentation=mixup and augmentation=cutmix and regularization=label_smoothing makes soft targets",
+        r"augmentation=mixup and augmentation=cutmix and regularization=label_smoothing make soft targets",
     ),
     "dropout rate": (
         ["regularization=[dropout]", "regularization.dropout.p=1.0"],
@@ -73,11 +73,11 @@ IMPOSSIBLE = {
     ),
     "freeze pattern": (
         ["freeze=schedule", PHASE % "layer4"],
-        r"freeze: no stage is named 'layer4'\. The stages are: features\.0, features\.1, .*features\.5, classifier\.",
+        r"freeze: no stage is named 'layer4'\. Available: features\.0, features\.1, .*features\.5, classifier\.",
     ),
     "freeze glob": (
         ["freeze=schedule", PHASE % "[classifier, 'conv*']"],
-        r"no stage is named 'conv\*'\. The stages are",
+        r"no stage is named 'conv\*'\. Available",
     ),
     "phases out of order": (
         ["freeze=schedule", "freeze.phases=[{epoch: 1, train: all}]"],
@@ -85,7 +85,7 @@ IMPOSSIBLE = {
     ),
     "modules of init": (
         ["init=zero", "init.modules=[layer4]"],
-        r"init\.modules: .* named 'layer4'\. They are: features\.0, features\.3, classifier\.1,",
+        r"init\.modules: .* named 'layer4'\. Available: features\.0, features\.3, classifier\.1,",
     ),
     "l2 twice": (["regularization=[l2,weight_decay]"], r"regularization: l2 and weight_decay both shrink the squares"),
     "batch norm twice": (
@@ -102,7 +102,7 @@ IMPOSSIBLE = {
     ),
     "number of classes": (
         ["model=alphago_policy", "model.in_channels=1"],
-        r"The model cannot be built for 10 classes: num_classes is the number of points of a square board",
+        r"The model cannot be built for 10 classes: num_classes must be the number of points of a square board",
     ),
     "early stopping without validation": (
         ["regularization=[early_stopping]", "data.val_fraction=0"],
@@ -111,7 +111,7 @@ IMPOSSIBLE = {
     "unknown rule": (["trainer.scale_lr=quadratic"], r"trainer\.scale_lr=quadratic: use one of none, linear, sqrt"),
     "augmentation that cannot be": (["augmentation=[flip]", "augmentation.flip.p=1.5"], r"RandomHorizontalFlip.*1\.5"),
     "kernel of even size": (["augmentation=[blur]", "augmentation.blur.kernel_size=4"], r"GaussianBlur.*odd"),
-    "empty batches": (["data.batch_size=0"], r"data\.batch_size=0: at least 1 is needed"),
+    "empty batches": (["data.batch_size=0"], r"data\.batch_size=0: use at least 1"),
 }
 
 

@@ -7,17 +7,21 @@ from dataclasses import fields
 from pathlib import Path
 
 import pytest
-from program import REPOSITORY
 from PIL import Image
+from program import REPOSITORY
 
 from cnnlab.config import check, compose, quote_path
-from cnnlab.config.arguments import parse
-from cnnlab.cli import visualize
+from cnnlab.config.options import parse_options
+from cnnlab.explain import PICTURES
+from cnnlab.tasks.classification import Classification
+from cnnlab.tasks.moves import Moves
 
 DOCS = REPOSITORY / "docs"
 SPEC = importlib.util.spec_from_file_location("gallery", DOCS / "gallery.py")
 gallery = importlib.util.module_from_spec(SPEC)
 SPEC.loader.exec_module(gallery)
+MODULES = Moves.pictures | Classification.pictures
+"""Picture -> the module that draws it."""
 NAMES = [picture.name for picture in gallery.PICTURES]
 
 
@@ -31,9 +35,9 @@ def words(picture) -> dict[str, str]:
 def test_command_is_accepted(picture):
     given = words(picture)
     what, run = given.pop("what"), given.pop("run", None)
-    options = importlib.import_module(f"cnnlab.explain.{what}").Options
+    options = importlib.import_module(MODULES[what]).Options
     own = {field.name for field in fields(options)}
-    parse([f"{key}={value}" for key, value in given.items() if key in own], options, what)
+    parse_options([f"{key}={value}" for key, value in given.items() if key in own], options, what)
     overrides = [quote_path(f"{key}={value}") for key, value in given.items() if key not in own]
     if run:
         assert Path(run) == gallery.OUTPUTS / picture.run
@@ -50,7 +54,7 @@ def test_network_can_be_trained(name):
 
 
 def test_every_kind_of_picture_is_shown():
-    assert {words(picture)["what"] for picture in gallery.PICTURES} == set(visualize.PICTURES)
+    assert {words(picture)["what"] for picture in gallery.PICTURES} == set(PICTURES)
     assert len(set(NAMES)) == len(NAMES)
 
 

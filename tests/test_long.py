@@ -11,9 +11,9 @@ from pathlib import Path
 
 import pytest
 import torch
-from program import REPOSITORY
 from go_records import write_games
 from in_process import DIGITS
+from program import REPOSITORY
 from tensorboard.backend.event_processing.event_file_loader import EventFileLoader
 
 from cnnlab.go.archive import Filters, open_archive
@@ -28,16 +28,17 @@ MIB = 2**20
 WATCHED = """
 import json, os, sys
 from cnnlab.cli import main as cli
-task = cli._task
+from cnnlab.cli import train
+run_job = train.run_job
 
 def watched(cfg, rerun, failures):
-    task(cfg, rerun, failures)
+    run_job(cfg, rerun, failures)
     pages = int(open("/proc/self/statm").read().split()[1])
     files = sorted(os.readlink(f"/proc/self/fd/{number}") for number in os.listdir("/proc/self/fd")
                    if os.path.exists(f"/proc/self/fd/{number}"))
     print(json.dumps([pages * os.sysconf("SC_PAGE_SIZE"), files]), file=open("watched.txt", "a"))
 
-cli._task = watched
+train.run_job = watched
 sys.argv = ["train.py", *sys.argv[1:]]
 cli.train()
 """
@@ -62,16 +63,16 @@ def test_sweep_of_200_jobs_keeps_neither_memory_nor_files(tmp_path):
 
 
 def test_runs_that_start_together_keep_apart(tmp_path):
-    """Four at once, of one name: four folders, each with one whole run of its own."""
+    """Three at once, of one name: three folders, each with one whole run of its own."""
     command = [sys.executable, str(REPOSITORY / "train.py"), *TINY]
-    started = [subprocess.Popen(command, cwd=tmp_path, stderr=subprocess.PIPE) for _ in range(4)]
+    started = [subprocess.Popen(command, cwd=tmp_path, stderr=subprocess.PIPE) for _ in range(3)]
     errors = [process.communicate(timeout=600)[1].decode() for process in started]
-    assert [process.returncode for process in started] == [0] * 4, errors
+    assert [process.returncode for process in started] == [0] * 3, errors
     folders = sorted((tmp_path / "outputs" / "digits").iterdir())
-    assert [folder.name for folder in folders] == [f"{folders[0].name}{end}" for end in ("", "-2", "-3", "-4")]
+    assert [folder.name for folder in folders] == [f"{folders[0].name}{end}" for end in ("", "-2", "-3")]
     records = [json.loads((folder / "run.json").read_text()) for folder in folders]
     assert {record["status"] for record in records} == {"finished"}
-    assert len({record["process"]["pid"] for record in records}) == 4
+    assert len({record["process"]["pid"] for record in records}) == 3
     assert len({json.dumps(record["last"]) for record in records}) == 1  # one seed, one result
     for folder in folders:
         assert (folder / "checkpoints" / "last.ckpt").is_file()

@@ -9,10 +9,12 @@ from urllib.parse import unquote
 import pytest
 from program import REPOSITORY
 
+from cnnlab.cli import visualize
 from cnnlab.cli.main import VERBS
 from cnnlab.config import check, compose, quote_path
 from cnnlab.errors import CnnlabError
-from cnnlab.cli import visualize
+from cnnlab.tasks.classification import Classification
+from cnnlab.tasks.moves import Moves
 
 README = (REPOSITORY / "README.md").read_text(encoding="utf-8")
 
@@ -55,17 +57,19 @@ def test_training_command_composes_and_checks(command):
         return
     choices = [swept(override) if "-m" in arguments else [override] for override in overrides]
     first = [options[0] for options in choices]
-    for position, options in enumerate(choices):
-        for option in options:
-            job = [*first[:position], option, *first[position + 1 :]]
-            check(compose([quote_path(override) for override in job]))
+    jobs = {
+        (*first[:position], option, *first[position + 1 :])
+        for position, options in enumerate(choices)
+        for option in options
+    }
+    for job in jobs:
+        check(compose([quote_path(override) for override in job]))
 
 
 def of_the_config(arguments: list[str]) -> list[str]:
     """The arguments of `cnnlab visualize` that are overrides; the others are keys of the verb and of the picture."""
     given = dict(argument.split("=", 1) for argument in arguments)
-    assert given["what"] in visualize.PICTURES
-    picture = importlib.import_module(f"cnnlab.explain.{given['what']}")
+    picture = importlib.import_module((Moves.pictures | Classification.pictures)[given["what"]])
     own = {*visualize.OWN, *(field.name for field in fields(picture.Options))}
     return [f"{key}={value}" for key, value in given.items() if key not in own]
 
@@ -83,7 +87,7 @@ def test_verb_exists_and_takes_keys(command):
 
 
 def test_inline_commands_name_verbs_that_exist():
-    named = re.findall(r"`cnnlab (\w+)", README) + [line.split()[1] for line in commands("cnnlab ")]
+    named = re.findall(r"`cnnlab ([a-z]+)", README) + [line.split()[1] for line in commands("cnnlab ")]
     assert named
     assert set(named) <= set(VERBS)
 

@@ -9,18 +9,18 @@ import pytest
 import torch
 import yaml
 from browser import CHROMIUM, Browser
-from program import draw_picture
 from go_records import write_games
 from in_process import DIGITS, train_in_process
 from malicious import unpickle, write_malicious
 from planted import plant
+from program import draw_picture
 
-from cnnlab.cli.evaluate import evaluate_model, evaluate_run
+from cnnlab.cli import cache, compare, play, predict
+from cnnlab.cli.evaluate import evaluate_pretrained, evaluate_run
 from cnnlab.cli.visualize import visualize
 from cnnlab.config import TRUSTED_TARGETS
 from cnnlab.errors import CnnlabError, DataError, InputError
 from cnnlab.go.archive import Filters, open_archive
-from cnnlab.cli import cache, compare, play, predict
 
 SHORT = (*DIGITS, "trainer.max_epochs=1", "trainer.limit_train_batches=1")
 FORMATS = (".pth", ".pt", ".ckpt", ".safetensors", ".npz", ".npy")
@@ -53,10 +53,10 @@ def test_malicious_files_are_malicious(tmp_path, name):
 @pytest.mark.parametrize("suffix", FORMATS)
 def test_weights_that_would_run_code_are_refused(tmp_path, marker, suffix):
     weights = write_malicious(tmp_path / f"weights{suffix}", marker)
-    with pytest.raises(CnnlabError, match=rf"weights\{suffix}.*(could run code|cannot be read|no format of weights)"):
+    with pytest.raises(CnnlabError, match=rf"weights\{suffix}.*(could run code|cannot be read|unknown format)"):
         train_in_process(tmp_path / "run", *SHORT, f"model.weights='{weights}'")
     with pytest.raises(CnnlabError, match=rf"weights\{suffix}"):
-        evaluate_model(["model=lenet5", f"model.weights={weights}", "data=digits"])
+        evaluate_pretrained(["model=lenet5", f"model.weights={weights}", "data=digits"])
 
 
 def test_checkpoint_to_resume_from_that_would_run_code_is_refused(tmp_path, marker):
@@ -68,7 +68,7 @@ def test_checkpoint_to_resume_from_that_would_run_code_is_refused(tmp_path, mark
 @pytest.mark.parametrize(
     "use",
     [
-        lambda run: evaluate_run(run, {}),
+        lambda run: evaluate_run([f"run={run}"]),
         lambda run: predict.main([f"run={run}", f"images={run.parent / 'x.png'}"]),
         lambda run: visualize(["what=filters", f"run={run}"]),
         lambda run: play.main([f"run={run}"]),
@@ -96,22 +96,22 @@ def test_target_in_the_files_of_a_run_is_refused(foreign_run, marker, node):
     config["data"]["dataset"] = node
     config["trusted_packages"] = ["os", "builtins"]  # of no effect: that is for the user to say
     (foreign_run / "config.yaml").write_text(yaml.safe_dump(config))
-    with pytest.raises(InputError, match=f"{node['_target_']} is (not of|written in)"):
-        evaluate_run(foreign_run, {})
+    with pytest.raises(InputError, match=f"{node['_target_']} is (not in|defined in)"):
+        evaluate_run([f"run={foreign_run}"])
     checkpoint = foreign_run / "checkpoints" / "best.ckpt"
     contents = torch.load(checkpoint, weights_only=True)
     for name, value in (("network", node), ("surgery", [node])):
         own = contents["hyper_parameters"] | {name: value, "trusted_packages": ["os", "builtins"]}
         torch.save(contents | {"hyper_parameters": own}, checkpoint)
-        with pytest.raises(InputError, match=f"{node['_target_']} is (not of|written in)"):
-            evaluate_run(foreign_run, {})
+        with pytest.raises(InputError, match=f"{node['_target_']} is (not in|defined in)"):
+            evaluate_run([f"run={foreign_run}"])
 
 
 def test_object_in_the_yaml_of_a_run_is_refused(foreign_run, marker):
     config = (foreign_run / "config.yaml").read_text()
     (foreign_run / "config.yaml").write_text(f"{config}x: !!python/object/apply:os.system ['touch {marker}']\n")
     with pytest.raises(InputError, match=r"is not a run folder: .*config\.yaml cannot be read: could not determine"):
-        evaluate_run(foreign_run, {})
+        evaluate_run([f"run={foreign_run}"])
 
 
 # --- Caches ---
@@ -135,7 +135,7 @@ def test_cache_of_a_run_that_would_run_code_is_made_anew(pictures, tmp_path, mar
     for path in files:
         write_malicious(path, marker)
     cache.main(["ls", f"cache_dir={tmp_path / 'cache'}"])
-    assert "Nothing is kept" in capsys.readouterr().out  # no entry can be read
+    assert "No entries in" in capsys.readouterr().out  # no entry can be read
     for name, own in settings.items():
         assert train_in_process(tmp_path / f"{name}-again", *own)["last"] == first[name]
     cache.main(["ls", f"cache_dir={tmp_path / 'cache'}"])
@@ -181,7 +181,7 @@ def hostile_pages(tmp_path, capsys) -> dict[str, Path]:
             draw_picture(folder / f'{number}" onerror="alert(4)" x=\'<b>.png', shape, 100 * label + number)
     run = tmp_path / "<img src=x onerror=alert(5)>"
     train_in_process(run, *CACHED, f"data.root='{tmp_path / 'pictures'}'", "data.name='<script>alert(6)<'")
-    evaluate_run(run, {"split": "train"})
+    evaluate_run([f"run={run}", "split=train"])
     predict.main([f"run={run}", f"images={tmp_path / 'pictures'}", f"output={tmp_path / 'predictions'}"])
     (explored,) = visualize(["what=explore", f"run={run}", f"output={tmp_path / 'explore'}"])
     runs = tmp_path / "<svg onload=alert(7)>"

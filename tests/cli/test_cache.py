@@ -78,8 +78,8 @@ def test_removing_one_by_the_beginning_of_its_key(cache):
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (["rm"], "say which by key=..., kind=..., unused_days=..., or all=true"),
-        (["rm", "key=zz"], "there is no such entry"),
+        (["rm"], "choose entries with key=..., kind=..., unused_days=..., or all=true"),
+        (["rm", "key=zz"], "Unknown entry key=zz"),
         (["ls", "kind=feature"], "use features or records"),
         (["ls", "kinds=features"], "Did you mean kind"),
         (["clear"], "use cnnlab cache ls, or cnnlab cache rm"),

@@ -95,7 +95,7 @@ def test_change_that_cannot_be_is_refused(quick_run, change, message):
         ([], "needs run=FOLDER, or model="),
         (["somewhere"], "takes key=value, not somewhere"),
         (["run=nowhere"], "nowhere"),
-        (["model=lenet5", "model.weights=null", "data=digits"], "a network without weights knows nothing"),
+        (["model=lenet5", "model.weights=null", "data=digits"], "without weights the network is untrained"),
     ],
 )
 def test_wrong_arguments_say_what_is_needed(arguments, message, tmp_path, monkeypatch):

@@ -1,7 +1,10 @@
 """The command line: what is typed arrives, what is wrong is said once, and nothing is left behind by either."""
 
+import dataclasses
+import importlib
 import json
 import os
+import re
 import shlex
 import subprocess
 import sys
@@ -9,13 +12,16 @@ from pathlib import Path
 
 import pytest
 import yaml
-from program import REPOSITORY
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from hypothesis import assume, example, given
 from hypothesis import strategies as st
+from omegaconf import MISSING
+from program import REPOSITORY
 
+import cnnlab
 from cnnlab.cli import main as cli
 from cnnlab.config import CONFIG_DIR, compose, plain_config, quote_path
+from cnnlab.explain import PICTURES
 
 DIGITS = ("model=lenet5", "data=digits")
 
@@ -145,7 +151,7 @@ def complaint(capsys: pytest.CaptureFixture) -> str:
         (["-m", "seed=0,1", "paths.output_dir=x"], "name a sweep's with sweep.dir=FOLDER"),
         (["sweep.dir=x"], "are for sweeps: add -m"),
         (["resume=x"], "x cannot be resumed: it has no checkpoints/last.ckpt"),
-        (["resume=x", "optimizer.lr=1"], "resume continues a run as it was: optimizer.lr=1 cannot change"),
+        (["resume=x", "optimizer.lr=1"], "optimizer.lr=1 cannot change when a run is resumed"),
         (["--config-dir", "absent"], "--config-dir: folder absent not found"),
     ],
 )
@@ -171,6 +177,50 @@ def test_verbs_are_listed(monkeypatch, capsys, arguments):
     shown = capsys.readouterr().out
     assert all(f"  {verb} " in shown for verb in ("train", "check", "evaluate", "predict"))
     assert "2 wrong input or config, 3 data or file trouble, 4 diverged, 130 interrupted" in shown
+
+
+def shown_by(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture, *arguments: str) -> str:
+    """What `cnnlab ARGUMENTS` prints on stdout, without ending the process."""
+    monkeypatch.setattr(sys, "argv", ["cnnlab", *arguments])
+    cli.main()
+    said = capsys.readouterr()
+    assert said.err == ""
+    return said.out
+
+
+def test_version_is_that_of_the_package(monkeypatch, capsys):
+    assert shown_by(monkeypatch, capsys, "--version") == f"cnnlab {cnnlab.__version__}\n"
+
+
+@pytest.mark.parametrize("verb", [verb for verb in cli.VERBS if verb not in ("train", "visualize")])
+def test_help_of_a_verb_lists_its_keys_with_types_and_defaults(monkeypatch, capsys, verb):
+    """`train --help` is Hydra's, see `test_nothing_heavy_is_imported_before_it_is_needed`."""
+    options = importlib.import_module(f"cnnlab.cli.{verb}").Options
+    shown = shown_by(monkeypatch, capsys, verb, "--help")
+    assert shown.startswith(f"usage: cnnlab {verb} ")
+    assert f"example:\n  cnnlab {verb}" in shown
+    for each in dataclasses.fields(options):
+        (line,) = [line for line in shown.splitlines() if line.startswith(f"  {each.name}=")]
+        written = "..." if each.default == MISSING else "[]" if each.default is dataclasses.MISSING else each.default
+        assert line.split()[0] == f"{each.name}={json.dumps(written) if not isinstance(written, str) else written}"
+        assert len(line.split()) > 2, "a meaning follows"
+        assert re.search(rf"^  {each.name}=(?:.*\n(?=   ))*.*\((int|float|bool|str|list)", shown, flags=re.MULTILINE)
+    assert shown_by(monkeypatch, capsys, verb, "run=nowhere", "-h") == shown
+
+
+def test_help_of_visualize_lists_pictures_and_the_keys_of_one(monkeypatch, capsys):
+    shown = shown_by(monkeypatch, capsys, "visualize", "--help")
+    assert all(f"what={name}" in shown for name in PICTURES)
+    of_one = shown_by(monkeypatch, capsys, "visualize", "what=features", "--help")
+    assert of_one.startswith("usage: cnnlab visualize what=features")
+    assert "  layer=" in of_one
+
+
+def test_help_of_check_starts_no_dry_run(monkeypatch, capsys, tmp_path):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr("cnnlab.cli.check.DryRun", None)
+    assert "cnnlab check model=vgg16" in shown_by(monkeypatch, capsys, "check", "model=lenet5", "data=digits", "--help")
+    assert list(tmp_path.iterdir()) == []
 
 
 def test_importing_cnnlab_imports_only_the_standard_library():
@@ -303,7 +353,7 @@ def test_option_from_another_folder_would_be_taken_if_it_were_typed(tmp_path):
 def test_stored_run_cannot_say_which_code_to_trust(started, tmp_path, capsys, override):
     resumable(tmp_path / "run", override, "loss._target_=os.system")
     assert train("resume=run") == 2
-    assert f"If you trust it, add {override} to the command" in complaint(capsys)
+    assert f"If you trust them, add {override} to the command" in complaint(capsys)
     assert started == []
 
 

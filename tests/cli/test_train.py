@@ -1,6 +1,7 @@
 """The verb `train`: settings that need each other, and unusual ways to divide the data."""
 
 import json
+import sys
 
 import numpy as np
 import pytest
@@ -8,6 +9,7 @@ import torch
 from in_process import digits_with, parts_of_a_run, train_in_process
 from sklearn.datasets import load_digits
 
+from cnnlab.cli import main as cli
 from cnnlab.cli.evaluate import evaluate_run
 from cnnlab.errors import InputError
 from cnnlab.tasks.classification.module import Classifier
@@ -89,7 +91,7 @@ def test_test_score_and_export_are_of_the_best_epoch(tmp_path, monkeypatch):
 
 
 def test_colour_statistics_do_not_fit_a_grey_network(tmp_path):
-    with pytest.raises(InputError, match=r"statistics of 3 channels, the network takes 1.*standardize"):
+    with pytest.raises(InputError, match=r"statistics of 3 channels, but the network takes 1.*standardize"):
         train_in_process(tmp_path / "run", *digits_with("preprocessing=weights", *SHORT))
 
 
@@ -129,6 +131,29 @@ def test_crop_has_the_size_that_the_weights_of_a_model_by_name_give(tmp_path, au
     )
     images, _ = next(iter(data.train_dataloader()))
     assert images.shape == (2, 3, 224, 224)
+
+
+@pytest.mark.parametrize("verb", ["train", "check"])
+@pytest.mark.parametrize(
+    ("wrong", "message"),
+    [
+        ("model.network.in_channels=2", "LeNet5 with CrossEntropyLoss cannot be trained on inputs of 1 x 32 x 32: "),
+        ("loss=mse", "LeNet5 with MSELoss cannot be trained on inputs of 1 x 32 x 32: "),
+    ],
+)
+def test_what_the_trial_step_finds_ends_with_2_and_leaves_no_run(
+    monkeypatch, kept_logging, tmp_path, capsys, verb, wrong, message
+):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(sys, "argv", ["cnnlab", verb, *digits_with(wrong, f"paths.cache_dir={tmp_path / 'cache'}")])
+    with pytest.raises(SystemExit) as exit_:
+        cli.main()
+    assert exit_.value.code == 2
+    said = capsys.readouterr().err
+    assert message in said
+    assert said.count("Error: ") == 1
+    assert "Traceback" not in said
+    assert [path for path in tmp_path.glob("outputs/*/*")] == []
 
 
 def test_gpu_is_refused_where_there_is_none(tmp_path):

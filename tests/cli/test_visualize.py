@@ -146,7 +146,7 @@ def test_wrong_key_for_a_run_names_the_nearest(run):
         (["what=features"], "images=FILE is required"),
         (["what=features", "images=nowhere.png"], "nowhere.png"),
         (["what=features", "images={one}"], "1 x 1 pixels"),
-        (["what=features", "images={text}"], "no picture"),
+        (["what=features", "images={text}"], "not an image"),
         (["what=features", "images={photo}", "layer=99"], "'99'.*12 features.12"),
         (["what=features", "images={photo}", "layer=classifier"], "classifier has no maps.*features.12"),
         (["what=features", "images={photo}", "scale=image"], "use channel or layer"),

@@ -1,15 +1,17 @@
 """Configs: every option composes, and every mistake is named before any work."""
 
+import functools
 import itertools
 import sys
 from pathlib import Path
 
 import pytest
 import yaml
-from omegaconf import OmegaConf
+from omegaconf import DictConfig, OmegaConf
 from program import REPOSITORY
 
 from cnnlab.config import CONFIG_DIR, build, build_entries, check, compose, quote_path, trusted_prefixes
+from cnnlab.config.overrides import split, value_of
 from cnnlab.errors import InputError
 
 LISTS = ("augmentation", "regularization", "logger")
@@ -47,6 +49,22 @@ def problems(*overrides: str, config_dir: Path | None = None) -> list[str]:
     assert heading.endswith(":")
     assert all(line.startswith("  - ") for line in lines)
     return [line.removeprefix("  - ") for line in lines]
+
+
+@functools.cache
+def defaults() -> DictConfig:
+    """The composed config without overrides; not to be changed."""
+    return compose([])
+
+
+def wrong_values(*overrides: str) -> list[str]:
+    """What checking complains about once the values of the default config are replaced by these."""
+    cfg = defaults().copy()
+    for override in map(split, overrides):
+        OmegaConf.update(cfg, override.key, value_of(override.text))
+    with pytest.raises(InputError) as error:
+        check(cfg)
+    return error.value.problems
 
 
 def assert_contains(node: object, written: object) -> None:
@@ -149,6 +167,25 @@ def test_several_mistakes_are_named_at_once():
 @pytest.mark.parametrize(
     ("override", "message"),
     [
+        ("optimizer.lr=abc", "optimizer.lr='abc' is not float."),
+        ("optimizer.lr=null", "optimizer.lr=None is not float."),
+        ("data.batch_size=1.5", "data.batch_size=1.5 is not int."),
+        ("data.batch_size=true", "data.batch_size=True is not int."),
+        ("trainer.max_epochs=1.5", "trainer.max_epochs=1.5 is not Optional[int]."),
+        ("speed.channels_last=1", "speed.channels_last=1 is not bool."),
+        ("model.weights=3", "model.weights=3 is not str | None."),
+        ("trusted_packages=mine", "trusted_packages='mine' is not list[str]."),
+        ("trusted_packages=3", "trusted_packages=3 is not list[str]."),
+        ("callbacks.filters.every_n_epochs=x", "callbacks.filters.every_n_epochs='x' is not int."),
+    ],
+)
+def test_value_of_the_wrong_type_is_named(override, message):
+    assert wrong_values(override) == [message]
+
+
+@pytest.mark.parametrize(
+    ("override", "message"),
+    [
         ("model=vgg17", "model=vgg17: unknown option vgg17 of model. Did you mean vgg16"),
         ("model=null", "model=null: unknown option null of model. Available: alexnet,"),
         ("optimizer=3", "optimizer=3: unknown option 3 of optimizer"),
@@ -232,10 +269,10 @@ def test_path_stays_what_was_typed(path):
     assert (cfg["data"]["root"], cfg["paths"]["output_dir"]) == (path, path)
 
 
-@pytest.fixture(params=["groups", "my groups, (1) = ü's", "2024", "a\\'b"])
+@pytest.fixture
 def config_dir(tmp_path, request) -> Path:
-    """A folder for groups of the user's own, also one with a name that Hydra's grammar would stumble over."""
-    folder = tmp_path / request.param
+    """A folder for groups of the user's own, with a name that Hydra's grammar would stumble over."""
+    folder = tmp_path / getattr(request, "param", "my groups, (1) = ü's")
     (folder / "experiment").mkdir(parents=True)
     return folder
 
@@ -244,6 +281,7 @@ def write_experiment(config_dir: Path, text: str) -> None:
     (config_dir / "experiment" / "mine.yaml").write_text(f"# @package _global_\n{text}\n", encoding="utf-8")
 
 
+@pytest.mark.parametrize("config_dir", ["groups", "my groups, (1) = ü's", "2024", "a\\'b"], indirect=True)
 def test_own_experiment_is_taken(config_dir):
     write_experiment(config_dir, "defaults:\n  - override /model: lenet5\noptimizer:\n  lr: 0.25")
     cfg = composed("experiment=mine", config_dir=config_dir)
@@ -317,6 +355,51 @@ def test_folder_of_groups_that_does_not_exist_is_named(tmp_path):
         compose([], str(tmp_path / "absent"))
 
 
+# --- The metric of a run ---
+
+
+def test_metric_is_the_tasks_unless_it_is_chosen():
+    assert (composed()["metric"], composed()["metric_mode"]) == ("acc", "max")
+    cfg = composed("metric=loss", "regularization=[early_stopping]")
+    early = cfg["regularization"]["early_stopping"]
+    best = cfg["checkpoint"]["best"]
+    assert (cfg["metric_mode"], best["monitor"], best["mode"]) == ("min", "val/loss", "min")
+    assert (early["monitor"], early["mode"]) == ("val/loss", "min")
+
+
+@pytest.mark.parametrize(
+    ("overrides", "message"),
+    [
+        (["metric=balanced"], "Unknown metric balanced of the task classification. Did you mean balanced_acc?"),
+        (["metric=top"], "Unknown metric top of the task classification. Available: acc, acc_top5, f1,"),
+        (["data=four_points", "metric=acc"], "Unknown metric acc of the task regression. "),
+        (["metric=balanced", "seed=x"], "Unknown metric balanced"),
+    ],
+)
+def test_metric_that_the_task_does_not_have_is_named(overrides, message):
+    found = problems(*overrides)
+    assert found[0].startswith(message)
+    assert len(found) == len(overrides) - (overrides[0] == "data=four_points")
+
+
+@pytest.mark.parametrize(
+    ("override", "entry"),
+    [
+        ("checkpoint.best.monitor=val/f1", "checkpoint.best.monitor=val/f1"),
+        ("checkpoint.best.mode=min", "checkpoint.best.mode=min"),
+    ],
+)
+def test_entry_that_watches_another_metric_is_refused(override, entry):
+    (found,) = wrong_values(override)
+    assert found.startswith(f"{entry} is not the metric of the run (val/acc, max).")
+    assert "metric=NAME" in found
+
+
+def test_early_stopping_on_another_metric_is_refused():
+    (found,) = problems("regularization=[early_stopping]", "regularization.early_stopping.monitor=val/loss")
+    assert found.startswith("regularization.early_stopping.monitor=val/loss is not the metric of the run")
+
+
 DANGEROUS = {
     "os.system": {"command": "touch MARKER"},
     "posix.system": {"command": "touch MARKER"},
@@ -349,7 +432,7 @@ def test_target_that_may_do_anything_is_refused(tmp_path, monkeypatch, target):
         build({"_target_": target, **DANGEROUS[target]})
     with pytest.raises(InputError, match=f"{target} is (not in|defined in)"):
         build({"_target_": "torch.nn.Sequential", "x": {"_target_": target, **DANGEROUS[target]}})
-    (found,) = problems(f"optimizer._target_={target}")
+    (found,) = wrong_values(f"optimizer._target_={target}")
     assert found.startswith(f"optimizer._target_: {target} is ")
     assert list(tmp_path.iterdir()) == []
 

@@ -314,7 +314,7 @@ def test_copy_of_a_training_image_in_a_published_part_is_reported(tmp_path, capl
     with caplog.at_level(logging.WARNING, "cnnlab"):
         built(root)
     assert [record.getMessage() for record in caplog.records] == [
-        "1 of the 7 published val images are in training too, and count towards the score: "
+        "1 of the 7 published val images are also in training, and count towards the score: "
         "circle/copy.png = circle/1.png."
     ]
 
@@ -323,8 +323,8 @@ def test_copy_of_a_training_image_in_a_published_part_is_reported(tmp_path, capl
     ("options", "message"),
     [
         ({"channels": 48}, "takes 48 input channels"),
-        ({"batch_size": 0}, r"data\.batch_size=0: at least 1"),
-        ({"num_workers": -1}, r"data\.num_workers=-1: 0 loads in the main process"),
+        ({"batch_size": 0}, r"data\.batch_size=0: use at least 1"),
+        ({"num_workers": -1}, r"data\.num_workers=-1: use 0 to load in the main process"),
         ({"bad_images": "ignore"}, r"data\.bad_images=ignore"),
         ({"val_fraction": 1.5}, r"data\.val_fraction=1\.5"),
         ({"images_per_class": 0}, r"data\.images_per_class=0"),

@@ -67,7 +67,7 @@ def test_every_bad_file_is_named_at_once(folder, tmp_path):
     with pytest.raises(DataError) as error:
         scan(class_folders(folder), "error", tmp_path / "cache")
     first, *listed, last = str(error.value).splitlines()
-    assert first == "3 of 8 files are no readable image:"
+    assert first == "3 of 8 files cannot be read as images:"
     assert [line.split(": ")[0] for line in listed] == [
         f"  {folder}/{name}" for name in ("circle/notes.txt", "square/3.png", "square/empty.png")
     ]
@@ -98,7 +98,7 @@ def test_long_lists_are_cut(folder, tmp_path, caplog, bad_images):
     else:
         assert len(scan(class_folders(folder), "skip", tmp_path / "cache").skipped) == 25
         message = caplog.records[0].getMessage()
-    assert message.startswith("25 of 31 files are no readable image")
+    assert message.startswith("25 of 31 files cannot be read")
     assert message.count(".txt: ") == 10
     assert "... and 15 more" in message
 
@@ -106,7 +106,7 @@ def test_long_lists_are_cut(folder, tmp_path, caplog, bad_images):
 def test_class_without_a_readable_image_is_named(folder, tmp_path):
     for path in (folder / "square").iterdir():
         path.write_text("nothing")
-    with pytest.raises(DataError, match=rf"No readable image is left in class square of {folder}"):
+    with pytest.raises(DataError, match=rf"Class square of {folder} has no readable image"):
         scan(class_folders(folder), "skip", tmp_path / "cache")
 
 
@@ -121,7 +121,7 @@ def test_name_that_is_not_utf_8_is_named(folder, tmp_path):
     shutil.copy(folder / "circle" / "0.png", os.fsencode(folder / "circle") + b"/r\xf6se.png")
     found = scan(class_folders(folder), "skip", tmp_path / "cache")
     (reason,) = found.skipped.values()
-    assert reason == f"{folder}/circle/r\\udcf6se.png: the name is not in UTF-8"
+    assert reason == f"{folder}/circle/r\\udcf6se.png: the name is not valid UTF-8"
     assert len(found.images) == 6
 
 
@@ -239,7 +239,7 @@ def test_binary_rubbish_in_the_cache_is_read_anew(folder, tmp_path):
 def test_cache_that_cannot_be_written_is_done_without(folder, tmp_path, caplog):
     (tmp_path / "cache").write_text("a file where the folder should be")
     assert len(scan(class_folders(folder), "error", tmp_path / "cache").images) == 6
-    assert "cannot be kept in" in caplog.text
+    assert "Cannot store the list of checked images in" in caplog.text
 
 
 def test_folders_do_not_share_their_cache(folder, tmp_path):

@@ -7,12 +7,12 @@ import pytest
 import scipy.ndimage
 import scipy.stats
 import torch
-from in_process import DIGITS, parts_of_a_run
+from in_process import DIGITS, parts_of_a_run, quickly_composed
 from omegaconf import OmegaConf
 from PIL import Image
 from torchvision.transforms import v2
 
-from cnnlab.config import CONFIG_DIR, build_entries, compose
+from cnnlab.config import CONFIG_DIR, build_entries
 from cnnlab.data.decoding import to_pixels
 from cnnlab.data.transforms import (
     BATCH_TRANSFORMS,
@@ -33,7 +33,7 @@ SIZES = {"RGB": (48, 40), "L": (40, 61)}
 
 def entries(*names: str, overrides: tuple[str, ...] = (), size: int = 32) -> dict[str, torch.nn.Module]:
     """The augmentations of `augmentation=[names]`, built from their configs for a network of `size` pixels."""
-    cfg = compose([f"augmentation=[{','.join(names)}]", f"model.image_size={size}", *overrides])
+    cfg = quickly_composed([f"augmentation=[{','.join(names)}]", f"model.image_size={size}", *overrides])
     return build_entries(OmegaConf.to_container(cfg, resolve=True)["augmentation"])
 
 

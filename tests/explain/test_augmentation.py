@@ -1,15 +1,18 @@
 """The draws of one image, against the data set's own and against torchvision's functions with the parameters shown."""
 
 import json
+import shutil
 
 import pytest
 import torch
-from program import draw_picture
 from PIL import Image
+from program import draw_picture
 from torchvision.transforms import v2
 
 from cnnlab.cli.subjects import ModelSubject
 from cnnlab.cli.visualize import visualize
+from cnnlab.config import CONFIG_DIR, build_entries
+from cnnlab.explain import augmentation
 from cnnlab.explain.augmentation import augmented, described, recorded
 
 CHAIN = "augmentation=[rotate,flip,color_jitter]"
@@ -26,8 +29,6 @@ def subject(pictures):
 
 
 def test_draws_are_what_the_data_set_gives_in_each_epoch(subject):
-    from cnnlab.config import build_entries
-
     entries = build_entries(subject.cfg["augmentation"])
     data = subject.data
     dataset = data.train_dataloader().dataset
@@ -91,7 +92,12 @@ def test_parameters_are_written_briefly():
     assert described(params) == "angle 12.35, brightness 1.25, translate (3, -4.50)"
 
 
-def test_files(tmp_path):
+def test_files(tmp_path, monkeypatch):
+    folder = tmp_path / "configs" / "augmentation"
+    folder.mkdir(parents=True)
+    for option in ("flip", "none"):  # of the 23, each of which composes a config
+        shutil.copy(CONFIG_DIR / "augmentation" / f"{option}.yaml", folder)
+    monkeypatch.setattr(augmentation, "CONFIG_DIR", tmp_path / "configs")
     draw_picture(tmp_path / "a.png", "circle", 1)
     arguments = ["what=augmentation", "model=mobilenet_v2", "model.weights=null", "model.image_size=32", CHAIN]
     arguments += [f"images={tmp_path / 'a.png'}", f"output={tmp_path / 'out'}", "draws=3"]

@@ -6,11 +6,11 @@ import numpy as np
 import pytest
 import torch
 
+from cnnlab.api import load_run
 from cnnlab.cli.subjects import RunSubject
 from cnnlab.cli.visualize import visualize
 from cnnlab.errors import InputError
 from cnnlab.explain.embedding import features_of
-from cnnlab.api import load_run
 
 
 def test_features_are_what_the_classifier_gets(quick_run):

@@ -18,6 +18,7 @@ from PIL import Image
 from torch import Tensor, nn
 from torchvision.transforms import v2
 
+from cnnlab.api import load_run
 from cnnlab.cli.subjects import RunSubject
 from cnnlab.cli.visualize import visualize
 from cnnlab.data.sources.digits import digits
@@ -25,7 +26,6 @@ from cnnlab.data.transforms import EvalTransform
 from cnnlab.errors import DataError, InputError
 from cnnlab.explain import explore
 from cnnlab.explain.explore import page_of
-from cnnlab.api import load_run
 from cnnlab.models.alphago_policy import AlphaGoPolicy
 from cnnlab.models.building import InputSpec
 

@@ -8,11 +8,11 @@ import torch.nn.functional as F
 from PIL import Image
 from torch import nn
 
+from cnnlab.api import load_run
 from cnnlab.cli.visualize import visualize
 from cnnlab.errors import CnnlabError, InputError
 from cnnlab.explain import dream, style
 from cnnlab.explain.maximize import FourierImages
-from cnnlab.api import load_run
 from cnnlab.models.feature_maps import layer_outputs
 from cnnlab.models.gradients import input_gradient
 from cnnlab.models.lenet5 import LeNet5
@@ -172,5 +172,5 @@ def test_weights_stay_what_they_were(quick_run, tmp_path):
 
 
 def test_too_small_a_style_is_refused(quick_run, tmp_path):
-    with pytest.raises(InputError, match="size at least 8"):
+    with pytest.raises(InputError, match="size=16 at least 64"):
         visualize([f"run={quick_run}", "what=style", "size=16", "scales=3", f"output={tmp_path}"])

@@ -6,8 +6,8 @@ import numpy as np
 import pytest
 import torch
 
-from cnnlab.cli.visualize import visualize
 from cnnlab.api import load_run
+from cnnlab.cli.visualize import visualize
 
 
 def test_patch_alone_gives_the_value_that_is_claimed_for_it(quick_run, tmp_path):

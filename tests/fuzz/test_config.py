@@ -9,14 +9,14 @@ from hypothesis import strategies as st
 from omegaconf import OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
-from cnnlab.cli.subjects import value_of
+from cnnlab.api import typed_like
+from cnnlab.cli import cache, predict
 from cnnlab.config import check, compose, quote_path
-from cnnlab.config.arguments import parse
-from cnnlab.config.overrides import every_combination, every_value
+from cnnlab.config.options import parse_options
+from cnnlab.config.overrides import every_combination, every_value, split, value_of
 from cnnlab.errors import CnnlabError
 from cnnlab.runs.naming import job_names, run_name
 from cnnlab.runs.settings import typed
-from cnnlab.cli import cache, predict
 
 KEYS = [
     *("seed", "model", "data", "augmentation", "regularization", "optimizer.lr", "data.root", "run", "+x", "~init"),
@@ -96,13 +96,13 @@ ARGUMENTS = st.builds(
 @given(st.lists(st.one_of(ARGUMENTS, st.text(max_size=8)), max_size=4))
 @fuzzed
 def test_arguments_of_verbs(arguments):
-    for schema in (predict.PredictConfig, cache.CacheConfig):
+    for schema in (predict.Options, cache.Options):
         with contextlib.suppress(CnnlabError):
-            assert isinstance(parse(arguments, schema, "verb"), schema)
+            assert isinstance(parse_options(arguments, schema, "verb"), schema)
 
 
 @given(VALUES, st.sampled_from([None, 1, 0.5, "x", [], {}, True]))
 @fuzzed
 def test_values_that_replace_those_of_a_run(text, old):
     with contextlib.suppress(CnnlabError):
-        value_of("data.classes", text, old)
+        typed_like("data.classes", text, old)

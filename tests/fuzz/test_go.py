@@ -4,11 +4,10 @@ import shutil
 
 import pytest
 from fuzzing import damaged, fuzzed
+from go_engine import GOOD, MOVES, engine
 from go_records import write_games
 from hypothesis import given
 from hypothesis import strategies as st
-from test_gtp import engine
-from test_sgf import GOOD, MOVES
 
 from cnnlab.errors import CnnlabError
 from cnnlab.go.archive import Archive, Filters, open_archive

@@ -10,7 +10,7 @@ from hypothesis import example, given
 from hypothesis import strategies as st
 from planted import plant
 
-from cnnlab.cli.subjects import apply_changes
+from cnnlab.api import apply_changes
 from cnnlab.errors import CnnlabError, InputError
 from cnnlab.reports.comparison import study
 from cnnlab.reports.comparison_report import as_text
@@ -25,6 +25,9 @@ from cnnlab.system.processes import is_alive
 RECORD = {
     "status": "finished",
     "seed": 0,
+    "task": "classification",
+    "metric": "val/acc",
+    "modes": {"acc": "max", "loss": "min"},
     "split_hash": "0123456789abcdef",
     "settings": {"init": "zero", "optimizer.lr": 0.1},
     "process": {"host": "x", "pid": 1, "began": 2},
@@ -42,6 +45,8 @@ SWEEP = {
     "varies": {"seed": ["0", "1"]},
     "fixed": ["model=lenet5"],
     "launcher": "basic",
+    "metric": "val/acc",
+    "mode": "max",
     "total": 2,
     "at_once": 1,
     "process": {"host": "x", "pid": 1, "began": 2},
@@ -49,6 +54,14 @@ SWEEP = {
 JOB = {"number": 0, "name": "seed-0", "overrides": ["seed=0"], "status": "pending"}
 CONFIG = {
     "seed": 0,
+    "task": {
+        "name": "classification",
+        "implementation": {"_target_": "cnnlab.tasks.classification.Classification"},
+        "metric": "acc",
+        "metrics": {"acc": "max", "loss": "min"},
+    },
+    "metric": "acc",
+    "metric_mode": "max",
     "model": {"name": "lenet5", "network": {"_target_": "x"}, "weights": None, "in_channels": 1, "image_size": 32},
     "data": {"name": "digits", "dataset": {"_target_": "x", "root": "data/x"}, "root": "data/x", "batch_size": 8},
     "augmentation": {"flip": {"_target_": "x"}},

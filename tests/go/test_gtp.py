@@ -5,6 +5,7 @@ import io
 import numpy as np
 import pytest
 from gnugo import Opponent, ask, needs_gnugo
+from go_engine import by_rows, engine
 
 from cnnlab.go.gtp import LONGEST_LINE, Engine, serve
 from cnnlab.go.player import Player
@@ -12,16 +13,6 @@ from cnnlab.go.positions import vertex
 
 REQUIRED = {"protocol_version", "name", "version", "known_command", "list_commands", "quit", "boardsize", "clear_board"}
 REQUIRED |= {"komi", "play", "genmove"}
-
-
-def by_rows(planes):
-    """A policy that likes points the better, the earlier they come row by row."""
-    points = planes.shape[-1] ** 2
-    return np.repeat(np.arange(points, 0, -1.0)[None] / (points * (points + 1) / 2), len(planes), 0)
-
-
-def engine(size=5, **options):
-    return Engine(Player(by_rows, **options), size, sizes=range(5, 26))
 
 
 def replies(*commands, size=5, at=None):
@@ -175,7 +166,7 @@ def test_loadsgf_goes_to_before_a_move(tmp_path):
     (tmp_path / "bad.sgf").write_text("(;SZ[9];B[ee];W[ee])")
     (tmp_path / "small.sgf").write_text("(;SZ[5];B[cc])")
     only_nine = Engine(Player(by_rows), 9, sizes=(9,))
-    for name, why in (("bad", "illegal"), ("small", "5 lines"), ("missing", "no file")):
+    for name, why in (("bad", "illegal"), ("small", "5 lines"), ("missing", "does not exist")):
         (reply,) = replies(f"loadsgf {tmp_path / name}.sgf", at=only_nine)
         assert reply.startswith("? cannot load file")
         assert why in reply

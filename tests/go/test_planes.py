@@ -209,7 +209,7 @@ def test_bad_input_is_named():
             planes_at(encode([("B", (0, 0)), ("W", (1, 1))]), numbers)
     with pytest.raises(InputError, match="off the board of 5 lines"):
         planes_at(np.array([25], np.uint16), [0], 5)
-    with pytest.raises(InputError, match="Rows are"):
+    with pytest.raises(InputError, match="Rows must form a square"):
         board_planes(["....."] * 4, "X")
     with pytest.raises(InputError, match="to_play='x'"):
         board_planes(["....."] * 5, "x")

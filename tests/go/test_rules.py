@@ -161,17 +161,17 @@ def test_the_corners_of_the_smallest_and_largest_board_are_apart(size):
 
 def test_what_is_no_board_or_point_is_named():
     for size in (1, 4, 26, 52):
-        with pytest.raises(InputError, match=f"Boards have 5 to 25 lines, got {size}"):
+        with pytest.raises(InputError, match=f"A board must have 5 to 25 lines, got {size}"):
             Board(size)
     with pytest.raises(InputError, match=r"Row 19, column 0 is off the board of 19 lines"):
         Board().play("B", (19, 0))
-    with pytest.raises(InputError, match="colour is B or W, got 'black'"):
+    with pytest.raises(InputError, match="colour of a move must be B or W, got 'black'"):
         Board().play("black", (0, 0))
     with pytest.raises(InputError, match="B at A19 is illegal: the point is occupied"):
         played(alternating((0, 0), (1, 1))).play("B", (0, 0))
-    with pytest.raises(InputError, match="no move to take back"):
+    with pytest.raises(InputError, match="No move has been played"):
         Board().undo()
     with pytest.raises(InputError, match=r"set-up stone at A5 has no liberty"):
         Board(5, [("B", (0, 0)), ("W", (0, 1)), ("W", (1, 0))])
-    with pytest.raises(InputError, match="one stone a point"):
+    with pytest.raises(InputError, match="at most one stone on a point"):
         Board(5, [("B", (0, 0)), ("W", (0, 0))])

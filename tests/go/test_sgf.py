@@ -5,14 +5,12 @@ import logging
 import zipfile
 
 import pytest
+from go_engine import GOOD, MOVES
 from real_games import real_games
 
 from cnnlab.errors import DataError
 from cnnlab.go.planes import game_planes
 from cnnlab.go.sgf import read
-
-GOOD = b"(;GM[1]FF[4]SZ[9]KM[6.5]PB[Ann]PW[Ben]BR[9d]WR[1d]RE[B+R]DT[2016-07-01];B[ee];W[cc];B[])"
-MOVES = [("B", (4, 4)), ("W", (2, 2)), ("B", None)]
 
 
 def only(source, **options):
@@ -137,7 +135,7 @@ def test_a_collection_goes_on_after_a_broken_game(caplog):
         (b"(;SZ[1];B[aa])", "5 to 25 lines, got 1"),
         (b"(;SZ[52];B[aa])", "52"),
         (b"(;SZ[nine];B[aa])", "malformed"),
-        (b"(;GM[2];B[aa])", r"no game of Go: GM\[2\]"),
+        (b"(;GM[2];B[aa])", r"not a game of Go: GM\[2\]"),
         (b"(;SZ[9];B[ee];AW[aa])", "set up after move 1"),
         (b"(;SZ[9]AB[zz];B[ee])", "off the board"),
         (b"(;SZ[9]AB[aa]AW[ab][ba];B[ee])", "set-up stone at A9 has no liberty"),
@@ -174,7 +172,7 @@ def test_folders_and_archives_in_order_and_in_parallel(tmp_path):
 
 
 def test_what_is_not_there_is_an_error_at_once(tmp_path):
-    with pytest.raises(DataError, match="no file or folder"):
+    with pytest.raises(DataError, match="does not exist"):
         read(tmp_path / "missing.sgf")
     with pytest.raises(DataError, match=r"has no \.sgf or \.zip file"):
         read(str(tmp_path))

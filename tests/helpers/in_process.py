@@ -1,14 +1,23 @@
 """Runs inside the test's own process: what `train.py` does behind the command line, without a second interpreter."""
 
+import copy
+import functools
 import logging
+import multiprocessing
+import re
 import signal
 import sys
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
 import lightning as L
 import pytest
 import torch
+from hydra.core.override_parser.overrides_parser import OverridesParser
+from hydra.errors import HydraException
+from omegaconf import DictConfig, OmegaConf
+from omegaconf.errors import OmegaConfBaseException
 
 from cnnlab import experiment
 from cnnlab.cli import main as cli
@@ -29,16 +38,41 @@ DIGITS = (
 """LeNet-5 on scikit-learn's digits, on the CPU, without pictures: an epoch takes a second."""
 
 
+VALUE = re.compile(r"(?!hydra\.)\w+\.[\w.]+=|(seed|metric|trusted_packages)=")
+"""An override of a value, which chooses no option and adds no key."""
+
+
 def digits_with(*overrides: str) -> list[str]:
     """The overrides of a run on digits, with these in place of those of the same key."""
     keys = {override.split("=")[0] for override in overrides}
     return [override for override in DIGITS if override.split("=")[0] not in keys] + list(overrides)
 
 
+@functools.cache
+def composed_once(choices: tuple[str, ...]) -> DictConfig:
+    return compose(choices)
+
+
+def quickly_composed(overrides: Sequence[str]) -> DictConfig:
+    """What `compose` makes of the overrides, half a second sooner.
+
+    Options of groups are composed once per process; other values are put in afterwards, as Hydra does.
+    """
+    values = [text for text in overrides if VALUE.match(text)]
+    choices = tuple(text for text in overrides if text not in values)
+    cfg = copy.deepcopy(composed_once(choices))
+    try:
+        for override in OverridesParser.create().parse_overrides(values):
+            OmegaConf.update(cfg, override.key_or_group, override.value(), merge=True)
+    except (HydraException, OmegaConfBaseException):  # `compose` says what is wrong
+        return compose(overrides)
+    return cfg
+
+
 def config(folder: Path, *overrides: str) -> Config:
     """The composed, checked and resolved config of a run in `folder`."""
     own = [f"paths.output_dir='{folder}'", f"paths.cache_dir='{folder.parent / 'cache'}'"]
-    cfg = compose([*overrides, *own])
+    cfg = quickly_composed([*overrides, *own])
     check(cfg)
     return plain_config(cfg, folder)
 
@@ -105,3 +139,17 @@ class KeptLogging:
         root.handlers[:] = self.handlers
         root.setLevel(self.level)
         logging.raiseExceptions = self.raises
+
+
+def fork(function: Callable[..., object], *arguments: object, **options: object) -> int:
+    """Call the function in a copy of this process, which needs no imports; return its exit code, -9 if it was killed.
+
+    0: it has returned. 1: it has raised.
+    """
+    process = multiprocessing.get_context("fork").Process(target=function, args=arguments, kwargs=options)
+    process.start()
+    process.join(300)
+    if process.exitcode is None:
+        process.kill()
+        pytest.fail("the forked process does not end")
+    return process.exitcode

@@ -131,7 +131,7 @@ def test_projection_is_the_nearest_point_of_the_ball():
         ({"kind": "cw"}, "use fgsm or pgd"),
         ({"norm": "l1"}, "pgd takes linf or l2"),
         ({"kind": "fgsm", "norm": "l2"}, "fgsm takes linf"),
-        ({"epsilon": -0.1}, "not negative"),
+        ({"epsilon": -0.1}, "must not be negative"),
         ({"steps": 0}, "positive"),
     ],
 )

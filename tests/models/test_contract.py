@@ -1,5 +1,8 @@
 """What every network keeps to: built for any number of classes, differentiable, and divided into stages."""
 
+import copy
+import functools
+
 import pytest
 import torch
 import torchvision
@@ -42,6 +45,11 @@ ORIGINS = {
 def model_config(option: str) -> dict:
     if option == "timm":
         pytest.importorskip("timm", reason="timm is an extra: pip install 'cnnlab[timm]'")
+    return copy.deepcopy(composed_model(option))
+
+
+@functools.cache
+def composed_model(option: str) -> dict:
     cfg = compose([f"model={option}", "model.weights=null", "data=digits", *LIGHTER.get(option, [])])
     return OmegaConf.to_container(cfg.model, resolve=True)
 
@@ -58,16 +66,18 @@ def shapes(network: nn.Module) -> dict[str, tuple[int, ...]]:
 @pytest.mark.parametrize("option", OPTIONS)
 def test_network_of_every_option_keeps_the_contract(option):
     model = model_config(option)
+    if option == "vgg16":
+        model["network"]["head"] = "pooled"  # the authors' has 120 million weights; it is tested below
     num_classes = 361 if option == "alphago_policy" else 5
     spec = input_spec(model)
-    side = {"alexnet": 224, "vgg16": 224}.get(option, min(spec.image_size, 64))
+    side = 224 if option == "alexnet" else min(spec.image_size, 64)
     network = build_for(model, num_classes).train()
     torch.manual_seed(0)
 
     logits = network(torch.rand(2, spec.channels, side, side))
     logits.square().mean().backward()
 
-    assert logits.shape == (2, num_classes)
+    assert logits.shape == (2, 1 if option == "polynomial" else num_classes)
     without = [name for name, parameter in network.named_parameters() if parameter.grad is None]
     assert without == []
     assert all(torch.isfinite(parameter.grad).all() for parameter in network.parameters())
@@ -80,6 +90,15 @@ def test_network_of_every_option_keeps_the_contract(option):
     assert sorted(members) == sorted(id(parameter) for parameter in network.parameters())
 
 
+def test_vgg16_with_its_authors_head_is_differentiable_throughout():
+    with torch.device("meta"):
+        network = build({**model_config("vgg16")["network"], "_partial_": True})(num_classes=5)
+        scores = network(torch.rand(2, 3, 224, 224))
+        scores.square().mean().backward()
+    assert scores.shape == (2, 5)
+    assert all(parameter.grad is not None for parameter in network.parameters())
+
+
 @pytest.mark.parametrize("option", sorted(ORIGINS))
 def test_state_dict_is_that_of_the_origin(option):
     num_classes = 361 if option == "alphago_policy" else 5
@@ -89,7 +108,7 @@ def test_state_dict_is_that_of_the_origin(option):
         assert shapes(built) == shapes(ORIGINS[option](num_classes=num_classes))
 
 
-@pytest.mark.parametrize("option", sorted(set(ORIGINS) - {"polynomial"}))  # its classes are the values of one output
+@pytest.mark.parametrize("option", sorted(set(ORIGINS) - {"polynomial"}))  # its one output is a value
 def test_number_of_classes_changes_the_head_only(option):
     few, many = (81, 361) if option == "alphago_policy" else (5, 7)
     model = model_config(option)

@@ -80,7 +80,7 @@ def test_names_and_globs_reach_inner_layers():
 
 
 def test_unknown_layer_names_the_stages(network):
-    with pytest.raises(InputError, match=r"No layer of LeNet5 is called 'conv9'.*0 features\.0, 1 features\.1"):
+    with pytest.raises(InputError, match=r"No layer of LeNet5 is named 'conv9'.*0 features\.0, 1 features\.1"):
         resolve_layers(network, ["features.0", "conv9"])
 
 

@@ -86,8 +86,8 @@ def test_pca_whitens_digits_as_scikit_learn(handwritten):
     assert np.all(whitened[:, 61:] == 0)
 
 
-def test_pca_whitens_images_of_cifars_size_as_scikit_learn():
-    pictures = torch.rand(200, 3, 32, 32, generator=torch.Generator().manual_seed(0))
+def test_pca_whitens_fewer_images_than_they_have_pixels_as_scikit_learn():
+    pictures = torch.rand(200, 3, 12, 12, generator=torch.Generator().manual_seed(0))
     whitened = flat(fit("pca_whiten", pictures.split(50), components=40)(pictures))
     expected = PCA(40, whiten=True, svd_solver="full").fit_transform(flat(pictures))
     np.testing.assert_allclose(whitened[:, :40], expected, atol=1e-4)
@@ -149,7 +149,7 @@ def test_fitted_layer_is_kept_and_other_images_or_options_are_fitted_anew(tmp_pa
     ("name", "options", "shape", "count", "message"),
     [
         ("zca", {"epsilon": 0.1}, (3, 224, 224), 9000, r"150,528 x 150,528 numbers, 169 GiB.*patch"),
-        ("pca_whiten", {}, (1, 8, 8), 64, "64 samples say nothing of some of the 64 dimensions.*epsilon"),
+        ("pca_whiten", {}, (1, 8, 8), 64, "64 samples do not span all 64 dimensions.*epsilon"),
         ("zca", {"patch": 3, "epsilon": 1.0}, (1, 8, 8), 64, "patch=3 does not divide images of 8 x 8"),
         ("pca_whiten", {"components": 80}, (3, 8, 8), 80, "epsilon"),
     ],
@@ -247,7 +247,7 @@ def test_unknown_name_lists_the_known():
 
 
 def test_unknown_option_lists_the_known():
-    with pytest.raises(InputError, match="zca has no option components; it has: epsilon, patch"):
+    with pytest.raises(InputError, match="zca has no option components. Available: epsilon, patch"):
         fit("zca", torch.rand(9, 1, 2, 2), components=2)
 
 

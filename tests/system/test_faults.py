@@ -9,9 +9,9 @@ import torch
 from harm import fill_disk
 from in_process import DIGITS, command_line, digits_with
 
+from cnnlab.api import load_run
 from cnnlab.cli import main as cli
 from cnnlab.errors import DataError
-from cnnlab.api import load_run
 from cnnlab.system.faults import translate_error
 
 RUN = (
@@ -105,7 +105,7 @@ def test_full_disk_of_the_cache_costs_time_only(small_disk, tmp_path, monkeypatc
     run = tmp_path / "run"
     options = ("preprocessing=zca", f"paths.cache_dir={small_disk}", "logger=csv", "trainer.max_epochs=1")
     assert command_line(monkeypatch, *RUN, *options, f"paths.output_dir={run}") == 0
-    assert "could not be kept (No space left on device): it is fitted anew" in (run / "train.log").read_text()
+    assert "(No space left on device): preprocessing is fitted again in each run" in (run / "train.log").read_text()
 
 
 def test_cache_that_fills_up_within_an_epoch_costs_time_only(small_disk, tmp_path, monkeypatch, capfd):
@@ -191,3 +191,18 @@ def test_killed_worker_is_recognised_behind_the_error_that_its_signal_met():
     assert isinstance(error, DataError)
     assert str(error).startswith("A data loading process was killed")
     assert translate_error(TypeError("unsupported callable")) is None
+
+
+def cuda_runs_out() -> None:
+    raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB.")
+
+
+@pytest.mark.parametrize(
+    "allocate", [lambda: torch.empty(1 << 60, dtype=torch.uint8), cuda_runs_out, lambda: bytearray(1 << 62)]
+)
+def test_memory_that_runs_out_is_no_bug(allocate):
+    with pytest.raises((RuntimeError, MemoryError)) as error:
+        allocate()
+    found = translate_error(error.value)
+    assert isinstance(found, DataError)
+    assert "data.batch_size" in str(found)

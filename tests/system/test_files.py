@@ -110,7 +110,7 @@ def test_safetensors_of_other_bytes_are_named(tmp_path):
 
 @pytest.mark.parametrize("ending", [".pth", ".safetensors"])
 def test_missing_file_is_named(tmp_path, ending):
-    with pytest.raises(DataError, match=rf"There is no file .*absent\{ending}"):
+    with pytest.raises(DataError, match=rf"File not found: .*absent\{ending}"):
         load_tensors(tmp_path / f"absent{ending}")
 
 

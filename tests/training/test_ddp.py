@@ -6,9 +6,12 @@ import json
 import pytest
 import torch
 import torchvision
+from in_process import config
 from program import draw_picture, run_program
 
+from cnnlab import experiment
 from cnnlab.api import load_run
+from cnnlab.errors import InputError
 from cnnlab.models.building import build_network
 
 PHASES = (
@@ -125,6 +128,5 @@ def test_fewer_validation_images_than_processes_are_refused(tmp_path):
         for number in range(4):
             draw_picture(tmp_path / "pictures" / shape / f"{number}.png", shape, 100 * label + number)
     options = ("trainer=ddp_cpu", "trainer.devices=3", "model=lenet5", "data=image_folder", "data.val_fraction=0.2")
-    done = run_program(*options, f"data.root={tmp_path / 'pictures'}", cwd=tmp_path)
-    assert done.returncode == 2
-    assert "Images: 2 in val are too few for 3 processes, which need one each. Lower trainer.devices" in done.stderr
+    with pytest.raises(InputError, match=r"Images: 2 in val are too few for 3 processes.* Lower trainer\.devices"):
+        experiment.build(config(tmp_path / "run", *options, f"data.root={tmp_path / 'pictures'}"))

@@ -245,15 +245,16 @@ def test_views_differ_and_do_not_depend_on_the_seed(tmp_path, few_pictures):
         ({"freeze__batch_norm": "train"}, "freeze.batch_norm=train lets the statistics"),
         ({"freeze__cache_views": "null"}, "cache_views=null asks for new views"),
         ({"trainer.limit_train_batches": "1"}, "trainer.limit_train_batches leaves out"),
-        ({"regularization": "[dropout]", "regularization__dropout__conv_p": "0.1"}, "random while it trains"),
+        ({"regularization": "[dropout]", "regularization__dropout__conv_p": "0.1"}, "random in training"),
         ({"speed__cache_gib": "1e-6"}, "there is room for 0.0"),
     ],
 )
 def test_cache_says_why_it_is_off(tmp_path, few_pictures, computed, caplog, changes, reason):
     with pytest.raises(InputError, match="freeze.cache=on is not possible: .*" + reason):
-        train_in_process(tmp_path / "on", *overrides(few_pictures, **changes, freeze__cache="on"))
+        parts_of_a_run(tmp_path / "on", *overrides(few_pictures, **changes, freeze__cache="on"))
     with caplog.at_level(logging.INFO):
-        train_in_process(tmp_path / "auto", *overrides(few_pictures, **changes, trainer__max_epochs="1"))
+        _, _, data = parts_of_a_run(tmp_path / "auto", *overrides(few_pictures, **changes))
+    assert data.cached is None
     said = next(record.getMessage() for record in caplog.records if "Feature cache off" in record.getMessage())
     assert reason in said
     assert computed == []
@@ -261,7 +262,7 @@ def test_cache_says_why_it_is_off(tmp_path, few_pictures, computed, caplog, chan
 
 def test_nothing_frozen_is_nothing_to_cache(tmp_path, few_pictures, computed):
     with pytest.raises(InputError, match="the first stage trains from the first epoch"):
-        train_in_process(tmp_path / "on", *overrides(few_pictures, freeze="none", freeze__cache="on"))
+        parts_of_a_run(tmp_path / "on", *overrides(few_pictures, freeze="none", freeze__cache="on"))
     train_in_process(tmp_path / "auto", *overrides(few_pictures, freeze="none", trainer__max_epochs="1"))
     assert computed == []
 
@@ -269,14 +270,14 @@ def test_nothing_frozen_is_nothing_to_cache(tmp_path, few_pictures, computed):
 def test_mixed_images_are_not_cached(tmp_path, few_pictures):
     trainer, classifier, data = parts_of_a_run(tmp_path / "run", *overrides(few_pictures))
     object.__setattr__(classifier.recipe, "batch_transforms", [v2.MixUp(num_classes=2)])
-    with pytest.raises(InputError, match="MixUp mixes images anew"):
+    with pytest.raises(InputError, match="MixUp mixes images"):
         build_feature_cache("on", 2, classifier, data, trainer, Store(tmp_path / "cache"), {"augmentation": {}})
 
 
 @pytest.mark.parametrize(("key", "value"), [("freeze__cache", "yes"), ("freeze__cache_views", "0")])
 def test_values_that_there_are_not_are_refused(tmp_path, few_pictures, key, value):
     with pytest.raises(InputError, match=f"{key.replace('__', '.')}={value}: "):
-        train_in_process(tmp_path / "run", *overrides(few_pictures, **{key: value}))
+        parts_of_a_run(tmp_path / "run", *overrides(few_pictures, **{key: value}))
 
 
 def test_cache_ends_where_the_phase_unfreezes(tmp_path, few_pictures, computed, caplog):

@@ -6,10 +6,10 @@ import pytest
 import torch
 import torchvision
 from program import draw_picture
-from in_process import DIGITS, parts_of_a_run, train_in_process
+from in_process import DIGITS, parts_of_a_run, quickly_composed, train_in_process
 from torch import nn
 
-from cnnlab.config import CONFIG_DIR, compose
+from cnnlab.config import CONFIG_DIR
 from cnnlab.errors import InputError
 from cnnlab.models.alphago_policy import AlphaGoPolicy
 from cnnlab.models.lenet5 import LeNet5
@@ -199,7 +199,7 @@ def test_last_block_of_our_networks(network, expected):
 
 
 def option(name: str, network: nn.Module) -> FreezePlan:
-    cfg = compose([f"freeze={name}"]).freeze
+    cfg = quickly_composed([f"freeze={name}"]).freeze
     return FreezePlan(network, cfg.phases, cfg.batch_norm)
 
 
@@ -308,7 +308,7 @@ def test_phases_and_schedules_do_not_disturb_each_other(tmp_path, scheduler):
 
 @pytest.mark.parametrize("pattern", ["feature.0", "layer4", "last_0", "last_x", ""])
 def test_unknown_stage_lists_the_stages(pattern):
-    with pytest.raises(InputError, match=r"The stages are: features\.0, features\.1, .*, classifier\."):
+    with pytest.raises(InputError, match=r"Available: features\.0, features\.1, .*, classifier\."):
         match_stages(LeNet5(), [pattern])
 
 

@@ -3,10 +3,11 @@
 import pytest
 import torch
 import torchvision
+from in_process import quickly_composed
 from omegaconf import OmegaConf
 from torch import nn
 
-from cnnlab.config import CONFIG_DIR, build, compose
+from cnnlab.config import CONFIG_DIR, build
 from cnnlab.models.stages import stage_of_parameter
 from cnnlab.training.freezing import FreezePlan
 from cnnlab.training.optimizers import parameter_groups
@@ -49,7 +50,7 @@ def test_one_rate_without_decay_is_one_group(network):
 
 @pytest.mark.parametrize("option", sorted(path.stem for path in (CONFIG_DIR / "optimizer").glob("*.yaml")))
 def test_optimizer_of_every_option_takes_the_groups_and_leaves_frozen_weights(network, option):
-    cfg = OmegaConf.to_container(compose([f"optimizer={option}"]).optimizer, resolve=True)
+    cfg = OmegaConf.to_container(quickly_composed([f"optimizer={option}"]).optimizer, resolve=True)
     freezing = FreezePlan(network, PHASES)
     freezing.apply(network, 0)
     optimizer = build(cfg)(parameter_groups(network, freezing, cfg["lr"], 0.1), lr=cfg["lr"])

@@ -3,31 +3,32 @@
 import json
 import subprocess
 import sys
+import time
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
+from in_process import DIGITS, fork
 from program import run_program
-from in_process import DIGITS
 
 from cnnlab.errors import CnnlabError, DataError, DivergedError, InputError
 from cnnlab.training import rank_monitor
 
-WAITS = """
-import subprocess, sys, time
-from types import SimpleNamespace
-from cnnlab.training import rank_monitor
-
-rank_monitor.PATIENCE = 0.2
-other, third = (subprocess.Popen([sys.executable, "-c", code]) for code in ("raise SystemExit(3)", WAITING))
-launcher = SimpleNamespace(procs=[other, third])
-observed = launcher.procs
-watch = rank_monitor.RankMonitor(lambda error: print(error, flush=True))
-watch.setup(SimpleNamespace(strategy=SimpleNamespace(launcher=launcher)), None, "fit")
-print(len(observed), len(launcher.procs), flush=True)
-print(third.pid, flush=True)
-time.sleep(300)
-"""
 WAITING = "import time; time.sleep(300)"
+
+
+def wait_for_a_lost_one(path: Path) -> None:
+    """Watch a process that fails and one that waits, and wait as well; `path` gets what there is to say."""
+    rank_monitor.PATIENCE = 0.2
+    other, third = (subprocess.Popen([sys.executable, "-c", code]) for code in ("raise SystemExit(3)", WAITING))
+    launcher = SimpleNamespace(procs=[other, third])
+    observed = launcher.procs
+    with path.open("w", buffering=1) as said:
+        watch = rank_monitor.RankMonitor(lambda error: print(error, file=said))
+        watch.setup(SimpleNamespace(strategy=SimpleNamespace(launcher=launcher)), None, "fit")
+        print(len(observed), len(launcher.procs), file=said)
+        print(third.pid, file=said)
+        time.sleep(300)
 
 
 def has_ended(pid: int) -> bool:
@@ -38,10 +39,8 @@ def has_ended(pid: int) -> bool:
 
 def test_process_that_waits_for_a_lost_one_ends_with_its_exit_code(tmp_path):
     """Lightning's observer, which shares the first list, has nothing to look at; the third process is ended."""
-    program = WAITS.replace("WAITING", repr(WAITING))
-    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, timeout=100)
-    assert done.returncode == 3, done.stderr
-    counts, third, said = done.stdout.splitlines()
+    assert fork(wait_for_a_lost_one, tmp_path / "said") == 3
+    counts, third, said = (tmp_path / "said").read_text().splitlines()
     assert counts == "0 2"
     assert said == "Process 1 of the run ended with exit code 3; see its message above."
     assert has_ended(int(third))

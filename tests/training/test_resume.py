@@ -13,7 +13,7 @@ from types import SimpleNamespace
 import pytest
 import torch
 from program import REPOSITORY, draw_picture, run_program
-from in_process import DIGITS, KeptSignals, interrupt_at_epoch, parts_of_a_run, train_in_process
+from in_process import DIGITS, KeptSignals, fork, interrupt_at_epoch, parts_of_a_run, train_in_process
 from tensorboard.backend.event_processing.event_file_loader import LegacyEventFileLoader
 
 from cnnlab.runs.events import END, START
@@ -29,6 +29,8 @@ RUN = (
     "scheduler.warmup_epochs=1",
     "trainer.max_epochs=4",
     "trainer.limit_train_batches=8",
+    "trainer.limit_val_batches=2",
+    "trainer.limit_test_batches=2",
     "trainer.log_every_n_steps=2",
     "logger=[tensorboard,csv]",
     "callbacks.feature_maps=null",
@@ -95,19 +97,18 @@ def whole(tmp_path_factory):
 def pair(request, whole, tmp_path_factory):
     """The folders of that run and of its twin: interrupted after epoch 1, or killed amid epoch 2, and resumed.
 
-    The twin's batches come from two workers.
+    The batches of the one that is killed come from two workers.
     """
     twin = tmp_path_factory.mktemp("twin") / "run"
-    options = (*RUN, "data.num_workers=2")
+    options = (*RUN, "data.num_workers=2") if request.param == "killed" else RUN
     if request.param == "interrupted":
         with pytest.MonkeyPatch.context() as patched, KeptSignals():
             interrupt_at_epoch(patched, 2)
             with pytest.raises(KeyboardInterrupt):
                 train_in_process(twin, *options)
     else:
-        kill = ("+callbacks.kill={_target_: harm.Kill, step: 20}", HARM, f"paths.output_dir={twin}")
-        done = run_program(*RUN, "data.num_workers=2", *kill, cwd=twin.parent)
-        assert done.returncode == -signal.SIGKILL, done.stderr
+        kill = ("+callbacks.kill={_target_: harm.Kill, step: 20}", HARM)
+        assert fork(train_in_process, twin, *options, *kill) == -signal.SIGKILL
     last = torch.load(twin / "checkpoints" / "last.ckpt", weights_only=True)
     assert (last["epoch"], last["global_step"]) == {"interrupted": (1, 16), "killed": (2, 18)}[request.param]
     train_in_process(twin, *options, resume=True)
@@ -155,6 +156,8 @@ def test_run_on_kept_features_is_resumed_within_an_epoch(tmp_path):
         "freeze=features",
         "freeze.cache=on",
         "freeze.cache_views=2",
+        "data.images_per_class=20",
+        "data.batch_size=16",
         "trainer.max_epochs=3",
         "trainer.log_every_n_steps=3",
         "logger=csv",
@@ -162,8 +165,10 @@ def test_run_on_kept_features_is_resumed_within_an_epoch(tmp_path):
     )
     train_in_process(tmp_path / "whole", *options)
     with pytest.raises(RuntimeError, match="harm done"):
-        train_in_process(tmp_path / "twin", *options, "+callbacks.fail={_target_: harm.Fail, step: 65}", HARM)
-    assert torch.load(tmp_path / "twin" / "checkpoints" / "last.ckpt", weights_only=True)["global_step"] == 63
+        train_in_process(tmp_path / "twin", *options, "+callbacks.fail={_target_: harm.Fail, step: 16}", HARM)
+    stopped = torch.load(tmp_path / "twin" / "checkpoints" / "last.ckpt", weights_only=True)
+    assert (stopped["epoch"], stopped["global_step"]) == (1, 14)
+    assert stopped["loops"]["fit_loop"]["epoch_loop.batch_progress"]["current"]["completed"] in range(1, 8)
     train_in_process(tmp_path / "twin", *options, resume=True)
     first, second = (
         torch.load(tmp_path / run / "checkpoints" / "last.ckpt", weights_only=True) for run in ("whole", "twin")

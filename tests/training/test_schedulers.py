@@ -4,10 +4,11 @@ import math
 
 import pytest
 import torch
+from in_process import quickly_composed
 from omegaconf import OmegaConf
 from torch.optim import SGD
 
-from cnnlab.config import build, compose
+from cnnlab.config import build
 from cnnlab.training import schedulers
 
 PER_EPOCH = 5
@@ -30,7 +31,7 @@ def rates_of(scheduler_for, steps: int, *rates: float) -> list[list[float]]:
 
 
 def option(name: str, *overrides: str):
-    node = compose([f"scheduler={name}", *(f"scheduler.{override}" for override in overrides)]).scheduler
+    node = quickly_composed([f"scheduler={name}", *(f"scheduler.{override}" for override in overrides)]).scheduler
     return build(OmegaConf.to_container(node, resolve=True))
 
 

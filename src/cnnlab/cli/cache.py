@@ -1,4 +1,4 @@
-"""`cnnlab cache ls`, `cnnlab cache rm`: what is kept of images, and removing it."""
+"""`cnnlab cache ls`, `cnnlab cache rm`: list or remove cached features and images."""
 
 import time
 from collections.abc import Sequence
@@ -17,17 +17,17 @@ ACTIONS = ("ls", "rm")
 
 @dataclass
 class Options:
-    """Show (ls) or remove (rm) what is kept of images: features of frozen stages, decoded pictures.
+    """List (ls) or remove (rm) the cache: features of frozen stages, and decoded images (records).
 
     Example:
     cnnlab cache ls
     cnnlab cache rm unused_days=30
 
-    cache_dir: where it is kept; null: paths.cache_dir of the config.
+    cache_dir: folder of the cache; null: paths.cache_dir of the config.
     kind: features or records.
-    key: one entry, or what its key begins with.
-    unused_days: entries that no run has used for so many days.
-    all: every entry.
+    key: key of an entry, or the beginning of it.
+    unused_days: only entries that no run has used for this many days.
+    all: remove every entry.
     """
 
     cache_dir: str | None = None
@@ -52,18 +52,18 @@ def main(arguments: Sequence[str]) -> None:
         print(listing(infos, store.folder))
         return
     if cfg.kind is cfg.key is cfg.unused_days is None and not cfg.all:
-        raise InputError("cnnlab cache rm: say which by key=..., kind=..., unused_days=..., or all=true.")
+        raise InputError("cnnlab cache rm: choose entries with key=..., kind=..., unused_days=..., or all=true.")
     for info in infos:
         remove(info.path)
     print(f"Removed {len(infos)} entries, {size(sum(info.size for info in infos))}, from {store.folder}.")
 
 
 def chosen(infos: list[Info], cfg: Options) -> list[Info]:
-    """The entries that every given key names; raises InputError for a kind or key that there is not."""
+    """Return the entries that match all options; raise InputError for an unknown kind or key."""
     if cfg.kind not in (None, *KINDS):
         raise InputError(f"kind={cfg.kind}: use {' or '.join(KINDS)}.")
     if cfg.key is not None and not any(info.key.startswith(cfg.key) for info in infos):
-        raise InputError(f"key={cfg.key}: there is no such entry. {nearest([cfg.key], [info.key for info in infos])}")
+        raise InputError(f"Unknown entry key={cfg.key}. {nearest([cfg.key], [info.key for info in infos])}".rstrip())
     oldest = time.time() - (cfg.unused_days or 0.0) * DAY
     return [
         info
@@ -75,9 +75,9 @@ def chosen(infos: list[Info], cfg: Options) -> list[Info]:
 
 
 def listing(infos: list[Info], folder: Path) -> str:
-    """A table of entries: key, kind, size, when it was used last, what it is; and their sum."""
+    """Return a table of entries (key, kind, size, last use, contents) and their total size."""
     if not infos:
-        return f"Nothing is kept in {folder}."
+        return f"No entries in {folder}."
     rows = [("key", "kind", "size", "used", "what")]
     rows += [(info.key, info.kind, size(info.size), age(time.time() - info.used), what(info)) for info in infos]
     widths = [max(len(row[column]) for row in rows) for column in range(4)]
@@ -86,7 +86,7 @@ def listing(infos: list[Info], folder: Path) -> str:
 
 
 def what(info: Info) -> str:
-    """A line on what an entry's tensors are."""
+    """Return one line on the contents of an entry."""
     parts = info.parts
     if info.kind == "records":
         side = parts.get("short_side")
@@ -98,13 +98,13 @@ def what(info: Info) -> str:
 
 
 def section(parts: dict[str, Any], name: str) -> dict[str, Any]:
-    """A dictionary in `parts`; empty where something else is there, as in a file that is not ours."""
+    """Return the dictionary `parts[name]`; {} if it is something else, as in a file that cnnlab did not write."""
     found = parts.get(name)
     return found if isinstance(found, dict) else {}
 
 
 def size(count: float) -> str:
-    """Bytes in the largest unit that leaves at least one."""
+    """Format bytes in the largest unit of which there is at least one."""
     for unit in ("B", "KiB", "MiB"):
         if count < 1024:
             return f"{count:.0f} {unit}" if unit == "B" else f"{count:.1f} {unit}"
@@ -113,7 +113,7 @@ def size(count: float) -> str:
 
 
 def age(seconds: float) -> str:
-    """A duration in its largest unit."""
+    """Format the time since the last use in the largest unit of which there are at least two."""
     for unit, length in (("days", DAY), ("hours", 3600.0), ("minutes", 60.0)):
         if seconds >= 2 * length:
             return f"{seconds / length:.0f} {unit} ago"

@@ -1,4 +1,4 @@
-"""`cnnlab check`: a dry run. Composes, checks, builds, takes a few steps in memory, and says what a run would cost."""
+"""`cnnlab check`: a dry run that takes a few steps in memory, and estimates the time and memory of the run."""
 
 import importlib.util
 import textwrap
@@ -26,10 +26,10 @@ WIDTH = 100
 
 @dataclass
 class Options:
-    """Try a run without leaving a trace: composes, checks and builds it, takes a few steps in memory, and says what the
-    run would cost, what limits its speed and what to change.
+    """Try a run without writing anything: take a few steps in memory, estimate time and memory, name the bottleneck and
+    the overrides that remove it.
 
-    It takes the overrides of `python train.py`, those that the run would be started with.
+    The arguments are the overrides that the run would be started with.
 
     Example: cnnlab check model=vgg16 freeze=features
     """
@@ -45,26 +45,26 @@ def config_of(arguments: Sequence[str]) -> Config:
     """Return the composed, checked and resolved config of the run that these arguments would start."""
     parsed = parse_command_line(arguments)
     if parsed.multirun:
-        raise InputError("cnnlab check looks at one run: leave out -m, and give each key one value.")
+        raise InputError("cnnlab check tries one run: leave out -m, and give each key one value.")
     for override in map(split, parsed.overrides):
         if override.group in ("resume", "sweep"):
-            raise InputError(f"cnnlab check looks at a run before it begins: leave out {override.text}.")
+            raise InputError(f"cnnlab check tries a run before it starts: leave out {override.text}.")
     cfg = compose([quote_path(override) for override in parsed.overrides], parsed.config_dir)
     check(cfg)
     return plain_config(cfg, Path(cfg.paths.output_dir or Path(cfg.paths.root) / "check"))  # named, never made
 
 
 def report(run: DryRun) -> str:
-    """What was built, what it needs, how long it takes, and what limits it."""
-    parts = [
+    """Return the report: what was built, memory, speed, time, and the bottleneck."""
+    paragraphs = [
         "This run works: a few of its steps were taken in memory, and no run folder was made.",
-        _parts(run),
+        _overview(run),
         _memory(run),
     ]
-    return "\n\n".join([*parts, _speeds(run), _times(run), _diagnosis(run)])
+    return "\n\n".join([*paragraphs, _speeds(run), _times(run), _diagnosis(run)])
 
 
-def _parts(run: DryRun) -> str:
+def _overview(run: DryRun) -> str:
     cfg, data, parts = run.requested, run.data, run.data.parts
     counts = [f"{len(part):,} {name}" for name in ("train", "val", "test") if (part := getattr(parts, name))]
     trained = sorted({phase.together.trained for phase in run.phases})
@@ -78,7 +78,7 @@ def _parts(run: DryRun) -> str:
         ("data", f"{cfg['data']['name']}, {data.examples.lower()}: {', '.join(counts)}{classes}"),
         ("network", f"{cfg['model']['name']}, {total:,} parameters, {trains} of them train"),
         ("batch", f"{shape}, {cfg['speed']['precision']}"),
-        ("device", device if single else f"{device}; tried in one process, the run has several"),
+        ("device", device if single else f"{device}; tried in one process, but the run has several"),
         ("first loss", f"{run.phases[0].together.loss:.4g}"),
     ]
     return _aligned(rows)
@@ -98,8 +98,8 @@ def _memory(run: DryRun) -> str:
         "activations of a batch": max(memory.activations for memory in used),
     }
     rows = [(name, size(count)) for name, count in needs.items()]
-    rows.append(("together", size(sum(needs.values()))))
-    rows.append(("most at any time here, all counted", size(peak_memory(run.device))))
+    rows.append(("total", size(sum(needs.values()))))
+    rows.append(("peak of this process", size(peak_memory(run.device))))
     return f"Memory\n{_aligned(rows)}"
 
 
@@ -109,13 +109,13 @@ def _speeds(run: DryRun) -> str:
 
     workers = run.data.num_workers
     rows = [
-        ("", f"{run.data.examples.lower()}/s", "ms a batch"),
+        ("", f"{run.data.examples.lower()}/s", "ms/batch"),
         row(f"loader alone, {workers} worker{'s' if workers != 1 else ''}", run.loader),
     ]
     for phase in run.phases:
         when = f", {_epochs(phase)}" if len(run.phases) > 1 else ""
-        trains = "what trains alone, on features" if phase.kept else "network alone"
-        rows.append(row(f"{trains}{when}", phase.alone.step))
+        trained = "trainable layers alone, on features" if phase.kept else "network alone"
+        rows.append(row(f"{trained}{when}", phase.alone.step))
         if phase.kept:
             rows.append(row(f"computing features{when}", run.computing(phase)))
         else:
@@ -132,7 +132,7 @@ def _times(run: DryRun) -> str:
         rows.append((f"an epoch of {run.batches:,} batches, with validation{when}", duration(run.epoch(phase))))
     whole = sum(map(run.whole, run.phases))
     if run.epochs is not None:
-        rows.append((f"the run of {run.epochs} epochs, start-up aside", duration(whole)))
+        rows.append((f"the run of {run.epochs} epochs, without start-up", duration(whole)))
     return f"Time, about\n{_aligned(rows)}"
 
 
@@ -144,25 +144,25 @@ def _epochs(phase: Phase) -> str:
 
 
 def _diagnosis(run: DryRun) -> str:
-    """Of the phase that takes the most time."""
+    """Return the bottleneck of the phase that takes the most time, and what to change."""
     phase = max(run.phases, key=run.whole)
     count = run.data.batch_size
     setup = setup_of(run, phase)
     loader, network, together = (count / seconds for seconds in (run.loader, phase.alone.step, run.batch(phase)))
-    said = [diagnose(loader, network, together, run.epoch(phase), setup)]
+    sentences = [diagnose(loader, network, together, run.epoch(phase), setup)]
     if phase.missing:
         filling = run.filling(phase)
         text = on_filling(duration(filling), phase.missing, run.loader, run.computing(phase), setup)
-        said.insert(0 if filling > run.whole(phase) / 2 else 1, text)
+        sentences.insert(0 if filling > run.whole(phase) / 2 else 1, text)
     if len(run.phases) > 1:
-        said.insert(0, f"Most of the time goes into {_epochs(phase)}.")
+        sentences.insert(0, f"Most of the time goes into {_epochs(phase)}.")
     if run.records == "to be made":
-        said.append("The first epoch keeps the images as training needs them; after it the loader is faster than here.")
-    return textwrap.fill(" ".join(said), WIDTH)
+        sentences.append("The first epoch caches the decoded images; later the loader is faster than measured here.")
+    return textwrap.fill(" ".join(sentences), WIDTH)
 
 
 def setup_of(run: DryRun, phase: Phase) -> Setup:
-    """What the advice on `phase` depends on."""
+    """Return the facts that the advice on `phase` depends on."""
     cfg, data = run.requested, run.data
     files = data.decodes_files
     return Setup(
@@ -189,7 +189,7 @@ def setup_of(run: DryRun, phase: Phase) -> Setup:
 
 
 def has_bfloat16(device: torch.device) -> bool:
-    """Whether the device computes in bfloat16 itself."""
+    """Return whether the device has bfloat16 arithmetic and does not emulate it."""
     if device.type == "cuda":
         return torch.cuda.is_bf16_supported(including_emulation=False)
     found = torch.cpu.get_capabilities()
@@ -197,14 +197,14 @@ def has_bfloat16(device: torch.device) -> bool:
 
 
 def duration(seconds: float) -> str:
-    """In the largest unit of which there are at least two."""
+    """Format seconds in the largest unit of which there are at least two."""
     unit, length = next(((unit, length) for unit, length in UNITS if seconds >= 2 * length), ("s", 1.0))
     count = seconds / length
     return f"{count:.2g} {unit}" if count < 10 else f"{count:,.0f} {unit}"
 
 
 def _aligned(rows: Sequence[tuple[str, ...]], right: bool = False) -> str:
-    """Indented columns; right: all but the first are numbers."""
+    """Return rows as indented columns; right: align all columns but the first on the right."""
     widths = [max(len(row[column]) for row in rows) for column in range(len(rows[0]))]
     place = [str.ljust, *[str.rjust if right else str.ljust] * (len(widths) - 1)]
     cells = [[put(cell, width) for put, cell, width in zip(place, row, widths, strict=True)] for row in rows]

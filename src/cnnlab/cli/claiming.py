@@ -1,4 +1,4 @@
-"""Which folder a run gets: a new one that no other run has, or that of the run it goes on with."""
+"""Determine the folder of a run: claim a new one, or use that of the run to resume."""
 
 import contextlib
 import glob
@@ -22,7 +22,7 @@ RESUMABLE = (
     "speed.cache_gib",
     "trusted_packages",
 )
-"""Keys, or with a dot at their end what keys begin with, that may change when a run is continued."""
+"""Keys that may change when a run is resumed; an entry that ends in a dot is a prefix."""
 
 
 def claimed_overrides(overrides: list[str], config_dir: str | None) -> list[str]:
@@ -69,7 +69,7 @@ def with_output_dir(overrides: list[str]) -> list[str]:
 
 
 def folder_begun_before(cfg: DictConfig, overrides: list[str]) -> Path | None:
-    """Return the run's folder if SLURM starts its job again."""
+    """Return the folder in which this SLURM job began; None if SLURM did not requeue it."""
     from cnnlab.runs.slurm import begun_before
 
     if cfg.paths.output_dir:
@@ -79,7 +79,7 @@ def folder_begun_before(cfg: DictConfig, overrides: list[str]) -> Path | None:
 
 
 def claimed_folder(cfg: DictConfig, overrides: list[str]) -> Path:
-    """Create and return the run's folder."""
+    """Create and return the folder of a new run."""
     started_elsewhere = os.environ.get("RANK", os.environ.get("SLURM_PROCID"))
     if started_elsewhere is not None:
         if not cfg.paths.output_dir:
@@ -94,7 +94,7 @@ def claimed_folder(cfg: DictConfig, overrides: list[str]) -> Path:
 
 
 def release(folder: Path) -> None:
-    """Remove the folder of a run that never began, with its log; one that holds anything else stays."""
+    """Remove the folder of a run that never began, with its log; keep a folder that holds anything else."""
     others = {path.name for path in folder.iterdir()} - {"train.log"} if folder.is_dir() else {""}
     if not others:
         (folder / "train.log").unlink(missing_ok=True)
@@ -104,9 +104,9 @@ def release(folder: Path) -> None:
 
 
 def resumed_overrides(overrides: list[str], config_dir: str | None) -> list[str]:
-    """Return the stored overrides of the run to resume, with the few that may change.
+    """Return the stored overrides of the run to resume, with the given ones, which must be changeable.
 
-    Whom to trust the folder cannot say.
+    Stored trusted_packages are not trusted: the folder may come from somebody else, so the user must give them again.
     """
     from cnnlab.runs.folder import read_overrides, require_same_config
 
@@ -114,9 +114,7 @@ def resumed_overrides(overrides: list[str], config_dir: str | None) -> list[str]
     folder = Path(str(value_of(resume))).expanduser().absolute()
     new = [override for override in overrides if override != resume]
     if fixed := [override for override in new if not may_change(split(override))]:
-        raise InputError(
-            f"resume continues a run as it was: {', '.join(fixed)} cannot change. {', '.join(RESUMABLE)} can."
-        )
+        raise InputError(f"{', '.join(fixed)} cannot change when a run is resumed. These can: {', '.join(RESUMABLE)}.")
     if not (folder / "checkpoints" / "last.ckpt").is_file():
         raise InputError(f"{folder} cannot be resumed: it has no checkpoints/last.ckpt.")
     changed = {split(override).key for override in new}
@@ -125,8 +123,8 @@ def resumed_overrides(overrides: list[str], config_dir: str | None) -> list[str]
     for override in map(split, stored):
         if override.group == "trusted_packages":
             raise InputError(
-                f"The run in {folder} was made with {override.text}: whatever code is in there would be run. "
-                f"If you trust it, add {override.text} to the command."
+                f"The run in {folder} uses {override.text}: resuming it would run the code of these packages. "
+                f"If you trust them, add {override.text} to the command."
             )
     require_same_config(folder, plain_config(compose(whole, config_dir), folder))
     check(compose([*stored, *new], config_dir))
@@ -134,5 +132,5 @@ def resumed_overrides(overrides: list[str], config_dir: str | None) -> list[str]
 
 
 def may_change(override: Override) -> bool:
-    """Return whether an override may differ from that of the run which is continued."""
+    """Return whether an override may differ from that of the resumed run."""
     return any(override.key.startswith(key) if key.endswith(".") else override.key == key for key in RESUMABLE)

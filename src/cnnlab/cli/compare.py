@@ -1,4 +1,4 @@
-"""`cnnlab compare`: which setting is better, by how much and how sure, from run folders alone."""
+"""`cnnlab compare`: compare the settings of runs, with tests of significance, from their folders alone."""
 
 import os
 from collections.abc import Sequence
@@ -16,15 +16,15 @@ from cnnlab.runs.tensorboard import colour_of, command, link
 
 @dataclass
 class Options:
-    """Say which setting of a sweep is better, by how much and how sure that is, from run folders alone.
+    """Compare the settings of runs: which one is better, by how much, and whether the difference is significant.
 
     Example:
     cnnlab compare outputs/digits/sweep-init
     cnnlab compare outputs/a outputs/b metric=f1
 
     metric: what to compare by, such as f1, best/val/loss or wall_seconds; null: the best value of the runs' own metric.
-    split: the beginning of the hash of one data split, if the runs are of several.
-    output: where to write; null: into the folder itself, or the one that all are in.
+    split: the beginning of the hash of one data split, if the runs have several.
+    output: where to write; null: the given folder, or the common parent of several.
     """
 
     metric: str | None = None
@@ -51,7 +51,7 @@ def main(arguments: Sequence[str]) -> None:
 
 
 def folders_and_options(arguments: Sequence[str]) -> tuple[list[Path], Options]:
-    """Folders are what exists or has no "="; the rest is key=value. Raises InputError if there is no folder."""
+    """Split arguments into folders, which exist or have no "=", and options; raise InputError without a folder."""
     folders = [argument for argument in arguments if "=" not in argument or Path(argument).exists()]
     if not folders:
         raise InputError("cnnlab compare needs a folder of runs: cnnlab compare outputs/digits/sweep-...")
@@ -60,12 +60,12 @@ def folders_and_options(arguments: Sequence[str]) -> tuple[list[Path], Options]:
 
 
 def common_folder(folders: Sequence[Path]) -> Path:
-    """The folder itself, or the deepest that all are in."""
+    """Return the given folder, or the deepest common parent of several."""
     return Path(os.path.commonpath(folders))
 
 
 def how_to_look(folder: Path, compared: Study) -> str:
-    """What starts TensorBoard, and the link to open then; empty if the runs have no events."""
+    """Return the command that starts TensorBoard, and the link to open; "" if the runs have no events."""
     if not any(any(run.folder.glob("events.*")) for run in compared.runs):
         return ""
     names = [os.path.relpath(run.folder, folder) for run in compared.runs]
@@ -75,7 +75,7 @@ def how_to_look(folder: Path, compared: Study) -> str:
 
 
 def write(output: Path, title: str, compared: Study, report: Sequence[Section]) -> list[Path]:
-    """Raises DataError if `output` cannot be written."""
+    """Write the comparison and return its files; raise DataError if `output` cannot be written."""
     try:
         return write_comparison(output, title, compared, report)
     except OSError as error:

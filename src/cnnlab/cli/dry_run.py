@@ -1,4 +1,4 @@
-"""A run that leaves no trace: its parts as `train` builds them, and what a few of its steps take."""
+"""Build a run as `train` does, and measure a few of its steps without writing anything."""
 
 import dataclasses
 import gc
@@ -30,19 +30,20 @@ from cnnlab.training.step_probe import Repeated, StepProbe, loader_seconds
 from cnnlab.training.trainer import build_checkpoints, build_trainer
 
 SECONDS = 2.0
-"""How long each measurement takes; of slow networks one step."""
+"""Duration of each measurement; a slow network takes one step."""
 STOP = {"_target_": "cnnlab.training.divergence.Stop"}
-"""Rolling back would write checkpoints."""
+"""The divergence policy of a dry run: rolling back would write checkpoints."""
 PATIENCE = 10
-"""How many times as long phases are tried between the first and the last one."""
+"""Number of measurement durations after which phases between the first and the last are no longer tried."""
 
 
 @dataclass(frozen=True)
 class Phase:
-    """`epochs` from `first` on that train the same stages; None: without an end.
+    """Consecutive epochs that train the same stages, and the measurements of their steps.
 
-    together: steps with images loaded for them. alone: steps on a batch that is there, of features where those are
-    kept. kept: whether they are. missing: how many of them are still to be computed.
+    first: the first epoch. epochs: their number; None: unlimited. together: steps with the loader. alone: steps on one
+    batch in memory, of features if those are cached. kept: whether features are cached. missing: number of features
+    that are not cached yet.
     """
 
     first: int
@@ -54,17 +55,17 @@ class Phase:
 
 
 class DryRun:
-    """Builds what `cfg` (plain, resolved, checked) describes, and takes a few steps of every phase in memory.
+    """Builds the run of `cfg` (plain, resolved, checked), and takes a few steps of every phase in memory.
 
-    seconds: how long each measurement takes. Raises the errors with which the run itself would begin.
+    seconds: duration of each measurement. Raises the errors that the run itself would start with.
     """
 
     def __init__(self, cfg: Config, seconds: float = SECONDS) -> None:
         self.seconds = seconds
         self.trusted = trusted_prefixes(cfg)
         self.requested = cfg
-        """The config of the run itself."""
-        self._try_what_is_left_out()
+        """The config of the run itself; `cfg` is that of the dry run."""
+        self._build_omitted()
         self.experiment: Experiment = build(quiet(cfg))
         self.experiment.check()
         self.cfg = self.experiment.cfg
@@ -79,17 +80,17 @@ class DryRun:
             self.features.keep = False  # filling is timed on a few batches, not done
         self.records = self._find_records(reading_epochs(self.experiment))
         self.loader = loader_seconds(self._image_loader(), seconds)
-        """Seconds of a batch of training images, without the network."""
+        """Seconds per batch of the loader alone."""
         self.batches = limited(len(self.data.train_dataloader()), cfg["trainer"]["limit_train_batches"])
-        """Of an epoch."""
+        """Number of training batches per epoch."""
         self.epochs = self._epochs(trainer)
-        """None for a run without an end."""
+        """Number of epochs; None if unlimited."""
         self.phases = self._phases()
 
     # --- Building ---
 
-    def _try_what_is_left_out(self) -> None:
-        """Build what a trial does without, to see that it can be built."""
+    def _build_omitted(self) -> None:
+        """Build the parts of the run that a dry run omits, to check their settings."""
         problems = Problems()
         for group in ("callbacks", "logger"):
             problems.attempt(build_entries, self.requested[group], self.trusted)
@@ -98,7 +99,7 @@ class DryRun:
         problems.raise_all("These settings do not work:")
 
     def _obstacle(self) -> str:
-        """Return why no features are kept although stages are frozen and freeze.cache=auto; empty if there is none."""
+        """Return why features are not cached although stages are frozen and freeze.cache=auto; else an empty string."""
         if self.features is not None or self.cfg["freeze"]["cache"] != "auto" or not self.recomputes(0):
             return ""
         try:
@@ -108,7 +109,7 @@ class DryRun:
         return ""
 
     def _find_records(self, epochs: int) -> str:
-        """Return what comes of data.record_cache: "kept", "to be made", or why there are no records."""
+        """Return the state of the record cache: "kept", "to be made", "off", or why it is not possible."""
         setting = self.requested["data"].get("record_cache", "off")
         if "records" not in self.experiment.task.capabilities or not wanted(setting):
             return "off"
@@ -134,7 +135,7 @@ class DryRun:
     # --- Measuring ---
 
     def _image_loader(self) -> DataLoader:
-        """Batches of training images, also where the run reads features of them."""
+        """Return a loader of training images, even if the run reads features instead."""
         self.data.cached = None
         loader: DataLoader = self.data.train_dataloader()
         self.data.cached = self.features
@@ -145,7 +146,7 @@ class DryRun:
         return self.data.loader(self.features.dataset, draws)
 
     def _phases(self) -> list[Phase]:
-        """All that the run comes to; if networks are so slow that it takes too long, some between as the last one."""
+        """Return all phases of the run; if measuring takes too long, middle ones are assumed to be like the last."""
         starts = [phase.epoch for phase in self.module.recipe.plan.phases]
         starts = [start for start in starts if self.epochs is None or start < self.epochs]
         ends = [*starts[1:], self.epochs]
@@ -171,18 +172,18 @@ class DryRun:
                 last = start + self.features.views if end is None else end
                 missing.append(self.features.missing(self.module.cut, range(start, last)))
 
-        together = alone = self._trial(start, look)
-        if together.steady:  # else a step takes so long that nothing else counts
+        together = alone = self._probe(start, look)
+        if together.steady:  # else steps are so slow that loading does not matter
             self.data.cached = Repeated(together.batch)
             threads = torch.get_num_threads()
             if self.features and self.module.cut is not None and missing:
                 torch.set_num_threads(self.features.threads(self.module.cut))
-            alone = self._trial(start)
+            alone = self._probe(start)
             torch.set_num_threads(threads)
         return Phase(start, end and end - start, together, alone, bool(missing), sum(missing))
 
-    def _trial(self, epoch: int, at_end: Callable[[], None] = lambda: None) -> StepProbe:
-        """Train `epoch` for a moment."""
+    def _probe(self, epoch: int, at_end: Callable[[], None] = lambda: None) -> StepProbe:
+        """Train `epoch` for about `self.seconds`, and return the measurements."""
         trainer: L.Trainer = build_trainer(self.cfg, self.module, self.trusted)
         probe = StepProbe(self.seconds, at_end)
         trainer.callbacks.append(probe)  # type: ignore[attr-defined]
@@ -194,29 +195,29 @@ class DryRun:
         gc.collect()  # ends the loader's workers
         return probe
 
-    # --- Reckoning, in seconds ---
+    # --- Estimates, in seconds ---
 
     def recomputes(self, epoch: int) -> bool:
-        """Return whether frozen stages come first whose outputs the task could keep."""
+        """Return whether the first stages are frozen in `epoch`, and the task supports caching their outputs."""
         plan = self.module.recipe.plan
         keeps = "feature_cache" in self.experiment.task.capabilities
         return keeps and plan.first_trained(self.module.network, epoch) is not None
 
     def batch(self, phase: Phase) -> float:
-        """Of a batch whose images are loaded and put through the whole network."""
-        trial = phase.together
-        return max(trial.step + (trial.wait if trial.steady else 0.0), self.loader)
+        """Return the seconds of a training batch, including its loading."""
+        probe = phase.together
+        return max(probe.step + (probe.wait if probe.steady else 0.0), self.loader)
 
     def computing(self, phase: Phase) -> float:
-        """Of a batch whose images are loaded and put through the frozen stages."""
+        """Return the seconds of computing the features of a batch, including its loading."""
         return max(phase.together.wait, self.loader)
 
     def filling(self, phase: Phase) -> float:
-        """Of the features that are missing."""
+        """Return the seconds of computing the missing features."""
         return phase.missing * self.computing(phase) / self.data.batch_size
 
     def epoch(self, phase: Phase) -> float:
-        """Of an epoch with its validation, once the features are there that it reads."""
+        """Return the seconds of an epoch with its validation, once its features are cached."""
         step = phase.alone.step if phase.kept else self.batch(phase)
         validation = phase.alone.validation or 0.0
         every = self.cfg["trainer"]["check_val_every_n_epoch"] or 1
@@ -225,22 +226,23 @@ class DryRun:
         return self.batches * step + self.validation_batches() / every * validation
 
     def validation_batches(self) -> int:
+        """Return the number of batches of a validation."""
         part = self.data.parts.val
         count = math.ceil(len(part) / self.data.batch_size) if part is not None else 0
         return limited(count, self.requested["trainer"]["limit_val_batches"])
 
     def whole(self, phase: Phase) -> float:
-        """Of the phase; of one without an end what it takes to the end of its first epoch."""
+        """Return the seconds of the phase; of an unlimited one, those until the end of its first epoch."""
         return self.filling(phase) + (phase.epochs or 1) * self.epoch(phase)
 
 
 def limited(batches: int, limit: int | float) -> int:
-    """What trainer.limit_train_batches, and its like for validation, leave of so many batches."""
+    """Return the number of batches under trainer.limit_train_batches or limit_val_batches."""
     return min(batches, limit) if isinstance(limit, int) else int(batches * limit)
 
 
 def quiet(cfg: Config) -> Config:
-    """Return the config of the same run in one process, without logs and checkpoints, with one batch to validate on."""
+    """Return the config of the run in one process, without logs and checkpoints, and with one validation batch."""
     trainer = cfg["trainer"] | {
         "devices": 1,
         "num_nodes": 1,

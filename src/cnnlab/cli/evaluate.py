@@ -18,10 +18,11 @@ from cnnlab.tasks.base import Evaluation
 
 @dataclass
 class Options:
-    """Score a run's best network on its test part, or on its validation part where it has none; writes RUN/report/.
+    """Score a run's best network on its test data, or on its validation data if it has none; write RUN/report/.
 
-    Keys below data. and paths. say where the data are now. The task adds keys of its own: data=go has symmetries=1|8
-    and positions=N. Without run=, model=... model.weights=... data=... scores pretrained weights on a whole data set.
+    data.KEY=... and paths.KEY=... say where the data are now. The task adds keys of its own: data=go has
+    symmetries=1|8 and positions=N. Without run=, model=... model.weights=... data=... scores pretrained weights on a
+    whole data set.
 
     Example:
     cnnlab evaluate run=outputs/quickstart/lenet5
@@ -30,7 +31,7 @@ class Options:
 
     run: run folder.
     split: train, val or test.
-    trusted_packages: packages of your own that the network's class is from.
+    trusted_packages: your own packages that define the network.
     """
 
     run: str = MISSING
@@ -63,7 +64,7 @@ def evaluate_run(arguments: Sequence[str]) -> Evaluation:
 
 
 def evaluate_pretrained(arguments: Sequence[str]) -> tuple[Evaluation, Path]:
-    """Score pretrained weights on all examples of a data set; the report goes into a folder of its own."""
+    """Score pretrained weights on all examples of a data set; return the scores and the folder of the report."""
     composed = compose([quote_path(override) for override in arguments])
     check(composed)
     output = composed.paths.output_dir

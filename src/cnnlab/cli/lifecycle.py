@@ -1,4 +1,4 @@
-"""The life of one run, from its composed config to the record of how it ended."""
+"""Run one config that Hydra composed, and record how the run ended."""
 
 import logging
 import os
@@ -24,10 +24,10 @@ log = logging.getLogger(__name__)
 
 
 def run_job(cfg: DictConfig, rerun: list[str], failures: list[int]) -> None:
-    """Run one config that Hydra composed: a run of its own, or a job of a sweep.
+    """Run one config that Hydra composed: a single run or a job of a sweep.
 
-    rerun: what was typed to start this run; of a sweep only the program and its flags, to which a job's overrides go.
-    failures: takes the exit code of a run that fails.
+    rerun: the command that starts this run again; in a sweep only program and flags, to which a job's overrides are
+    added. failures: receives the exit code of a failed run.
     """
     from cnnlab.runs.folder import RunFolder, require_same_config
 
@@ -50,8 +50,8 @@ def run_job(cfg: DictConfig, rerun: list[str], failures: list[int]) -> None:
         if starts_processes(shared["trainer"]):
             return run_apart([sys.executable, *rerun])
     end_with_parent()
-    logging.raiseExceptions = False  # a log that the disk refuses is no reason to fill the console
-    sys.argv = rerun  # Lightning starts the other ranks with it
+    logging.raiseExceptions = False  # else a full disk would fill the console with errors of the log
+    sys.argv = rerun  # Lightning starts the other ranks with this command
     if not is_rank_zero():
         logging.getLogger().setLevel(logging.ERROR)
     run = RunFolder(folder, plain, stored, hydra_cfg.runtime.choices, writes=is_rank_zero(), resumes=resumes)
@@ -64,7 +64,7 @@ def run_job(cfg: DictConfig, rerun: list[str], failures: list[int]) -> None:
 
 
 def train_and_record(cfg: dict[str, Any], run: Any) -> None:
-    """Train `cfg` into the run folder, whose record says that it has finished then."""
+    """Train `cfg` into the run folder, then record that the run has finished."""
     from cnnlab.experiment import train
     from cnnlab.runs.folder import config_hash
     from cnnlab.training.lightning_compat import adopt_messages
@@ -76,9 +76,9 @@ def train_and_record(cfg: dict[str, Any], run: Any) -> None:
 
 
 def record_failure(error: BaseException, run: Any, in_sweep: bool) -> int | None:
-    """Record how a run failed and say so; return the exit code, or None for what is to be raised again.
+    """Record and report how a run failed; return the exit code, or None if the error must be raised again.
 
-    A run that never began leaves no folder behind, unless a sweep has planned it.
+    The folder of a run that never began is removed, unless it is a job of a sweep.
     """
     own = translate_error(error)
     if own and not run.has_begun and not in_sweep and not run.resumes:
@@ -91,7 +91,7 @@ def record_failure(error: BaseException, run: Any, in_sweep: bool) -> int | None
         again = isinstance(own, DataError) and run.last_checkpoint.is_file() and not in_sweep
         hint = f" Then continue with: {resume_command(run)}" if again else ""
         log.error("%s%s", own, hint, exc_info=DEBUG in os.environ)
-        run.append_text("train.log", traceback.format_exc())  # for whoever wants to know more than that
+        run.append_text("train.log", traceback.format_exc())  # for debugging: the console shows only the message
         return own.exit_code
     if is_stop(error):
         if not run.has_begun and not in_sweep and not run.resumes and run.writes:
@@ -107,12 +107,12 @@ def record_failure(error: BaseException, run: Any, in_sweep: bool) -> int | None
 
 
 def resume_command(run: Any) -> str:
-    """Return what continues a run; its packages must be named again to be trusted."""
+    """Return the command that resumes a run; it names the run's packages again, since stored ones are not trusted."""
     packages = ",".join(run.config["trusted_packages"])
     return f"python train.py resume={run.path}" + (f" 'trusted_packages=[{packages}]'" if packages else "")
 
 
 def is_stop(error: BaseException) -> bool:
-    """Return whether somebody wants the process to end: Ctrl-C, or a cluster that takes its machine back."""
-    taken_back = isinstance(error, SystemExit) and "SUBMITIT_EXECUTOR" in os.environ
-    return taken_back or isinstance(error, KeyboardInterrupt)
+    """Return whether the process is asked to end: by Ctrl-C, or by a cluster that preempts the job."""
+    preempted = isinstance(error, SystemExit) and "SUBMITIT_EXECUTOR" in os.environ
+    return preempted or isinstance(error, KeyboardInterrupt)

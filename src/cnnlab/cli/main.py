@@ -1,6 +1,6 @@
-"""`cnnlab VERB key=value ...`: finds the verb, and says what went wrong with the exit code of its kind.
+"""The entry points `cnnlab` and `train.py`: run a verb, and turn its errors into messages and exit codes.
 
-Imports nothing heavy: help and messages about the command line come at once.
+This module imports nothing heavy, so that help and errors on the command line appear immediately.
 """
 
 import importlib
@@ -17,17 +17,17 @@ from cnnlab.system.memory import keep_freed_memory
 
 VERBS = {
     "train": "train a network: cnnlab train model=mobilenet_v2 freeze=features",
-    "check": "try a run for a few steps, and say what it would need: cnnlab check model=vgg16 freeze=features",
+    "check": "try a run for a few steps, and estimate time and memory: cnnlab check model=vgg16 freeze=features",
     "evaluate": "score a run, or pretrained weights, and write a report: cnnlab evaluate run=outputs/...",
-    "predict": "name what is on pictures: cnnlab predict run=outputs/... images=photos/",
-    "compare": "say which setting of a sweep is better, and how sure that is: cnnlab compare outputs/...",
+    "predict": "predict what is in pictures: cnnlab predict run=outputs/... images=photos/",
+    "compare": "compare the settings of a sweep, with tests of significance: cnnlab compare outputs/...",
     "visualize": "draw what a network learned: cnnlab visualize run=outputs/... what=features layer=0",
-    "cache": "show or remove what is kept of images: cnnlab cache ls, cnnlab cache rm unused_days=30",
+    "cache": "list or remove cached features and images: cnnlab cache ls, cnnlab cache rm unused_days=30",
     "play": "play Go over GTP, the protocol of Sabaki and GoGui: cnnlab play run=outputs/...",
 }
 EXIT_CODES = "0 finished, 1 a bug, 2 wrong input or config, 3 data or file trouble, 4 diverged, 130 interrupted"
 DEBUG = "CNNLAB_DEBUG"
-"""The environment variable that shows where in the code an error comes from."""
+"""The environment variable that adds the traceback to an error's message."""
 
 
 def main() -> None:
@@ -47,6 +47,7 @@ def main() -> None:
 
 
 def usage() -> str:
+    """Return the help of `cnnlab` itself."""
     verbs = "\n".join(f"  {name:<10} {what}" for name, what in VERBS.items())
     return (
         f"usage: cnnlab VERB key=value ...\n\n{verbs}\n\ncnnlab VERB --help lists the keys of a verb.\n"
@@ -55,7 +56,7 @@ def usage() -> str:
 
 
 def run_verb(verb: str, arguments: Sequence[str]) -> None:
-    """Run a verb other than `train`, or print its help; exits with the code of what went wrong."""
+    """Run a verb other than `train`, or print its help; on an error, exit with its code."""
     module = importlib.import_module(f"cnnlab.cli.{verb}")
     try:
         if any(argument in HELP for argument in arguments):
@@ -69,7 +70,10 @@ def run_verb(verb: str, arguments: Sequence[str]) -> None:
 
 
 def train(arguments: Sequence[str] | None = None) -> None:
-    """Entry point of `train.py`: one run, or with `-m` one run for each combination of values."""
+    """Entry point of `train.py` and `cnnlab train`: one run or, with `-m`, one for each combination of values.
+
+    arguments: those after `cnnlab train`; None: those of `train.py`, from sys.argv.
+    """
     from cnnlab.cli.train import start
 
     keep_freed_memory()
@@ -83,8 +87,8 @@ def train(arguments: Sequence[str] | None = None) -> None:
 
 
 def complain(error: CnnlabError | OSError) -> int:
-    """Say what is wrong on stderr; return the exit code."""
-    if isinstance(error, BrokenPipeError):  # whoever read the output has read enough: cnnlab cache ls | head
+    """Print an error on stderr; return its exit code."""
+    if isinstance(error, BrokenPipeError):  # the reader has closed the pipe: cnnlab cache ls | head
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 0
     if DEBUG in os.environ:

@@ -1,4 +1,4 @@
-"""`cnnlab play`: a policy network as a Go engine that Sabaki, GoGui or GNU Go drives over GTP."""
+"""`cnnlab play`: a policy network as a Go engine for Sabaki, GoGui or GNU Go, over GTP."""
 
 import sys
 from collections.abc import Sequence
@@ -22,11 +22,11 @@ class Options:
     Example: cnnlab play run=outputs/alphago_sl_fast/alphago_policy temperature=0.5
 
     run: run folder of data=go, or a checkpoint in one.
-    temperature: 0 plays the most probable move; T > 0 draws a move by its probability to the power of 1 / T.
+    temperature: 0 plays the most probable move; T > 0 samples a move by its probability to the power of 1 / T.
     symmetries: 1, or 8 to average over the rotations and reflections of the board.
-    seed: of the draws.
-    threads: CPU threads.
-    trusted_packages: packages of your own that the network's class is from.
+    seed: seed of the sampling.
+    threads: number of CPU threads.
+    trusted_packages: your own packages that define the network.
     """
 
     run: str = MISSING
@@ -42,9 +42,9 @@ def main(arguments: Sequence[str]) -> None:
 
 
 def play(cfg: Options) -> None:
-    """Answer the GTP commands on stdin, on stdout, until `quit` or the end of the input; all else goes to stderr.
+    """Answer GTP commands from stdin on stdout until `quit` or the end of the input; print everything else on stderr.
 
-    Raises InputError or DataError if there is no such run, or for an option that is none.
+    Raises InputError or DataError if the run cannot be loaded, or for an invalid option.
     """
     from cnnlab.go.gtp import Engine, serve
 

@@ -1,4 +1,4 @@
-"""`cnnlab predict`: say what is on pictures, in a table and on the pictures themselves."""
+"""`cnnlab predict`: predict what is in pictures, as a table and as annotated pictures."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field, fields
@@ -22,32 +22,34 @@ from cnnlab.system.files import write_bytes
 from cnnlab.tasks.base import Prediction
 
 LARGEST_SHOWN = 640
-"""Pixels of the longer side to which pictures are reduced once the network's input is cut from them."""
+"""Largest length of the longer side of an annotated picture, in pixels."""
 
 
 @dataclass(frozen=True)
 class Picture:
-    """A file as the network takes it, uint8 C x H x W, and small enough to keep."""
+    """A picture file."""
 
     path: Path
     pixels: Tensor
+    """The network's input, uint8 C x H x W."""
     small: Image.Image
+    """The picture itself, reduced to LARGEST_SHOWN."""
 
 
 @dataclass
 class Options:
-    """Say what is on pictures: predictions.csv, the annotated pictures and a sheet of them.
+    """Predict what is in pictures: write predictions.csv, the annotated pictures, and a sheet of them.
 
-    The task of the run adds keys of its own: classification has top_k=3, the classes in the table.
+    The task of the run adds keys of its own: classification has top_k=3, the number of classes in the table.
 
     Example: cnnlab predict run=outputs/quickstart/lenet5 images=photos/
 
     run: run folder or checkpoint.
-    images: one picture, or a folder searched for pictures.
-    output: where the results go; null: <run>/predictions/<name of images>.
-    batch_size: pictures that the network sees at once.
-    sheet_images: pictures on sheet.png.
-    trusted_packages: packages of your own that the network's class is from.
+    images: a picture, or a folder that is searched for pictures.
+    output: folder of the results; null: <run>/predictions/<name of images>.
+    batch_size: number of pictures per batch.
+    sheet_images: number of pictures on sheet.png.
+    trusted_packages: your own packages that define the network.
     """
 
     run: str = MISSING
@@ -68,8 +70,8 @@ def main(arguments: Sequence[str]) -> None:
 def predict(cfg: Options, of_task: Sequence[str] = ()) -> Path:
     """Write predictions.csv, the annotated pictures and sheet.png; return their folder.
 
-    of_task: key=value of the task's own options. Raises InputError or DataError if there is no run or no picture;
-    single unreadable pictures are named and left out.
+    of_task: the task's own options, as key=value. Raises InputError or DataError if the run cannot be loaded or no
+    picture can be read; unreadable pictures among others are named and left out.
     """
     for name in ("batch_size", "sheet_images"):
         if getattr(cfg, name) < 1:
@@ -103,6 +105,7 @@ def predict(cfg: Options, of_task: Sequence[str] = ()) -> Path:
 
 
 def output_folder(cfg: Options) -> Path:
+    """Return the folder of the results."""
     if cfg.output:
         return Path(cfg.output)
     run = Path(cfg.run)
@@ -110,7 +113,7 @@ def output_folder(cfg: Options) -> Path:
 
 
 def readable(paths: Sequence[Path], run: LoadedRun) -> list[Picture]:
-    """The pictures that can be read; the others are named on the console."""
+    """Return the pictures that can be read; name the others on the console."""
     pictures = []
     for path in paths:
         try:
@@ -129,5 +132,5 @@ def batches(paths: list[Path], size: int) -> list[list[Path]]:
 
 
 def annotated_name(image: Path) -> Path:
-    """The PNG file for an image: a.png for a.png, a.jpg.png for a.jpg, so that neither replaces the other."""
+    """Return the PNG file for an image: a.png for a.png, but a.jpg.png for a.jpg, so that both can exist."""
     return image if image.suffix == ".png" else image.with_name(f"{image.name}.png")

@@ -1,4 +1,4 @@
-"""The network that a picture is of: a run's, or one with pretrained weights or none, and the data it belongs to."""
+"""Subjects of `cnnlab visualize`: the network of a run, or of a config, with its data."""
 
 from collections.abc import Sequence
 from functools import cached_property
@@ -31,7 +31,7 @@ from cnnlab.tasks.base import Task
 class RunSubject(Subject):
     """The best network of a run.
 
-    changes: values of the run's config to replace, such as data.root; to be set before `cfg` is first asked for.
+    changes: values that replace those of the run's config, such as data.root; set them before the first use of `cfg`.
     """
 
     def __init__(self, run: Path, changes: dict[str, str], packages: Sequence[str] = ()) -> None:
@@ -79,7 +79,7 @@ class RunSubject(Subject):
 
 
 class ModelSubject(Subject):
-    """The network that overrides of the train config describe, with its pretrained weights if it has some."""
+    """The network that overrides of the train config describe, with its pretrained weights if it has any."""
 
     def __init__(self, overrides: Sequence[str]) -> None:
         self._cfg = checked_config(overrides)

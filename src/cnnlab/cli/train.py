@@ -1,4 +1,4 @@
-"""`train.py` and `cnnlab train`: one run, or the runs of a sweep, as a Hydra application."""
+"""`train.py` and `cnnlab train`: start one run, or the jobs of a sweep, as a Hydra application."""
 
 import sys
 from pathlib import Path
@@ -18,7 +18,7 @@ from cnnlab.sweeping.plan import prepare
 def start(program: list[str], arguments: list[str]) -> int:
     """Run what the arguments ask for; return the exit code.
 
-    program: what was typed before the arguments.
+    program: the words of the command before the arguments.
     """
     parsed = parse_command_line(arguments)
     only_asks = parsed.help or parsed.hydra_help or parsed.cfg or parsed.info or parsed.shell_completion
@@ -32,7 +32,7 @@ def start(program: list[str], arguments: list[str]) -> int:
 
 
 def run_single(program: list[str], arguments: list[str]) -> int:
-    """Run what Hydra makes of the arguments; return the exit code."""
+    """Let Hydra run the arguments as a single run; return the exit code."""
     failures: list[int] = []
     sys.argv = [program[0], *arguments]
     run_application([*program, *arguments], failures)

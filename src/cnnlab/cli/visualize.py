@@ -1,4 +1,4 @@
-"""`cnnlab visualize`: pictures of what a network learned, of how it is fed and of how it is trained."""
+"""`cnnlab visualize`: draw what a network learned, its input, or its training schedule."""
 
 import importlib
 from collections.abc import Sequence
@@ -18,14 +18,14 @@ OWN = ("what", "run", "output", "trusted_packages")
 ABOUT = """usage: cnnlab visualize what=... run=FOLDER key=value ...
        cnnlab visualize what=... model=... model.weights=... key=value ...
 
-Draw what a network learned, how it is fed or how it is trained. With run=, keys below data. and paths. say where its
-data are now, and trusted_packages=[...] names packages of your own; without, all other keys are overrides of the train
-config. output=FOLDER says where the pictures go.
+Draw what a network learned, its input, or its training schedule. With run=, data.KEY=... and paths.KEY=... say where
+its data are now, and trusted_packages=[...] names your own packages. Without run=, all other keys are overrides of the
+train config. output=FOLDER is the folder of the pictures.
 """
 
 
 def help_text(arguments: Sequence[str]) -> str:
-    """Return the help of the picture that `what=` names, or the list of pictures."""
+    """Return the help of the picture that `what=` names; without it, the list of pictures."""
     what = assignments([argument for argument in arguments if "=" in argument], "cnnlab visualize").get("what")
     if what in PICTURES:
         name = "cnnlab.tasks.moves.policy" if what == "policy" else f"cnnlab.explain.{what}"
@@ -58,7 +58,7 @@ def visualize(arguments: Sequence[str]) -> list[Path]:
 
 
 def subject_of(given: dict[str, str], what: str) -> Subject:
-    """Return what the picture is of; raise InputError for keys that belong neither to it nor to the picture."""
+    """Return the subject of the picture; raise InputError for keys that belong to neither subject nor picture."""
     names = _keys_of(what)
     rest = {key: value for key, value in given.items() if key not in names}
     if "run" in rest:
@@ -85,7 +85,7 @@ def subject_of(given: dict[str, str], what: str) -> Subject:
 
 
 def _keys_of(what: str, subject: Subject | None = None) -> list[str]:
-    """Return the keys of a picture's own options; none of a picture that only its task knows, until that is known."""
+    """Return the keys of a picture's own options; [] for a picture that only a task defines, without `subject`."""
     if subject is not None:
         module: ModuleType = importlib.import_module(subject.task.picture(what))
     elif what in PICTURES:
@@ -100,5 +100,5 @@ def _listed() -> str:
 
 
 def folder_of(subject: Subject, what: str) -> Path:
-    """Return where the pictures go if the user does not say."""
+    """Return the default folder of the pictures."""
     return subject.run / "pictures" / what if subject.run else Path("outputs/visualize") / f"{subject.name}-{what}"

@@ -83,7 +83,7 @@ def _replace_unknown_metric(cfg: DictConfig) -> list[str]:
     if not isinstance(modes, DictConfig) or (name := cfg.get("metric")) in modes:
         return []
     cfg.metric = cfg.task.metric
-    return [f"Unknown metric {name} for task {cfg.task.get('name')}. {nearest([str(name)], list(map(str, modes)))}"]
+    return [f"Unknown metric {name} of the task {cfg.task.get('name')}. {nearest([str(name)], list(map(str, modes)))}"]
 
 
 def _monitor_problems(plain: dict[str, Any]) -> list[str]:

@@ -1,4 +1,4 @@
-"""The DataModule: any data set, split, augmented and batched with derived randomness."""
+"""DataModules: split, augment and batch a data set, with random numbers derived from the seed."""
 
 import hashlib
 from abc import ABC, abstractmethod
@@ -27,7 +27,7 @@ from cnnlab.seeds import derive, derived_rng
 
 
 class Cached(Protocol):
-    """Gives the batches of a loader in a form that spares work (training.feature_cache)."""
+    """Replaces the loaders by ones whose batches need less work (training.feature_cache)."""
 
     def train(self, loader: DataLoader) -> Any: ...
 
@@ -37,19 +37,19 @@ class Cached(Protocol):
 class DataModule(L.LightningDataModule, ABC):
     """Train, validation and test examples of any kind as batches of (inputs uint8 N x C x H x W, targets N).
 
-    parts: has `train`, `val` and `test`; the last two may be None. skipped: name -> reason of what was left out.
-    epoch_size: training examples of an epoch; None: all.
+    parts: has `train`, `val` and `test`; the last two may be None. skipped: name -> reason of each skipped item.
+    num_workers: None chooses a number by the size of the data. epoch_size: training examples in an epoch; None: all.
     """
 
     examples: str
-    """What is counted: Images, Positions."""
+    """Name of the examples in reports: Images, Positions."""
     unit: str
-    """What the data are a list of, and are split by: images, games."""
+    """Name of the items that the data list and are split by: images, games."""
     image_size: int
     split_hash: str
     """Hash of the split; independent of train_fraction."""
     decodes_files = False
-    """Whether training decodes a file for each example, which records and faster decoders spare."""
+    """Whether training decodes a file for each example, so that records and faster decoders help."""
 
     def __init__(
         self,
@@ -74,7 +74,7 @@ class DataModule(L.LightningDataModule, ABC):
 
     @property
     def classes(self) -> list[str]:
-        """The names of the classes, in the order of the labels; empty where targets are not classes."""
+        """Names of the classes in the order of the labels; empty if targets are not classes."""
         return []
 
     @property
@@ -84,30 +84,33 @@ class DataModule(L.LightningDataModule, ABC):
 
     @abstractmethod
     def train_dataset(self) -> Dataset:
-        """The training examples, augmented, by `Draw`."""
+        """Return the augmented training examples, indexed by `Draw`."""
 
     @abstractmethod
     def eval_dataset(self, part: Any) -> Dataset:
-        """The examples of `part` as evaluation sees them, by `Draw`."""
+        """Return the examples of `part` as evaluation sees them, indexed by `Draw`."""
 
     @abstractmethod
     def listing(self, part: Any) -> Iterator[str]:
-        """The names of what a part consists of."""
+        """Yield the names of the items in a part."""
 
     def check_augmentation(self) -> None:
         """Raise InputError if the augmentations cannot work on the smallest example."""
 
     def collate(self, examples: list) -> Any:
-        """Return the batch of some examples, as the loaders do."""
+        """Return examples as a batch, as the loaders do."""
         return default_collate(examples)
 
     def probe_batch(self) -> Any:
-        """Return a batch of two training examples, made in this process: what a trial step is taken on."""
+        """Return a batch of two training examples for a trial step, made in this process."""
         dataset = self.train_dataset()
         return self.collate([dataset[(0, index)] for index in (0, len(self.parts.train) - 1)])
 
     def keep_few(self, amount: float, seed: int) -> None:
-        """Keep so many random batches (int), or this share of the training examples (float), as all there is."""
+        """Reduce training and validation to the same few training examples and drop the test part.
+
+        amount: number of batches (int), or share of the training examples (float).
+        """
         train = self.parts.train
         count = amount * self.batch_size if isinstance(amount, int) else round(amount * len(train))
         order = np.random.default_rng(derive(seed, "overfit")).permutation(len(train))
@@ -119,7 +122,7 @@ class DataModule(L.LightningDataModule, ABC):
         world_size, rank = (self.trainer.world_size, self.trainer.global_rank) if self.trainer else (1, 0)
         dataset = self.train_dataset()
         sampler: Any = EpochSampler(len(self.parts.train), self.seed, world_size, rank, self.epoch_size)
-        # A last batch of one image has no batch statistics; a smaller one also recompiles a compiled network.
+        # A last batch of one image has no useful batch statistics, and a smaller batch recompiles a compiled network.
         batches = EpochBatches(sampler, self.batch_size, drop_last=len(sampler) >= self.batch_size)
         loader = self.loader(dataset, batches)
         given = self.cached.train(loader) if self.cached else loader
@@ -135,19 +138,19 @@ class DataModule(L.LightningDataModule, ABC):
         return self.eval_dataloader(self.parts.test) if self.parts.test is not None else []
 
     def eval_dataloader(self, part: Any) -> DataLoader:
-        """`part` in order and without augmentation; under DDP each example is on exactly one rank."""
+        """Return a loader of `part`, in order and not augmented; under DDP each example is on exactly one rank."""
         world_size, rank = (self.trainer.world_size, self.trainer.global_rank) if self.trainer else (1, 0)
         return self._loader(self.eval_dataset(part), [(0, index) for index in range(rank, len(part), world_size)])
 
     def sample(self, count: int) -> Tensor:
-        """At most `count` training images, chosen by the seed, as evaluation sees them: uint8 N x C x H x W."""
+        """Return at most `count` training images as evaluation sees them, chosen by the seed: uint8 N x C x H x W."""
         dataset = self.eval_dataset(self.parts.train)
         generator = torch.Generator().manual_seed(derive(self.seed, "sample"))
         chosen = torch.randperm(len(self.parts.train), generator=generator)[:count].tolist()
         return torch.stack([dataset[(0, index)][0] for index in chosen])
 
     def train_images(self) -> Iterator[Tensor]:
-        """The training images as evaluation sees them, as float32 batches in [0, 1]."""
+        """Yield the training images as evaluation sees them, in float32 batches in [0, 1]."""
         dataset = self.eval_dataset(self.parts.train)
         for images, _ in self._loader(dataset, [(0, index) for index in range(len(self.parts.train))]):
             yield images.float() / 255
@@ -156,11 +159,11 @@ class DataModule(L.LightningDataModule, ABC):
         return self.loader(dataset, BatchSampler(draws, self.batch_size, drop_last=False))
 
     def loader(self, dataset: Dataset, batches: Iterable) -> DataLoader:
-        """The batches of `dataset` whose draws `batches` lists, prepared by the workers."""
+        """Return a loader of `dataset` whose workers prepare the batches of draws in `batches`."""
         return DataLoader(dataset, batch_sampler=batches, pin_memory=torch.cuda.is_available(), **self._workers())
 
     def _workers(self) -> dict[str, Any]:
-        """What DataLoader is told about them."""
+        """Return DataLoader's arguments about its workers."""
         return {
             "num_workers": self.num_workers,
             "persistent_workers": self.num_workers > 0,
@@ -171,7 +174,7 @@ class DataModule(L.LightningDataModule, ABC):
 class ImageDataModule(DataModule):
     """Train, validation and test images as batches of (uint8 N x C x H x W, int64 classes or float32 values N).
 
-    digests: name -> hash of the content of each training image.
+    digests: name -> hash of the content of each training image. augmentations: of training images, in order.
     """
 
     parts: Splits
@@ -199,7 +202,7 @@ class ImageDataModule(DataModule):
         self.split_hash = split_hash
         self.digests = digests or {}
         self.records: dict[str, Records] = {}
-        """Part -> its images as the transform of that part prepares them."""
+        """Part -> its images as that part's transform prepares them; empty if records are off."""
         self.train_transform = TrainTransform(augmentations, image_size, resize_size)
         self.eval_transform = EvalTransform(image_size, resize_size)
 
@@ -213,7 +216,7 @@ class ImageDataModule(DataModule):
 
     @property
     def recordable(self) -> dict[str, tuple[LabelledImages, EvalTransform | TrainTransform]]:
-        """Part -> its images and the transform that prepares them."""
+        """Part (train, val) -> its images and the transform that prepares them."""
         found: dict[str, tuple[LabelledImages, EvalTransform | TrainTransform]] = {
             "train": (self.parts.train, self.train_transform)
         }
@@ -254,7 +257,7 @@ class ImageDataModule(DataModule):
         return image_loader(dataset, batches, self.batch_size, self.image_size, self.channels, **self._workers())
 
     def teardown(self, stage: str) -> None:
-        """Records that this process has made, where it loads the images itself, are written; workers write theirs."""
+        """Write the records that this process has made, if it loads images itself; workers write their own."""
         for records in self.records.values():
             records.write()
 
@@ -263,9 +266,9 @@ class ImageDataModule(DataModule):
 
 
 class ImageDataset(Dataset):
-    """Images as (uint8 C x H x W, label); the transform's randomness depends on (seed, epoch, index) alone.
+    """Dataset of (uint8 C x H x W, label); the transform's randomness depends only on (seed, epoch, index).
 
-    records: what the transform's `prepare` gives for each image, kept.
+    records: cached results of the transform's `prepare`; None computes them each time.
     """
 
     def __init__(
@@ -315,12 +318,12 @@ def build_data(
     train_fraction: float = 1.0,
     stratified: bool = True,
 ) -> ImageDataModule:
-    """Load, select, check and split a data set, and prepare its batches.
+    """Load, select, check and split a data set, and return its DataModule.
 
-    channels: 1 or 3, what the network takes; images are converted. image_size, resize_size: pixels.
-    num_workers: None chooses by the machine and the data. stratified: whether labels are classes, each of which every
-    part gets its share of; otherwise they are values.
-    Raises InputError or DataError before any training if the options or the data cannot work.
+    channels: input channels of the network, 1 or 3; images are converted. image_size, resize_size: pixels.
+    num_workers: None chooses a number by the machine and the data. stratified: True if labels are classes, so that
+    each part gets its share of every class; False if they are values.
+    Raises InputError or DataError if the options or the data cannot work.
     """
     if channels not in (1, 3):
         raise InputError(
@@ -361,17 +364,17 @@ def build_data(
 
 
 def check_loading(batch_size: int, num_workers: int | None) -> None:
-    """Raises InputError for numbers with which nothing can be loaded."""
+    """Raise InputError for an invalid batch size or number of workers."""
     if batch_size < 1:
-        raise InputError(f"data.batch_size={batch_size}: at least 1 is needed.")
+        raise InputError(f"data.batch_size={batch_size}: use at least 1.")
     if num_workers is not None and num_workers < 0:
-        raise InputError(f"data.num_workers={num_workers}: 0 loads in the main process, null chooses a number.")
+        raise InputError(f"data.num_workers={num_workers}: use 0 to load in the main process, or null for automatic.")
 
 
 def default_workers(images: int) -> int:
-    """One process for each core that this process may use, up to 8; none for data too small to be worth one.
+    """Return the default number of workers: one for each usable core, up to 8; 0 for small data sets.
 
-    A container's CPU quota counts as so many cores.
+    Cores are limited by the container's CPU quota.
     """
     return min(8, joblib.cpu_count()) if images > 2500 else 0
 

@@ -1,4 +1,4 @@
-"""Any picture file becomes an upright 8-bit image, grey or RGB."""
+"""Decode image files into upright 8-bit images, grey or RGB."""
 
 import io
 from collections.abc import Callable
@@ -20,9 +20,9 @@ except ImportError:  # an extra: pip install cnnlab[fast]
 FORMATS = ("JPEG", "PNG", "WEBP", "BMP", "GIF", "TIFF", "PPM")
 EXTENSIONS = frozenset({".jpg", ".jpeg", ".png", ".webp", ".bmp", ".gif", ".tif", ".tiff", ".ppm", ".pgm"})
 MAX_PIXELS = 89_478_485
-"""A file that claims more pixels than this (Pillow's own bound) is refused as a decompression bomb."""
+"""Largest number of pixels (Pillow's own limit); a file that claims more is refused as a decompression bomb."""
 MAX_RATIO = 1000
-"""A picture whose long side is more than so many times the short one is refused: scaled up, it would be a bomb too."""
+"""Largest ratio of the long side to the short side; scaled up, a narrower image would be a decompression bomb too."""
 UPRIGHT = {
     2: Image.Transpose.FLIP_LEFT_RIGHT,
     3: Image.Transpose.ROTATE_180,
@@ -32,33 +32,35 @@ UPRIGHT = {
     7: Image.Transpose.TRANSVERSE,
     8: Image.Transpose.ROTATE_90,
 }
-"""EXIF orientation -> what undoes it. Pillow's exif_transpose also rewrites the EXIF block, and fails on odd ones."""
+"""EXIF orientation -> transposition that undoes it.
+
+Pillow's exif_transpose also rewrites the EXIF block, and fails on unusual ones."""
 
 JPEG = b"\xff\xd8"
-"""How every JPEG file begins."""
+"""First bytes of every JPEG file."""
 
 ImageFile.LOAD_TRUNCATED_IMAGES = False
 
 
 def decode(path: Path, channels: int) -> Image.Image:
-    """The picture in `path` as mode "L" (`channels=1`) or "RGB" (`channels=3`), turned upright by its EXIF tag.
+    """Return the image in `path` in mode "L" (`channels=1`) or "RGB" (`channels=3`), rotated upright by its EXIF tag.
 
-    16-bit pictures keep their upper 8 bits, CMYK becomes RGB, transparent pixels lie on white; of an animation the
-    first frame counts. Raises DataError, naming the file, if it is truncated, too large or no picture.
+    16-bit images keep their upper 8 bits, CMYK becomes RGB, transparent pixels are put on white, and the first frame of
+    an animation is used. Raises DataError that names the file if it is truncated, too large or not an image.
     """
     return _named(path, lambda: _decode(path.read_bytes(), channels))
 
 
 def decode_pixels(path: Path, channels: int, side: int | None = None) -> Tensor:
-    """The pixels of `decode` as uint8 C x H x W, by simplejpeg where it is installed and gives the same.
+    """Return the pixels of `decode` as uint8 C x H x W, using simplejpeg if it is installed and gives the same result.
 
-    side: pixels of the short side that are needed; a JPEG at least twice as large is decoded at 1/2, 1/4 or 1/8.
+    side: required pixels of the short side; a JPEG that has at least twice as many is decoded at 1/2, 1/4 or 1/8.
     """
     return _named(path, lambda: _decode_pixels(path.read_bytes(), channels, side))
 
 
 def to_pixels(image: Image.Image) -> Tensor:
-    """uint8 C x H x W of an image of mode "L" or "RGB", with the channels of a pixel side by side in memory."""
+    """Return an image of mode "L" or "RGB" as uint8 C x H x W in channels-last memory layout."""
     values = torch.from_numpy(np.array(image))
     return values[None] if values.ndim == 2 else values.permute(2, 0, 1)
 
@@ -67,16 +69,16 @@ T = TypeVar("T")
 
 
 def _named(path: Path, read: Callable[[], T]) -> T:
-    """What `read` gives; its errors become a DataError that names the file."""
+    """Return the result of `read`; turn its errors into a DataError that names the file."""
     try:
         return read()
     except UnidentifiedImageError as error:
-        raise DataError(f"{path}: no picture in one of the formats {', '.join(FORMATS)}") from error
+        raise DataError(f"{path}: not an image in one of the formats {', '.join(FORMATS)}") from error
     except Image.DecompressionBombError as error:
-        raise DataError(f"{path}: its pixels are more than {MAX_PIXELS:,}") from error
+        raise DataError(f"{path}: it has more than {MAX_PIXELS:,} pixels") from error
     except OSError as error:
         raise DataError(f"{path}: {error.strerror or error}") from error
-    except Exception as error:  # Pillow promises no narrower set for damaged bytes; struct.error is one
+    except Exception as error:  # Pillow documents no narrower set for damaged files; struct.error is one of them
         raise DataError(f"{path}: {error or type(error).__name__}") from error
 
 
@@ -98,7 +100,7 @@ def _decode_pixels(contents: bytes, channels: int, side: int | None) -> Tensor:
                 contents, "GRAY" if channels == 1 else "RGB", min_height=height, min_width=width
             )
             return torch.from_numpy(values).permute(2, 0, 1)
-        except ValueError:  # a file that it finds fault with: Pillow decides
+        except ValueError:  # simplejpeg rejects the file; Pillow decides
             pass
     return to_pixels(_decode(contents, channels, factor))
 
@@ -117,7 +119,7 @@ def _decode(contents: bytes, channels: int, factor: int = 1) -> Image.Image:
     if image.mode.startswith("I"):
         image = Image.fromarray(_upper_bits(np.asarray(image)))
     if image.mode == "F":
-        raise ValueError("its pixels are floating-point numbers, of which none is known to be white; save 8 or 16 bits")
+        raise ValueError("its pixels are floating-point numbers without a defined white; save it with 8 or 16 bits")
     if image.has_transparency_data:
         opaque = Image.new("RGBA", image.size, "white")
         opaque.alpha_composite(image.convert("RGBA"))
@@ -126,15 +128,15 @@ def _decode(contents: bytes, channels: int, factor: int = 1) -> Image.Image:
 
 
 def _require_size(image: Image.Image) -> None:
-    """Raises an error for a picture that is too large, or so narrow that scaling would make it so."""
+    """Raise an error for an image that is too large, or so narrow that scaling it up would make it too large."""
     short, long = sorted(image.size)
     if short * long > MAX_PIXELS:
         raise Image.DecompressionBombError
     if not 0 < long <= MAX_RATIO * short:
-        raise ValueError(f"{image.width} x {image.height} pixels are no picture: too narrow")
+        raise ValueError(f"its shape of {image.width} x {image.height} pixels is too narrow")
 
 
 def _upper_bits(levels: np.ndarray) -> np.ndarray:
     if levels.min() < 0 or levels.max() > 65535:
-        raise ValueError(f"its grey levels run from {levels.min()} to {levels.max()}; save 8 or 16 bits")
+        raise ValueError(f"its grey levels range from {levels.min()} to {levels.max()}; save it with 8 or 16 bits")
     return (levels >> 8).astype(np.uint8)

@@ -1,4 +1,4 @@
-"""Labelled images, in files or in one array: what every data set gives and the DataModule takes."""
+"""Labelled images in files or in one array: the interface between data sources and the DataModule."""
 
 from __future__ import annotations
 
@@ -17,53 +17,59 @@ from cnnlab.data.decoding import decode, decode_pixels, to_pixels
 
 
 class LabelledImages(Protocol):
-    """A sequence of pictures with one class each."""
+    """A sequence of images with one label each."""
 
     @property
     def classes(self) -> list[str]:
-        """Human class names; `labels` index them."""
+        """Human-readable class names, indexed by `labels`."""
         ...
 
     @property
     def wnids(self) -> list[str] | None:
-        """The WordNet ids of the classes, where the data set is named by them (ImageNet)."""
+        """The WordNet ids of the classes if the data set uses them (ImageNet), else None."""
         ...
 
     @property
     def labels(self) -> np.ndarray:
-        """int64, one class index for each image."""
+        """The class index of each image, int64."""
         ...
 
     def __len__(self) -> int: ...
 
     def load(self, index: int, channels: int) -> Image.Image:
-        """Image `index` as an 8-bit PIL image with 1 or 3 channels."""
+        """Return image `index` as an 8-bit PIL image with 1 or 3 channels."""
         ...
 
     def tensor(self, index: int, channels: int, side: int | None = None) -> Tensor:
-        """The pixels of `load` as uint8 C x H x W; fewer of a file that has far more than `side` on its short side."""
+        """Return the pixels of `load` as uint8 C x H x W.
+
+        side: required pixels of the short side; a much larger file may be decoded at a reduced size.
+        """
         ...
 
     def name(self, index: int) -> str:
-        """What the image is called in lists and reports; unique within the data set."""
+        """Return the image's name in lists and reports, unique within the data set."""
         ...
 
     def digest(self, index: int) -> str:
-        """A hash of the image's content."""
+        """Return a hash of the image's content."""
         ...
 
     def subset(self, indices: Sequence[int] | np.ndarray) -> LabelledImages:
-        """The images at `indices`, in that order, with the same classes."""
+        """Return the images at `indices`, in that order, with the same classes."""
         ...
 
     def with_classes(self, kept: Sequence[int]) -> LabelledImages:
-        """The same images with the classes `kept` only, renumbered in that order; no image may be of another."""
+        """Return the same images with only the classes `kept`, renumbered in that order.
+
+        Every image must belong to one of these classes.
+        """
         ...
 
 
 @dataclass(frozen=True)
 class ImageFiles:
-    """Pictures in files below `root`."""
+    """Images in files below `root`."""
 
     root: Path
     paths: list[Path]
@@ -71,7 +77,7 @@ class ImageFiles:
     classes: list[str]
     wnids: list[str] | None = None
     digests: list[str] | None = None
-    """What `digest` gives for each, once the files have been scanned."""
+    """Result of `digest` for each file; None before the files have been scanned."""
 
     def __len__(self) -> int:
         return len(self.paths)
@@ -104,7 +110,7 @@ class ImageFiles:
 
 @dataclass(frozen=True)
 class ImageArray:
-    """Small pictures in memory: uint8, N x H x W (grey) or N x H x W x 3 (RGB)."""
+    """Small images in memory: uint8 N x H x W (grey) or N x H x W x 3 (RGB)."""
 
     pixels: np.ndarray
     labels: np.ndarray
@@ -147,7 +153,7 @@ def _renumbered(images: ImageFiles | ImageArray, kept: Sequence[int]) -> dict[st
 
 
 def joined(first: LabelledImages, second: LabelledImages) -> LabelledImages:
-    """The images of both, which must be of one kind and have the same classes."""
+    """Concatenate two sequences of images of the same type and with the same classes."""
     labels = np.concatenate([first.labels, second.labels])
     if isinstance(first, ImageFiles) and isinstance(second, ImageFiles):
         root = Path(os.path.commonpath([first.root, second.root]))
@@ -162,7 +168,7 @@ def joined(first: LabelledImages, second: LabelledImages) -> LabelledImages:
 
 @dataclass(frozen=True)
 class Splits:
-    """A data set as published: `val` and `test` are None where it does not say which images they are."""
+    """A data set split as published; `val` and `test` are None if it does not define them."""
 
     train: LabelledImages
     val: LabelledImages | None = None

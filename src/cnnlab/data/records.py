@@ -1,7 +1,7 @@
-"""Images as training needs them, decoded and brought to size once (`data.record_cache`).
+"""Cache decoded and resized images as records, so that training does so only once (`data.record_cache`).
 
-A record is uint8 H x W x C: the rows of a window are stretches of the file, in the layout that torch resizes fastest.
-The first epoch makes the records, each in the worker that needs it, and later epochs and runs read them.
+A record is uint8 H x W x C: each row of a crop is contiguous in the file, in the layout that torch resizes fastest.
+The first epoch makes the records, each in the worker that needs it; later epochs and runs read them.
 """
 
 from __future__ import annotations
@@ -23,17 +23,17 @@ from cnnlab.errors import InputError
 
 log = logging.getLogger(__name__)
 FORMAT = 2
-"""Counts up when the same key gives other records than before."""
+"""Format version; increase it when the same key would give different records."""
 TRIED = 16
-"""Images from whose sizes the room for all of them is estimated."""
+"""Number of images from which the total size of the records is estimated."""
 PORTION = 16 << 20
-"""Bytes of records that a process collects before it writes them."""
+"""Bytes of new records that a process collects before it writes them."""
 
 
 class Records:
-    """The images of one part as `transform` prepares them, read from `entry`, or made and added to it.
+    """The images of one part as `transform` prepares them, read from `entry` or else made and added to it.
 
-    A picture whose short side has more than `transform.needed_side()` pixels is reduced to that; others keep every bit.
+    An image whose short side is longer than `transform.needed_side()` is resized to that; others are stored exactly.
     """
 
     def __init__(
@@ -45,12 +45,12 @@ class Records:
         self.entry = entry
         self.writes = True
         self._made: dict[str, Tensor] = {}
-        """What this process has made and not written yet."""
+        """Digest -> record that this process has made but not written yet."""
         self._writer: int | None = None
-        """The process that writes what is left in `_made` when it ends, or is done with these records."""
+        """Id of the process that has registered to write the rest of `_made` when it exits; None before that."""
 
     def __getitem__(self, index: int) -> Tensor:
-        """Image `index`: uint8 C x H x W, not to be written to."""
+        """Return image `index` as uint8 C x H x W; it must not be written to."""
         digest = self.images.digest(index)
         row = self._found(digest)
         if row is None:
@@ -59,17 +59,17 @@ class Records:
         return row.permute(2, 0, 1)
 
     def missing(self) -> list[str]:
-        """The digests of the images that are not kept yet."""
+        """Return the digests of the images that are not stored yet."""
         return self.entry.missing(self.images.digest(index) for index in range(len(self.images)))
 
     def write(self) -> None:
-        """Add what this process has made to the entry; if the disk refuses, nothing more is kept."""
+        """Add the records that this process has made to the entry; if that fails, stop storing records."""
         if not self._made:
             return
         try:
             self.entry.add(self._made)
         except OSError as error:
-            log.warning("Images are no longer kept in %s (%s): they are decoded every time.", self.entry.path, error)
+            log.warning("Cannot store images in %s (%s): they are decoded every time.", self.entry.path, error)
             self.writes = False
         self._made.clear()
 
@@ -94,21 +94,21 @@ class Records:
 
 
 def write_rest(entry: Entry, made: dict[str, Tensor]) -> None:
-    """Add what a worker that ends has made; it has nobody to tell if the disk refuses."""
+    """Add the remaining records of a worker at its exit; errors are ignored, since nothing could handle them there."""
     with suppress(OSError):
         entry.add(made)
 
 
 Transform = EvalTransform | TrainTransform
 Recordable = Mapping[str, tuple[LabelledImages, Transform]]
-"""Part of the data -> its images and the transform that prepares them; "train" is always there."""
+"""Part of the data -> its images and the transform that prepares them; "train" is always present."""
 
 
 def open_records(setting: str, parts: Recordable, channels: int, store: Store, epochs: int) -> dict[str, Records]:
-    """Return the records of the training and validation images, if `data.record_cache` and the machine allow it.
+    """Return the records of the training and validation images; empty if records are off or not possible.
 
-    epochs: how often training reads the images.
-    Raises InputError for an unknown setting, and for "on" where records are not possible.
+    setting: data.record_cache, "auto", "on" or "off". epochs: how often training reads the images.
+    Raises InputError for an unknown setting, and for "on" if records are not possible.
     """
     if not wanted(setting):
         return {}
@@ -125,14 +125,17 @@ def open_records(setting: str, parts: Recordable, channels: int, store: Store, e
 
 
 def wanted(setting: str) -> bool:
-    """Whether `data.record_cache` asks for records; raises InputError for a setting that there is not."""
+    """Return whether `data.record_cache` asks for records; raise InputError for an unknown setting."""
     if setting not in ("auto", "on", "off"):
         raise InputError(f"data.record_cache={setting}: use auto, on or off.")
     return setting != "off"
 
 
 def records_of(parts: Recordable, channels: int, entry: Callable[[str, dict[str, Any]], Entry]) -> dict[str, Records]:
-    """Return part -> its records, in what `entry` gives for kind and parts: `Store.entry`, or `Store.look`."""
+    """Return part -> its records.
+
+    entry: function of kind and parts that returns the store's entry: `Store.entry`, or `Store.look` to read only.
+    """
     return {
         name: Records(images, transform, channels, entry("records", record_parts(transform, channels)))
         for name, (images, transform) in parts.items()
@@ -140,7 +143,7 @@ def records_of(parts: Recordable, channels: int, entry: Callable[[str, dict[str,
 
 
 def record_parts(transform: EvalTransform | TrainTransform, channels: int) -> dict[str, Any]:
-    """What records depend on, beside the image."""
+    """Return everything that records depend on besides the image."""
     return {
         "channels": channels,
         "short_side": transform.needed_side(),
@@ -150,7 +153,7 @@ def record_parts(transform: EvalTransform | TrainTransform, channels: int) -> di
 
 
 def record(images: LabelledImages, index: int, transform: EvalTransform | TrainTransform, channels: int) -> Tensor:
-    """Image `index` as `transform` prepares it, contiguous H x W x C; see `Records`."""
+    """Return image `index` as `transform` prepares it, uint8 contiguous H x W x C; see `Records`."""
     side = transform.needed_side()
     pixels = transform.prepare(images.tensor(index, channels, side))
     if side is not None and min(pixels.shape[-2:]) > side:
@@ -159,7 +162,10 @@ def record(images: LabelledImages, index: int, transform: EvalTransform | TrainT
 
 
 def require_use(setting: str, parts: Recordable, channels: int, store: Store, epochs: int) -> float:
-    """Return the bytes of a record, about; raise InputError, saying why, if records are of no use or not possible."""
+    """Return the mean size of a record in bytes, estimated from a few images.
+
+    Raises InputError that says why if records are useless or not possible.
+    """
     if setting == "auto" and epochs < 2:
         raise InputError(f"training reads each image {'once' if epochs else 'never'}.")
     train, transform = parts["train"]

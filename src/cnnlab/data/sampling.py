@@ -1,4 +1,4 @@
-"""Which examples make up an epoch, in which order, and from which batch on a resumed one goes on."""
+"""Choose the examples of each epoch and their order, and continue a resumed epoch at the right batch."""
 
 import itertools
 from collections.abc import Iterator
@@ -12,14 +12,14 @@ from torch.utils.data import BatchSampler, Sampler
 from cnnlab.seeds import derive
 
 Draw = tuple[int, int]
-"""An epoch and the index of an image: all that its augmentation depends on, beside the seed."""
+"""An epoch and the index of an example; together with the seed they determine its augmentation."""
 
 
 class EpochSampler(Sampler[Draw]):
-    """A new permutation for each pass, a pure function of (seed, pass), dealt out to `world_size` ranks.
+    """Samples a new permutation in each pass over the data, a pure function of (seed, pass), split among the ranks.
 
-    epoch_size: examples of an epoch, of which each goes on where the last one ended; None: one pass.
-    All ranks draw the same number of examples; the few that do not divide evenly rest for the epoch.
+    epoch_size: examples in an epoch; each epoch continues where the last one ended. None: one pass.
+    All ranks get the same number of examples; the remainder is skipped in that epoch.
     """
 
     def __init__(self, size: int, seed: int, world_size: int = 1, rank: int = 0, epoch_size: int | None = None) -> None:
@@ -31,7 +31,7 @@ class EpochSampler(Sampler[Draw]):
         self.epoch = 0
 
     def set_epoch(self, epoch: int) -> None:
-        """Called by Lightning before each epoch."""
+        """Set the epoch; Lightning calls this before each one."""
         self.epoch = epoch
 
     def __len__(self) -> int:
@@ -43,7 +43,7 @@ class EpochSampler(Sampler[Draw]):
         return iter([(self.epoch, index) for index in mine.tolist()])
 
     def _stream(self, start: int, stop: int) -> Tensor:
-        """The indices from `start` to `stop` of all passes, one behind the other."""
+        """Return positions `start` to `stop` (exclusive) of the concatenated permutations of all passes."""
         parts = []
         for number in range(start // self.size, -(-stop // self.size)):
             generator = torch.Generator().manual_seed(derive(self.seed, "order", number))
@@ -53,7 +53,7 @@ class EpochSampler(Sampler[Draw]):
 
 
 class EpochBatches(BatchSampler):
-    """The batches of an epoch, from number `first` on."""
+    """The batches of an epoch, starting with number `first`."""
 
     first = 0
 
@@ -62,17 +62,17 @@ class EpochBatches(BatchSampler):
 
 
 class ResumedEpochs:
-    """Stands for the training `loader` before Lightning: a resumed epoch begins with the batch it had come to.
+    """Wraps the training `loader` for Lightning, so that a resumed epoch starts with the next batch.
 
-    The loader, and its workers, begin with the first batch, when epoch and batch are known: Lightning asks for an
-    iterator before it has read its checkpoint.
+    Lightning asks for an iterator before it has restored its checkpoint. So the loader and its workers start only when
+    the first batch is requested, when epoch and batch are known.
     """
 
     def __init__(self, loader: Any, trainer: L.Trainer) -> None:
         self.loader = loader
         self.trainer = trainer
         self.batch_sampler = loader.batch_sampler
-        """Lightning tells its sampler the epoch."""
+        """Batch sampler of the loader; Lightning sets the epoch of its sampler."""
 
     def __len__(self) -> int:
         return len(self.loader)

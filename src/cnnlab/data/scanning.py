@@ -1,4 +1,4 @@
-"""Every image is opened once before the first epoch: what cannot be read is known then, and so are equal contents."""
+"""Read every image once before the first epoch, to find unreadable files and images with equal contents."""
 
 import hashlib
 import json
@@ -22,21 +22,22 @@ DIGEST = re.compile("[0-9a-f]{32}")
 
 @dataclass(frozen=True)
 class Scan:
-    """What reading every image found."""
+    """The result of reading every image."""
 
     images: LabelledImages
     """The images that can be read."""
     digests: list[str]
-    """A hash of the content of each of them."""
+    """Hash of the content of each of these images."""
     skipped: dict[str, str]
-    """Name -> reason of each file that was left out."""
+    """Name -> reason of each skipped file."""
 
 
 def scan(images: LabelledImages, bad_images: str, cache_dir: Path) -> Scan:
-    """Read every image; `bad_images` says whether one that cannot be read is an "error" or is left out ("skip").
+    """Read every image and find the unreadable ones.
 
-    What was readable is kept in `cache_dir` by size and time of change, so that only other files are read again.
-    Raises DataError, naming the files, for bad images under "error", or if a class has no image left.
+    bad_images: "error" raises DataError for unreadable images, "skip" skips them. cache_dir: where the sizes and
+    modification times of readable files are stored, so that only new or changed files are read again.
+    Raises DataError that names the files for unreadable images under "error", or if a class has no image left.
     """
     if bad_images not in ("error", "skip"):
         raise InputError(f"data.bad_images={bad_images}: use error or skip.")
@@ -45,30 +46,30 @@ def scan(images: LabelledImages, bad_images: str, cache_dir: Path) -> Scan:
     results = _read_all(images, cache_dir)
     bad = {images.name(i): reason for i, (digest, reason) in enumerate(results) if not digest}
     if bad and bad_images == "error":
-        ways = "Repair or remove them, or leave them out with data.bad_images=skip."
-        raise DataError("\n".join([f"{len(bad)} of {len(images)} files are no readable image:", *_first(bad), ways]))
+        ways = "Repair or remove them, or skip them with data.bad_images=skip."
+        raise DataError("\n".join([f"{len(bad)} of {len(images)} files cannot be read as images:", *_first(bad), ways]))
     if bad:
-        log.warning("\n".join([f"{len(bad)} of {len(images)} files are no readable image and left out:", *_first(bad)]))
+        log.warning("\n".join([f"{len(bad)} of {len(images)} files cannot be read and are skipped:", *_first(bad)]))
     good = [index for index, (digest, _) in enumerate(results) if digest]
     kept = images.subset(good)
     gone = set(range(len(images.classes))) - set(kept.labels.tolist())
     if gone:
         names = ", ".join(images.classes[label] for label in sorted(gone))
-        raise DataError(f"No readable image is left in class {names} of {images.root}. Add some, or remove the class.")
+        raise DataError(f"Class {names} of {images.root} has no readable image. Add some, or remove the class.")
     digests = [results[index][0] for index in good]
     return Scan(replace(kept, digests=digests), digests, bad)
 
 
 def _first(bad: dict[str, str]) -> list[str]:
-    """A line for each of the first few reasons, and how many more there are."""
+    """Return one line for each of the first few reasons, and a line with the number of the others."""
     listed = [f"  {reason}" for reason in list(bad.values())[:SHOWN]]
     return [*listed, f"  ... and {len(bad) - SHOWN} more"] if len(bad) > SHOWN else listed
 
 
 def _read_all(images: ImageFiles, cache_dir: Path) -> list[tuple[str, str]]:
-    """(digest, "") of each readable file, ("", reason) of each other.
+    """Return (digest, "") for each readable file and ("", reason) for each other file.
 
-    The cache forgets what could not be read: the reason may have been a missing permission or a lost connection.
+    Unreadable files are not cached, because the reason may be temporary: a permission or a lost connection.
     """
     folder_hash = hashlib.blake2b(str(images.root.absolute()).encode(errors="surrogateescape"), digest_size=8)
     cache_file = cache_dir / "scans" / f"{folder_hash.hexdigest()}.json"
@@ -93,12 +94,12 @@ def _read_all(images: ImageFiles, cache_dir: Path) -> list[tuple[str, str]]:
         try:
             write_text(cache_file, json.dumps({name: entry for name, entry in known.items() if entry[-1]}))
         except OSError as error:
-            log.warning("The list of checked images cannot be kept in %s: %s", cache_file, error)
+            log.warning("Cannot store the list of checked images in %s: %s", cache_file, error)
     return [(known[name][-1], reasons.get(index, "")) for index, name in enumerate(names)]
 
 
 def _state(path: Path) -> list[int]:
-    """Size in bytes and time of the last change in nanoseconds; [-1, -1] of a link to nowhere."""
+    """Return the size in bytes and the modification time in nanoseconds; [-1, -1] for a broken link."""
     try:
         status = path.stat()
     except OSError:
@@ -109,7 +110,7 @@ def _state(path: Path) -> list[int]:
 def _read(path: Path) -> tuple[str, str]:
     name = str(path).encode(errors="backslashreplace").decode()
     if name != str(path):
-        return "", f"{name}: the name is not in UTF-8"
+        return "", f"{name}: the name is not valid UTF-8"
     try:
         decode_pixels(path, channels=3)
         return hashlib.blake2b(path.read_bytes(), digest_size=16).hexdigest(), ""
@@ -118,7 +119,7 @@ def _read(path: Path) -> tuple[str, str]:
 
 
 def _load(cache_file: Path) -> dict[str, list]:
-    """Name -> [size, time of change, digest] of what could be read; a missing or damaged file counts as empty."""
+    """Return name -> [size, modification time, digest] of readable images; empty if the file is missing or damaged."""
     try:
         entries = read_json(cache_file)
         return {

@@ -1,7 +1,6 @@
-"""Batches in memory that the workers write and the main process reads: nothing is allocated, copied or sent for each.
+"""Pass batches from workers to the main process in shared memory that is reused, without copying or sending them.
 
-New memory costs the operating system more than a small picture costs to prepare, in the worker and again in the main
-process; so the pages of a few batches are used over and over.
+Allocating new memory costs more than preparing a small image, in the worker and again in the main process.
 """
 
 import logging
@@ -21,14 +20,13 @@ log = logging.getLogger(__name__)
 SHARED_MEMORY = "/dev/shm"
 MIB = 1 << 20
 AHEAD = 4
-"""Batches that each worker prepares in advance (`prefetch_factor`); with fewer, cores that it shares with the main
-process stand still for a twentieth of the time."""
+"""Batches that each worker prepares in advance (`prefetch_factor`); with fewer, cores are idle at times."""
 SLOTS = AHEAD + 2
-"""Beside those, one that the main process works on, and one that it has asked for meanwhile."""
+"""Slots for each worker: the batches prepared in advance, the one being processed, and the one requested next."""
 
 
 class Place(NamedTuple):
-    """Where a batch lies, and its labels."""
+    """The worker and slot that hold a batch, and the labels of the batch."""
 
     worker: int
     slot: int
@@ -36,20 +34,23 @@ class Place(NamedTuple):
 
 
 class Slots:
-    """Room for the batches under way, of `shape` workers x SLOTS x N x H x W x C, uint8, shared by all processes.
+    """Shared memory for batches in transit: uint8, of `shape` workers x SLOTS x N x H x W x C.
 
-    Called by the worker, as DataLoader's collate_fn; `batch` is for the main process.
+    The worker calls the object as DataLoader's collate_fn; the main process calls `batch`.
     """
 
     def __init__(self, shape: tuple[int, ...]) -> None:
         self.memory = torch.empty(shape, dtype=torch.uint8).share_memory_()
         self.held = torch.zeros(shape[:2], dtype=torch.bool).share_memory_()
-        """Where a batch lies that the main process has taken and still refers to."""
+        """Workers x SLOTS: True for slots whose batch the main process has taken and still uses."""
         self.recent: deque[int] = deque(maxlen=AHEAD)
-        """The worker's own: where its last batches lie, which the main process may not have taken yet."""
+        """Slots of this worker's last batches, which the main process may not have taken yet."""
 
     def __call__(self, examples: list[tuple[Tensor, int]]) -> Place | tuple[Tensor, Tensor]:
-        """Put a batch where none lies; one that does not fit, of floats for instance, or too many, is sent as it is."""
+        """Write a batch to a free slot and return its place.
+
+        Returns the batch itself if no slot is free or if it does not fit, because it is too large or not uint8.
+        """
         images, labels = zip(*examples, strict=True)
         worker = get_worker_info()
         assert worker is not None
@@ -70,9 +71,9 @@ class Slots:
         return len(rows) <= len(room) and all(row.shape == room.shape[1:] and row.dtype == room.dtype for row in rows)
 
     def batch(self, place: Place) -> tuple[Tensor, Tensor]:
-        """The batch as `channels_last_batch` makes it; its memory is used again once nothing refers to it any more.
+        """Return the batch as `channels_last_batch` would; its slot is reused when nothing refers to it any more.
 
-        Where there is a GPU it is a copy in pinned memory. To be taken before the next one is asked for.
+        On a machine with a GPU it is a copy in pinned memory. Call this before requesting the next batch.
         """
         images = self.memory[place.worker, place.slot, : len(place.labels)]
         if torch.cuda.is_available():
@@ -85,12 +86,12 @@ class Slots:
         return images.permute(0, 3, 1, 2), torch.tensor(place.labels)
 
     def _release(self, place: Place, owner: int) -> None:
-        if os.getpid() == owner:  # not a worker that was forked meanwhile, and has the main process's objects too
+        if os.getpid() == owner:  # not in a worker forked later, which has copies of the main process's objects
             self.held[place.worker, place.slot] = False
 
 
 class SharedLoader(DataLoader):
-    """A DataLoader of (uint8 C x H x W, int) whose batches of at most `batch_size` come through `Slots`."""
+    """A DataLoader of (uint8 C x H x W, int) that passes its batches through `Slots`."""
 
     def __init__(self, dataset: Dataset, batches: Iterable, slots: Slots, **options: Any) -> None:
         super().__init__(dataset, batch_sampler=batches, collate_fn=slots, prefetch_factor=AHEAD, **options)
@@ -104,9 +105,9 @@ class SharedLoader(DataLoader):
 def image_loader(
     dataset: Dataset, batches: Iterable, batch_size: int, image_size: int, channels: int, **options: Any
 ) -> DataLoader:
-    """The batches of a data set of (uint8 C x H x W, int), shared where workers prepare them and there is room.
+    """Return a loader of (uint8 C x H x W, int) that uses shared memory if it has workers and the memory suffices.
 
-    options: what DataLoader is told about its workers.
+    options: DataLoader's arguments about its workers.
     """
     shape = (options["num_workers"], SLOTS, batch_size, image_size, image_size, channels)
     if options["num_workers"] and _has_room(math.prod(shape)):
@@ -115,20 +116,23 @@ def image_loader(
 
 
 def _has_room(size: int) -> bool:
-    """Whether shared memory, of which containers often have 64 MiB, has `size` bytes left: else a worker would die."""
+    """Return whether `size` bytes of shared memory are free; without them a worker would be killed.
+
+    Containers often have only 64 MiB.
+    """
     try:
         free = shutil.disk_usage(SHARED_MEMORY).free
-    except OSError:  # macOS and Windows keep it elsewhere
+    except OSError:  # macOS and Windows have it elsewhere
         return True
     if free <= size:
         log.info(
-            "Batches are sent one by one: %s has %.0f MiB, shared ones need %.0f (docker run --shm-size).",
+            "Batches are sent one by one: %s has %.0f MiB free, shared batches need %.0f (docker run --shm-size).",
             *(SHARED_MEMORY, free / MIB, size / MIB),
         )
     return free > size
 
 
 def channels_last_batch(examples: list[tuple[Tensor, int]]) -> tuple[Tensor, Tensor]:
-    """Images C x H x W and their labels -> N x C x H x W, with the channels of a pixel side by side, and int64 N."""
+    """Stack images C x H x W and labels into a channels-last N x C x H x W tensor and an int64 tensor N."""
     images, labels = zip(*examples, strict=True)
     return torch.stack([image.permute(1, 2, 0) for image in images]).permute(0, 3, 1, 2), torch.tensor(labels)

@@ -1,4 +1,4 @@
-"""Which images train, validate and test: a function of the data set and `split_seed` alone."""
+"""Split images into training, validation and test sets, depending only on the data set and `split_seed`."""
 
 import difflib
 import hashlib
@@ -26,25 +26,25 @@ def split(
     split_seed: int,
     stratified: bool = True,
 ) -> Splits:
-    """Cut the parts that a data set does not publish from its training images, stratified by class or as one stratum.
+    """Take the parts that a data set does not publish from its training images, stratified by class or as one stratum.
 
-    A class of n images gives floor(n * fraction) of them, at least one, to each part that is cut. Images with equal
-    content (equal `digests`, one for each training image) all stay in training, so that no image is on two sides.
-    Raises InputError for fractions that leave nothing to train on, and DataError, naming the class, if one has too few
-    images.
+    Each class of n images contributes floor(n * fraction) of them, at least one, to each new part. Images with equal
+    content (equal `digests`, one for each training image) all stay in training, so that no image is in two parts.
+    Raises InputError for fractions that leave nothing to train on, and DataError that names the class if one has too
+    few images.
     """
     images = published.train
     fractions = {
         "val": 0.0 if published.val else val_fraction,
         "test": 0.0 if published.test else test_fraction,
     }
-    if not (min(fractions.values()) >= 0 and sum(fractions.values()) < 1):  # nan is refused too
+    if not (min(fractions.values()) >= 0 and sum(fractions.values()) < 1):  # written so that NaN is refused too
         raise InputError(
             f"data.val_fraction={val_fraction}, data.test_fraction={test_fraction}: neither may be negative, "
             "and they must add up to less than 1."
         )
     if stratified and len(images.classes) < 2:
-        raise DataError(f"The data have one class only ({', '.join(images.classes)}): a classifier needs at least two.")
+        raise DataError(f"The data have only one class ({', '.join(images.classes)}). A classifier needs at least two.")
     single = _without_twins(images, digests)
     order = np.random.default_rng(derive("split", split_seed))
     parts: dict[str, list[int]] = {"train": [], "val": [], "test": []}
@@ -66,16 +66,16 @@ def split(
 
 
 def strata(images: LabelledImages, stratified: bool) -> dict[str, np.ndarray]:
-    """Return name -> int64 indices of the groups of images that are split alike: the classes, or all images as one."""
+    """Return name -> int64 indices of each stratum: the classes, or all images as one."""
     if not stratified:
         return {"all": np.arange(len(images))}
     return {name: np.flatnonzero(images.labels == label) for label, name in enumerate(images.classes)}
 
 
 def fewer(images: LabelledImages, fraction: float, split_seed: int, stratified: bool = True) -> LabelledImages:
-    """Return the share `fraction` of each stratum, rounded up; a smaller share is part of a larger one."""
+    """Return the share `fraction` of each stratum, rounded up; smaller shares are subsets of larger ones."""
     if not 0 < fraction <= 1:
-        raise InputError(f"data.train_fraction={fraction}: more than 0 and at most 1.")
+        raise InputError(f"data.train_fraction={fraction}: use a number above 0 and at most 1.")
     if fraction == 1:
         return images
     order = np.random.default_rng(derive("train_fraction", split_seed))
@@ -92,12 +92,13 @@ def select(
     images_per_class: int | None,
     split_seed: int,
 ) -> LabelledImages:
-    """The chosen classes (names or WordNet ids, or the first so many), at most `images_per_class` images of each.
+    """Return the images of the chosen classes, at most `images_per_class` of each.
 
-    Raises InputError, with the nearest names, for a class that the data set does not have, and for too few of either.
+    classes: names or WordNet ids, or how many of the first classes; None: all.
+    Raises InputError for an unknown class, with suggestions, and for too few classes or images.
     """
     if images_per_class is not None and images_per_class < 1:
-        raise InputError(f"data.images_per_class={images_per_class}: at least 1 is needed, or null for all.")
+        raise InputError(f"data.images_per_class={images_per_class}: use at least 1, or null for all images.")
     if classes is None and images_per_class is None:
         return images
     chosen = _class_indices(images, classes)
@@ -112,13 +113,13 @@ def select(
 
 
 def report_copies(train: Scan, published: Scan, part: str) -> None:
-    """Warn of pictures in a published `part` that are in training too; as published, they stay where they are."""
+    """Warn about images of a published `part` that are in training too; published parts are not changed."""
     learned = {digest: index for index, digest in enumerate(train.digests)}
     copies = [index for index, digest in enumerate(published.digests) if digest in learned]
     if copies:
         original = learned[published.digests[copies[0]]]
         log.warning(
-            "%d of the %d published %s images are in training too, and count towards the score: %s = %s%s",
+            "%d of the %d published %s images are also in training, and count towards the score: %s = %s%s",
             len(copies),
             len(published.images),
             part,
@@ -129,7 +130,7 @@ def report_copies(train: Scan, published: Scan, part: str) -> None:
 
 
 def content_hash(parts: Splits) -> str:
-    """Identifies a split: equal if and only if the same images are on the same sides."""
+    """Return a hash of a split, equal if and only if the same images are in the same parts."""
     digest = hashlib.blake2b(digest_size=8)
     for part in (parts.train, parts.val, parts.test):
         names = [] if part is None else [part.name(index) for index in range(len(part))]
@@ -138,7 +139,7 @@ def content_hash(parts: Splits) -> str:
 
 
 def _without_twins(images: LabelledImages, digests: Sequence[str]) -> np.ndarray:
-    """True for every image whose content no other image has; reports the pairs that are in two classes."""
+    """Return a mask of the images whose content no other image has; warn about duplicates in different classes."""
     groups: dict[str, list[int]] = defaultdict(list)
     for index, digest in enumerate(digests):
         groups[digest].append(index)
@@ -149,16 +150,16 @@ def _without_twins(images: LabelledImages, digests: Sequence[str]) -> np.ndarray
         single[twins] = False
         if len({images.labels[index].item() for index in twins}) > 1:
             names = " = ".join(images.name(index) for index in twins)
-            log.warning("The same picture is in two classes: %s. It stays in the training split.", names)
+            log.warning("The same image is in two classes: %s. It stays in the training split.", names)
     return single
 
 
 def _too_few(name: str, members: np.ndarray, single: np.ndarray) -> str:
     twins = len(members) - np.count_nonzero(single[members])
-    shared = f", {twins} of them with an equal twin and for training only" if twins else ""
+    shared = f", {twins} of them duplicates that are used for training only" if twins else ""
     return (
-        f"Too few images to split in class {name!r} ({len(members)}{shared}): each part needs one of its own. Add "
-        "images, remove the class, or cut fewer parts (data.val_fraction=0, data.test_fraction=0)."
+        f"Class {name!r} has too few images to split ({len(members)}{shared}): each part needs at least one. Add "
+        "images, remove the class, or make fewer parts (data.val_fraction=0, data.test_fraction=0)."
     )
 
 
@@ -166,11 +167,11 @@ def _class_indices(images: LabelledImages, classes: Sequence[str | int] | int | 
     if classes is None:
         return list(range(len(images.classes)))
     if isinstance(classes, str | float):
-        raise InputError(f"data.classes={classes}: give a list of names ([a,b]) or a count.")
+        raise InputError(f"data.classes={classes}: use a list of names ([a,b]) or a number.")
     if isinstance(classes, int):
         if not 2 <= classes <= len(images.classes):
             raise InputError(
-                f"data.classes={classes}: the data have {len(images.classes)} classes, at least 2 are needed."
+                f"data.classes={classes}: use a number from 2 to {len(images.classes)}, the classes of the data."
             )
         return list(range(classes))
     index = {name: label for label, name in enumerate(images.classes)}
@@ -178,9 +179,9 @@ def _class_indices(images: LabelledImages, classes: Sequence[str | int] | int | 
     unknown = [str(name) for name in classes if str(name) not in index]
     if unknown:
         near = [match for name in unknown for match in difflib.get_close_matches(name, index, n=2)]
-        hint = f" Nearest: {', '.join(near)}." if near else f" They are: {', '.join(images.classes[:20])}."
-        raise InputError(f"data.classes: the data have no class {', '.join(unknown)}.{hint}")
+        hint = f"Did you mean {' or '.join(near)}?" if near else f"Available: {', '.join(images.classes[:20])}."
+        raise InputError(f"data.classes: unknown class {', '.join(unknown)}. {hint}")
     chosen = sorted({index[str(name)] for name in classes})
     if len(chosen) < 2:
-        raise InputError(f"data.classes=[{', '.join(map(str, classes))}]: at least 2 classes are needed.")
+        raise InputError(f"data.classes=[{', '.join(map(str, classes))}]: use at least 2 classes.")
     return chosen

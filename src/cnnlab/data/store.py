@@ -1,13 +1,13 @@
-"""One store on disk for what is expensive to compute from images: kept by key, shared by concurrent processes.
+"""Cache on disk for tensors that are expensive to compute from images, shared by concurrent processes.
 
-    <folder>/<kind>/<key>/about.json                what the entry is
+    <folder>/<kind>/<key>/about.json                what the entry depends on
     <folder>/<kind>/<key>/<bucket>-<n>.safetensors  shards: image -> tensor, read through memory maps
     <folder>/<kind>/<key>/<bucket>.lock             held by the process that fills the bucket (`fill`)
     <folder>/<kind>/<key>/added.lock                held while a shard is added (`add`)
 
-An entry holds one tensor for each image, under a hash of the image's content, so that every split and subset of the
-data shares it. Shards appear whole or not at all and are never changed. Locks are the operating system's: those of a
-killed process are free again.
+An entry holds one tensor for each image, under a hash of the image's content, so that all splits and subsets of the
+data share it. Shards are written atomically and never changed. The locks are those of the operating system, which
+releases them when a process is killed.
 """
 
 from __future__ import annotations
@@ -46,7 +46,7 @@ Produce = Callable[[Iterator[Sequence[str]]], Iterable[Sequence["Tensor"]]]
 
 
 class Store:
-    """The entries below `folder`; beyond `limit_gib` the least recently used ones go (None: no limit)."""
+    """The entries below `folder`; `shrink` removes the least recently used ones beyond `limit_gib` (None: no limit)."""
 
     def __init__(self, folder: Path, limit_gib: float | None = None) -> None:
         self.folder = folder
@@ -54,9 +54,10 @@ class Store:
         self._opened: set[Path] = set()
 
     def entry(self, kind: str, parts: dict[str, Any]) -> Entry:
-        """The entry that `parts` identify: plain values, everything that its tensors depend on beside the image.
+        """Open the entry that `parts` identify, creating it if necessary.
 
-        The versions of the libraries that make tensors of images are added.
+        parts: plain values, everything that the tensors depend on besides the image. The versions of the libraries that
+        turn images into tensors are added.
         """
         entry = self.look(kind, parts)
         entry.describe()
@@ -65,28 +66,28 @@ class Store:
         return entry
 
     def look(self, kind: str, parts: dict[str, Any]) -> Entry:
-        """That entry, only to see what it holds: nothing is created, and it does not count as used."""
+        """Open an entry only to see what it holds: nothing is created, and it does not count as used."""
         parts = parts | {"versions": library_versions()}
         return Entry(self.folder / kind / key_of(parts), parts)
 
     def require_room(self, size: float, what: str) -> None:
-        """Raises InputError if `size` bytes are more than the limit, or than the disk has left."""
+        """Raise InputError if `size` bytes exceed the limit or the free disk space."""
         self.folder.mkdir(parents=True, exist_ok=True)
         free = float(shutil.disk_usage(self.folder).free)
         room = free if self.limit_gib is None else min(self.limit_gib * GIB, free)
         if size > room:
-            sizes = f"{size / GIB:.1f} GiB, and there is room for {room / GIB:.1f}"
+            sizes = f"{size / GIB:.1f} GiB, but there is room for only {room / GIB:.1f}"
             raise InputError(f"{what} need {sizes} (speed.cache_gib, free disk).")
 
     def infos(self) -> list[Info]:
-        """Every entry, the most recently used first."""
+        """Return every entry, most recently used first."""
         found = [_info(path) for kind in KINDS for path in (self.folder / kind).glob("*/")]
         return sorted((info for info in found if info), key=lambda info: info.used, reverse=True)
 
     def shrink(self, wanted: float = 0.0) -> list[Info]:
-        """Remove the least recently used entries beyond the limit, but none that this process has opened.
+        """Remove the least recently used entries beyond the limit, except those that this process has opened.
 
-        wanted: bytes that are about to be added.
+        wanted: bytes that are about to be added. Returns the removed entries.
         """
         if self.limit_gib is None:
             return []
@@ -99,15 +100,15 @@ class Store:
                 removed.append(info)
                 excess -= info.size
         if removed:
-            log.info("Cache: removed %d entries that were used longest ago.", len(removed))
+            log.info("Cache: removed the %d least recently used entries.", len(removed))
         if excess > 0:
-            log.warning("The cache in %s is %.1f GiB larger than speed.cache_gib.", self.folder, excess / GIB)
+            log.warning("The cache in %s exceeds speed.cache_gib by %.1f GiB.", self.folder, excess / GIB)
         return removed
 
 
 @dataclass(frozen=True)
 class Info:
-    """An entry as `cnnlab cache ls` shows it; size in bytes, used in seconds since 1970."""
+    """An entry as listed by `cnnlab cache ls`; size in bytes, used in seconds since 1970."""
 
     path: Path
     kind: str
@@ -118,7 +119,7 @@ class Info:
 
 
 class Entry:
-    """Tensors by image; what other processes add is seen after `refresh`."""
+    """Tensors by image; those that other processes add become visible after `refresh`."""
 
     def __init__(self, path: Path, parts: dict[str, Any]) -> None:
         self.path = path
@@ -126,20 +127,20 @@ class Entry:
         self._shards: dict[str, MappedTensors] = {}
         self._shard_of: dict[str, MappedTensors] = {}
         self._changed = 0
-        """When the folder had last changed before it was read."""
+        """Modification time of the folder when it was last read, in nanoseconds."""
         self.refresh()
 
     def describe(self) -> None:
-        """Write down what the entry is, unless that is there and can be read."""
+        """Write about.json unless it exists and can be read."""
         if _info(self.path) is None:
             write_json(self.path / ABOUT, self.parts)
 
     def __reduce__(self) -> tuple:
-        """Worker processes that are not forked open the files themselves."""
+        """Pickle only path and parts: worker processes that are not forked open the files themselves."""
         return Entry, (self.path, self.parts)
 
     def refresh(self) -> None:
-        """Open the shards that are new; a damaged one is removed, and its images are missing again."""
+        """Open new shards; remove damaged ones, so that their images count as missing."""
         from safetensors import SafetensorError
 
         self._changed = self._last_change()
@@ -148,7 +149,7 @@ class Entry:
             try:
                 shard = MappedTensors(file)
             except (SafetensorError, OSError) as error:
-                if file.exists():  # otherwise another process has just removed the entry
+                if file.exists():  # else another process has just removed the entry
                     log.warning("Cache: %s is damaged (%s) and was removed.", file, error)
                     file.unlink(missing_ok=True)
                 continue
@@ -157,38 +158,41 @@ class Entry:
                 self._shard_of.setdefault(image, shard)
 
     def refresh_if_changed(self) -> None:
-        """The same where the folder shows a change; one within a tick of its clock may stay unseen until the next."""
+        """Refresh if the folder's modification time has changed.
+
+        A change within one tick of the file system's clock may go unnoticed until the next change.
+        """
         if self._last_change() != self._changed:
             self.refresh()
 
     def _names(self) -> set[str]:
-        """The shards that are there."""
+        """Return the file names of the existing shards."""
         try:
             return {name for name in os.listdir(self.path) if name.endswith(".safetensors")}
-        except OSError:  # nothing is kept, or another process has removed the entry
+        except OSError:  # nothing is stored, or another process has removed the entry
             return set()
 
     def _last_change(self) -> int:
         try:
             return self.path.stat().st_mtime_ns
-        except OSError:  # nothing is kept, or another process has removed the entry
+        except OSError:  # nothing is stored, or another process has removed the entry
             return 0
 
     def __contains__(self, image: str) -> bool:
         return image in self._shard_of
 
     def __getitem__(self, image: str) -> Tensor:
-        """A view of the memory map: not to be written to."""
+        """Return the tensor of an image, a view of the memory map that must not be written to."""
         return self._shard_of[image][image]
 
     def missing(self, images: Iterable[str]) -> list[str]:
-        """Those of `images` that the entry does not hold, each once, in order."""
+        """Return the images that the entry does not hold, each once, in order."""
         return [image for image in dict.fromkeys(images) if image not in self]
 
     def add(self, tensors: dict[str, Tensor]) -> None:
-        """Keep tensors, contiguous and on the CPU, of images; those that another process has added meanwhile stay.
+        """Store the tensors of images, except those that another process has added in the meantime.
 
-        Raises OSError if the disk is full or cannot be written.
+        tensors: contiguous and on the CPU. Raises OSError if the disk is full or cannot be written.
         """
         self.path.mkdir(parents=True, exist_ok=True)
         with FileLock(self.path / "added.lock", poll_interval=0.002):
@@ -197,15 +201,15 @@ class Entry:
                 self._write("added", left)
 
     def claims(self, images: Sequence[str]) -> Iterator[Claim]:
-        """Portions of what is missing of `images`, each claimed for this process until it is written or released.
+        """Yield portions of the missing `images`, each claimed by this process until it is written or released.
 
-        Portions that another process works on are passed over: call again until nothing is missing.
+        Portions that another process works on are skipped: call again until nothing is missing.
         """
         count = bucket_count(len(images))
         buckets: dict[int, list[str]] = defaultdict(list)
         for image in self.missing(images):
             buckets[int(image[:8], 16) % count].append(image)
-        first = os.getpid() % count  # processes that start together begin at different buckets
+        first = os.getpid() % count  # so that processes started together begin at different buckets
         for bucket in sorted(buckets, key=lambda number: (number - first) % count):
             name = f"{count}-{bucket:04d}"
             lock = FileLock(self.path / f"{name}.lock")
@@ -220,10 +224,11 @@ class Entry:
                 lock.release()
 
     def fill(self, images: Sequence[str], produce: Produce, batch_size: int, title: str, show: bool = True) -> None:
-        """Add what is missing of `images`; processes that fill the same entry share the work and wait for each other.
+        """Compute and add the missing tensors of `images`; processes that fill the same entry share the work.
 
-        produce: for batches of at most `batch_size` images in the order in which they are asked for, the tensors.
-        Raises OSError if the disk is full or cannot be written.
+        Returns when nothing is missing, which may mean waiting for another process.
+        produce: takes an iterator of batches of at most `batch_size` images and yields their tensors, in that order.
+        title: of the progress bar. Raises OSError if the disk is full or cannot be written.
         """
         missing = self.missing(images)
         with tqdm(desc=title, total=len(missing), unit="img", leave=False, disable=not (show and missing)) as bar:
@@ -235,7 +240,7 @@ class Entry:
                 bar.update(bar.total - len(missing) - bar.n)
 
     def _fill_claimed(self, images: Sequence[str], produce: Produce, batch_size: int, bar: tqdm) -> bool:
-        """Add what no other process is at; whether there was anything of that kind."""
+        """Add the missing tensors that no other process works on; return whether any were added."""
         asked: deque[tuple[Claim, Sequence[str]]] = deque()
 
         def batches() -> Iterator[Sequence[str]]:
@@ -256,19 +261,19 @@ class Entry:
         return wrote
 
     def _write(self, name: str, tensors: dict[str, Tensor]) -> None:
-        self.describe()  # the entry may have been removed meanwhile
+        self.describe()  # the entry may have been removed in the meantime
         for other in os.listdir(self.path):
-            if other.startswith(f".{name}-"):  # unfinished, of a process that was killed: its lock is ours now
+            if other.startswith(f".{name}-"):  # left unfinished by a killed process, whose lock we now hold
                 (self.path / other).unlink(missing_ok=True)
         number = sum(shard.startswith(f"{name}-") for shard in self._names())
         path = self.path / f"{name}-{number}.safetensors"
-        # Not waiting for the disk: what a power cut leaves of a shard is too short, hence found damaged and made again.
+        # No sync to disk: a shard truncated by a power cut is detected as damaged and made again.
         write_atomically(path, lambda file: write_safetensors(file, tensors), durable=False)
         self.refresh()
 
 
 class Claim:
-    """Images that this process alone may add to an entry while it holds their lock."""
+    """Images that only this process may add to an entry while it holds their lock."""
 
     def __init__(self, entry: Entry, name: str, lock: FileLock, images: list[str]) -> None:
         self.images = images
@@ -277,7 +282,7 @@ class Claim:
         self._lock = lock
 
     def write(self, tensors: dict[str, Tensor]) -> None:
-        """Add the tensors, one for each image of the claim, contiguous and on the CPU; ends the claim."""
+        """Add one tensor for each image of the claim, contiguous and on the CPU, and end the claim."""
         try:
             self._entry._write(self._name, tensors)
         finally:
@@ -289,13 +294,13 @@ class Claim:
 
 
 def key_of(parts: dict[str, Any]) -> str:
-    """A hash of plain values."""
+    """Return a hash of plain values."""
     text = json.dumps(parts, sort_keys=True, ensure_ascii=False)
     return hashlib.blake2b(text.encode(), digest_size=10).hexdigest()
 
 
 def library_versions() -> dict[str, str | None]:
-    """Package -> version of what decodes, augments and computes; None for what is not installed."""
+    """Return the versions of the packages that decode, augment and compute; None for those not installed."""
     found: dict[str, str | None] = {}
     for package in PACKAGES:
         try:
@@ -306,20 +311,20 @@ def library_versions() -> dict[str, str | None]:
 
 
 def bucket_count(images: int) -> int:
-    """A power of two, for portions of 64 images (of up to 1,024 in large data sets)."""
+    """Return the number of buckets, a power of two: each holds about 64 images, or up to 1,024 in large data sets."""
     portion = min(max(64, math.isqrt(images)), 1024)
     return 1 << max(0, round(math.log2(max(1, images) / portion)))
 
 
 def _evenly(images: Sequence[str], size: int) -> list[Sequence[str]]:
-    """Parts of at most `size`, of nearly equal length."""
+    """Split the images into parts of nearly equal length, at most `size`."""
     count = -(-len(images) // size)
     bounds = [len(images) * number // count for number in range(count + 1)]
     return [images[start:stop] for start, stop in pairwise(bounds)]
 
 
 def remove(path: Path) -> None:
-    """Take an entry away at once; processes that read it keep what they have mapped."""
+    """Remove an entry atomically; processes that read it keep the shards they have mapped."""
     gone = path.with_name(f".{path.name}-{os.getpid()}-{time.monotonic_ns()}")
     try:
         path.rename(gone)
@@ -335,5 +340,5 @@ def _info(path: Path) -> Info | None:
         size = sum(file.stat().st_size for file in path.iterdir())
         known = isinstance(parts, dict)
         return Info(path, path.parent.name, path.name, size, about.stat().st_mtime, parts) if known else None
-    except (OSError, DataError):  # removed meanwhile, or no entry of ours
+    except (OSError, DataError):  # removed in the meantime, or not an entry of cnnlab
         return None

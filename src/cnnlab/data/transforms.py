@@ -1,4 +1,4 @@
-"""From a decoded picture to the uint8 tensor that a network's batch is made of."""
+"""Turn decoded images into uint8 tensors of the network's input size, with and without augmentation."""
 
 import math
 from collections.abc import Callable, Iterable, Sequence
@@ -15,14 +15,17 @@ from cnnlab.data.decoding import to_pixels
 from cnnlab.errors import InputError
 
 MIXING = (v2.MixUp, v2.CutMix)
-"""Augmentations that mix the images of a batch, and their labels."""
+"""Augmentations that mix the images of a batch and their labels."""
 BATCH_TRANSFORMS = (v2.GaussianNoise, *MIXING)
-"""Augmentations that work on float images or on whole batches, hence on the device rather than in the workers."""
+"""Augmentations of float images or whole batches; they run on the device instead of in the workers."""
 BORDERS = ("constant", "edge", "reflect", "symmetric")
 
 
 class EvalTransform:
-    """Resize the short side to `resize_size`, then cut the central `image_size` square (torchvision's evaluation)."""
+    """Resize the short side to `resize_size`, then crop the central square of `image_size` (as torchvision evaluates).
+
+    `prepare` is the same for an image each time, so its result can be cached; `augment` is random.
+    """
 
     def __init__(self, image_size: int, resize_size: int) -> None:
         self.image_size = image_size
@@ -30,29 +33,29 @@ class EvalTransform:
         self.crop = v2.CenterCrop(image_size)
 
     def __call__(self, image: Image.Image | Tensor) -> Tensor:
-        """A uint8 tensor of C x image_size x image_size."""
+        """Return the transformed image as uint8 C x image_size x image_size."""
         return self.augment(self.prepare(image))
 
     def prepare(self, image: Image.Image | Tensor) -> Tensor:
-        """What is the same for an image each time."""
+        """Return the resized and cropped image as uint8 C x image_size x image_size."""
         return self.crop(self.resize(image if isinstance(image, Tensor) else to_pixels(image)))
 
     def augment(self, pixels: Tensor) -> Tensor:
-        """What differs: nothing."""
+        """Return the image unchanged."""
         return pixels
 
     def needed_side(self) -> None:
-        """`prepare` resizes every image."""
+        """Return None: `prepare` resizes every image, so records need no size of their own."""
 
     def prepared_as(self) -> dict[str, int]:
-        """What the result of `prepare` depends on, beside the image."""
+        """Return everything that the result of `prepare` depends on besides the image."""
         return {"resize_size": self.resize.size[0], "image_size": self.image_size}
 
 
 class TrainTransform:
-    """The augmentations in the order given, on what evaluation sees unless one of them cuts the image itself.
+    """Applies the augmentations in the given order to the image as evaluation sees it, unless one of them crops.
 
-    RandomResizedCrop cuts from the whole image, RandomCrop from one whose short side is `resize_size`.
+    RandomResizedCrop crops from the whole image, RandomCrop from the image resized to a short side of `resize_size`.
     """
 
     def __init__(self, augmentations: Iterable[torch.nn.Module], image_size: int, resize_size: int) -> None:
@@ -60,27 +63,28 @@ class TrainTransform:
         self.evaluation = EvalTransform(image_size, resize_size)
 
     def __call__(self, image: Image.Image | Tensor) -> Tensor:
-        """A uint8 tensor of C x image_size x image_size."""
+        """Return the augmented image as uint8 C x image_size x image_size."""
         return self.augment(self.prepare(image))
 
     def prepare(self, image: Image.Image | Tensor) -> Tensor:
-        """What is the same for an image each time: uint8 C x H x W."""
+        """Return the image as it is before augmentation, the same each time: uint8 C x H x W."""
         pixels = image if isinstance(image, Tensor) else to_pixels(image)
         if self._first(v2.RandomResizedCrop):
             return pixels
         return self.evaluation.resize(pixels) if self._first(v2.RandomCrop) else self.evaluation(pixels)
 
     def augment(self, pixels: Tensor) -> Tensor:
-        """What differs each time: a uint8 tensor of C x image_size x image_size."""
+        """Apply the random augmentations to a prepared image: uint8 C x image_size x image_size."""
         for step in self.augmentations:
             pixels = FASTER.get(type(step), apply)(step, pixels)
         size = self.evaluation.image_size
         return pixels if pixels.shape[-2:] == (size, size) else self.evaluation(pixels)
 
     def needed_side(self) -> int | None:
-        """Pixels of the short side of an image that suffice for RandomResizedCrop; None for others.
+        """Return how many pixels of the short side RandomResizedCrop needs; None without it.
 
-        The smallest crop then has about as many pixels as the network takes, up to twice the side of evaluation.
+        With that side, the smallest crop has about as many pixels as the network's input; the side is limited to twice
+        that of evaluation.
         """
         crop = self._first(v2.RandomResizedCrop)
         if crop is None:
@@ -88,7 +92,7 @@ class TrainTransform:
         return min(math.ceil(max(crop.size) / math.sqrt(crop.scale[0])), 2 * self.evaluation.resize.size[0])
 
     def prepared_as(self) -> dict[str, int]:
-        """What the result of `prepare` depends on, beside the image."""
+        """Return everything that the result of `prepare` depends on besides the image."""
         if self._first(v2.RandomResizedCrop):
             return {}
         if self._first(v2.RandomCrop):
@@ -100,11 +104,10 @@ class TrainTransform:
 
 
 def resized_crop(step: v2.RandomResizedCrop, pixels: Tensor) -> Tensor:
-    """What `step` makes of uint8 C x H x W, drawn alike and equal to the bit, with the layout of `to_pixels`.
+    """Apply `step` to uint8 C x H x W in channels-last layout, with the same random numbers and bits, but faster.
 
-    It takes a third of the time: torch's resize has a fast path for pixels that lie side by side without gaps between
-    rows, and torchvision's way to it costs half as much as the resize. (Where a CPU is neither ARM nor has AVX2,
-    torchvision resizes floats, and a value may differ by 1.)
+    torch's resize has a fast path for contiguous channels-last pixels, which torchvision does not use directly.
+    (On CPUs that are neither ARM nor have AVX2, torchvision resizes floats, and values may differ by 1.)
     """
     top, left, height, width = draw_window(step, *pixels.shape[-2:])
     window = pixels[None, :, top : top + height, left : left + width].contiguous(memory_format=torch.channels_last)
@@ -114,8 +117,7 @@ def resized_crop(step: v2.RandomResizedCrop, pixels: Tensor) -> Tensor:
 
 
 def draw_window(step: v2.RandomResizedCrop, height: int, width: int) -> tuple[int, int, int, int]:
-    """Top, left, height and width of what `step.make_params` cuts from an image of that size, drawn alike, in half the
-    time."""
+    """Return top, left, height and width of a crop with the same random numbers as `step.make_params`, but faster."""
     low, high = _logarithms(*step.ratio)
     number = torch.empty(1)
     for _ in range(10):
@@ -133,12 +135,12 @@ def draw_window(step: v2.RandomResizedCrop, height: int, width: int) -> tuple[in
 
 @cache
 def _logarithms(*numbers: float) -> list[float]:
-    """In single precision."""
+    """Return the natural logarithms in single precision, as torchvision computes them."""
     return torch.tensor(numbers).log().tolist()
 
 
 def horizontal_flip(step: v2.RandomHorizontalFlip, pixels: Tensor) -> Tensor:
-    """What `step` makes of C x H x W, drawn alike, without looking for what else it may have been given."""
+    """Apply `step` to an image C x H x W with the same random number, without checking for other types of input."""
     return pixels.flip(-1) if torch.rand(1) < step.p else pixels
 
 
@@ -150,11 +152,11 @@ FASTER: dict[type, Callable[[Any, Tensor], Tensor]] = {
     v2.RandomResizedCrop: resized_crop,
     v2.RandomHorizontalFlip: horizontal_flip,
 }
-"""Augmentations of torchvision -> what does the same on images in less time."""
+"""torchvision's augmentation -> a faster function with the same result on images."""
 
 
 def batch_transforms(augmentations: Iterable[torch.nn.Module], num_classes: int) -> list[torch.nn.Module]:
-    """The augmentations that run on the device, on a float batch in [0, 1] and its labels."""
+    """Return the augmentations that run on the device, on a float batch in [0, 1] and its labels."""
     chosen = [step for step in augmentations if isinstance(step, BATCH_TRANSFORMS)]
     for step in chosen:
         if isinstance(step, MIXING):
@@ -163,11 +165,11 @@ def batch_transforms(augmentations: Iterable[torch.nn.Module], num_classes: int)
 
 
 class RandomAffine(v2.RandomAffine):
-    """torchvision's RandomAffine with a choice of border and, with probability `reflect`, a mirrored image.
+    """torchvision's RandomAffine with a choice of border, and mirroring with probability `reflect`.
 
-    A mirrored and rotated image is the reflection about an axis of random direction.
-    border: what lies outside the image: "constant" (fill), "edge", "reflect" or "symmetric", as in torchvision's Pad.
-    Raises InputError for another border or a probability outside [0, 1].
+    Mirroring and rotating an image reflects it about an axis of random direction.
+    border: how to fill outside the image: "constant" (fill), "edge", "reflect" or "symmetric", as in torchvision's Pad.
+    Raises InputError for an unknown border or a probability outside [0, 1].
     """
 
     def __init__(
@@ -185,7 +187,7 @@ class RandomAffine(v2.RandomAffine):
         if border not in BORDERS:
             raise InputError(f"border={border}: use {', '.join(BORDERS)}.")
         if not 0 <= reflect <= 1:
-            raise InputError(f"reflect={reflect}: it is a probability, between 0 and 1.")
+            raise InputError(f"reflect={reflect}: use a probability between 0 and 1.")
         self.reflect = reflect
         self.border = border
 
@@ -203,7 +205,7 @@ class RandomAffine(v2.RandomAffine):
         return v2.functional.center_crop(super().transform(padded, geometry), [height, width])
 
     def _margin(self, side: int) -> int:
-        """Pixels beyond the border that the strongest transform can bring into view; a mirror has less than `side`."""
+        """Return how many pixels beyond the border the strongest transform can show; reflection allows side - 1."""
         angle = math.radians(min(45.0, max(abs(degree) for degree in self.degrees)))
         slant = math.tan(math.radians(max((abs(degree) for degree in self.shear or ()), default=0.0)))
         reach = (math.cos(angle) + math.sin(angle)) * (1 + slant) / min(self.scale[0] if self.scale else 1.0, 1.0)

@@ -1,4 +1,4 @@
-"""Views: augmented images that are a function of the view's number and the image's content alone."""
+"""Views: augmented images that depend only on the view's number and the image's content."""
 
 from collections.abc import Callable, Sequence
 
@@ -9,13 +9,13 @@ from cnnlab.data.images import LabelledImages
 from cnnlab.seeds import derived_rng
 
 EVALUATION = -1
-"""The view that evaluation sees: no augmentation."""
+"""Number of the view without augmentation, as evaluation sees the image."""
 
 
 class Views(Dataset):
-    """(view, index) -> the image augmented as in training, and its label; the same for every seed, split and subset.
+    """Dataset of (view, index) -> (image augmented as in training, label), the same for every seed, split and subset.
 
-    noise: augmentations that otherwise run on the device, batch by batch; here they are part of the view.
+    noise: augmentations that otherwise run on the device on whole batches; here they are part of the view.
     """
 
     def __init__(self, images: LabelledImages, transform: Callable, channels: int, noise: Sequence[nn.Module]) -> None:
@@ -28,7 +28,7 @@ class Views(Dataset):
         return len(self.images)
 
     def __getitem__(self, draw: tuple[int, int]) -> tuple[Tensor, int | float]:
-        """uint8 C x H x W, or float32 in [0, 1] where there is noise."""
+        """Return the image as uint8 C x H x W, or as float32 in [0, 1] if there is noise, and its label."""
         view, index = draw
         image = self.images.tensor(index, self.channels)
         with derived_rng("view", view, self.images.digest(index)):

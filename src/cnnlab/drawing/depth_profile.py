@@ -8,7 +8,7 @@ LOWEST, HIGHEST = 1e-12, 1e12
 """Range of the logarithmic axes; values outside it, 0 included, are drawn at its ends, so that all plots compare."""
 PANELS = {
     "activation_std": "standard deviation of the outputs",
-    "zero_share": "share of zeros behind the nonlinearity",
+    "zero_share": "share of zeros after the nonlinearity",
     "gradient_norm": "norm of the weight's gradient",
     "update_ratio": "update / weight",
 }

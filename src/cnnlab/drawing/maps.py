@@ -19,7 +19,7 @@ def layer_title(network: str, name: str, layer: nn.Module, index: int | None = N
     """Return a title such as "vgg16 · features.0 (layer 0) · Conv2d, before the nonlinearity"."""
     kind = type(layer).__name__
     if isinstance(layer, NONLINEAR):
-        kind += ", behind the nonlinearity"
+        kind += ", after the nonlinearity"
     elif isinstance(layer, nn.Conv2d):
         kind += ", before the nonlinearity"
     return " · ".join([network, name if index is None else f"{name} (layer {index})", kind])

@@ -15,15 +15,15 @@ PICTURES = {
     "dream": "what a layer sees in an image, amplified octave by octave",
     "style": "the content of one image in the style of another",
     "adversarial": "images that the network misclassifies after a small perturbation, and accuracy by its size",
-    "embedding": "where the images of a data set lie in the space of the network's features",
-    "preprocessing": "what every kind of preprocessing makes of the same images and their covariance",
+    "embedding": "the images of a data set in the network's feature space, projected to two dimensions",
+    "preprocessing": "the same images, and their covariance, after every kind of preprocessing",
     "augmentation": "one image as training sees it in several epochs, and every augmentation alone",
     "schedule": "learning rate and freezing over the epochs, without training",
     "explore": "one HTML page on which to draw an image and see every layer of a small network compute",
     "policy": "the probability that a policy network gives to each move, on a Go board: sgf=game.sgf move=42",
 }
 """Picture -> what it shows, in one line."""
-OF_NETWORKS = {name: f"cnnlab.explain.{name}" for name in ("filters", "maximize", "schedule")}
+OF_NETWORKS = {name: f"cnnlab.explain.{name}" for name in ("filters", "schedule")}
 """Pictures of any staged network -> the module that draws them."""
 OF_IMAGES = {name: f"cnnlab.explain.{name}" for name in PICTURES if name != "policy"}
 """Pictures of a network that classifies images -> the module that draws them."""

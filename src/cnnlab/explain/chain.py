@@ -73,7 +73,7 @@ def _computed(module: nn.Module, values: Tensor) -> tuple[Description, Tensor]:
     if describe is None:
         raise UnsupportedError()
     try:
-        outputs = module.forward(values.clone())  # without hooks: a page cannot run them either
+        outputs = module.forward(values.clone())  # without hooks, which the page cannot run either
     except RuntimeError as error:
         raise UnsupportedError(f" that does not accept {_by(values.shape[1:])}") from error
     return describe(module, values.shape[1:], outputs.shape[1:]), outputs

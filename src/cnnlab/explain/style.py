@@ -59,8 +59,8 @@ def draw(subject: Subject, options: Options, output: Path) -> list[Path]:
     """
     if options.steps < 1 or options.scales < 1 or options.size < 2 ** (options.scales + 3):
         raise InputError(
-            f"steps={options.steps}, scales={options.scales} must be at least 1, and "
-            f"size={options.size} at least 2 ** (scales + 3)."
+            f"steps={options.steps} and scales={options.scales} must be at least 1, and size={options.size} at least "
+            f"{2 ** (options.scales + 3)} (2 ** (scales + 3))."
         )
     content, style = (_read(subject, name, getattr(options, name), options.size) for name in ("content", "style"))
     network = subject.network.requires_grad_(False).to(memory_format=torch.channels_last)

@@ -1,13 +1,14 @@
-"""AlexNet as published (Krizhevsky, Sutskever, Hinton 2012): 96 first filters, two groups, response normalization."""
+"""AlexNet as published (Krizhevsky, Sutskever, Hinton 2012)."""
 
 import torch
 from torch import Tensor, nn
 
 
 class AlexNet(nn.Module):
-    """The network of the paper's figure 2 as one module: `groups=2` is its division over two GPUs.
+    """The network in figure 2 of the paper; `groups=2` stands for its division over two GPUs.
 
-    torchvision's `alexnet` is the later single-tower version with 64 first filters and no response normalization.
+    It has 96 filters in the first layer and response normalization; torchvision's `alexnet` is the later single-tower
+    version with 64 filters and no response normalization.
     """
 
     def __init__(self, num_classes: int = 1000, in_channels: int = 3, dropout: float = 0.5) -> None:
@@ -46,5 +47,8 @@ class AlexNet(nn.Module):
 
 
 def _response_norm() -> nn.LocalResponseNorm:
-    """Section 3.3: k = 2, n = 5, alpha = 1e-4, beta = 0.75; torch divides alpha by n, the paper does not."""
+    """Return the normalization of section 3.3: k = 2, n = 5, alpha = 1e-4, beta = 0.75.
+
+    torch divides alpha by n, which the paper does not.
+    """
     return nn.LocalResponseNorm(size=5, alpha=5e-4, beta=0.75, k=2.0)

@@ -7,16 +7,16 @@ from torch import Tensor, nn
 
 
 class AlphaGoPolicy(nn.Module):
-    """One 5x5 and eleven 3x3 convolutions of k filters, a 1x1 convolution of one filter and a bias for each position.
+    """A 5x5 and eleven 3x3 convolutions of k filters, a 1x1 convolution of one filter and a bias for each position.
 
-    3,882,793 parameters with k = 192 and 48 planes on a 19 x 19 board.
+    It has 3,882,793 parameters with k = 192 and 48 planes on a 19 x 19 board.
     """
 
     def __init__(self, num_classes: int = 361, in_channels: int = 48, k: int = 192, layers: int = 12) -> None:
         super().__init__()
         side = int(num_classes**0.5)
         if side * side != num_classes:
-            raise ValueError(f"num_classes is the number of points of a square board, got {num_classes}")
+            raise ValueError(f"num_classes must be the number of points of a square board, got {num_classes}")
         steps: OrderedDict[str, nn.Module] = OrderedDict()
         for layer in range(1, layers + 1):
             kernel_size, planes = (5, in_channels) if layer == 1 else (3, k)
@@ -33,7 +33,7 @@ class AlphaGoPolicy(nn.Module):
 
 
 class PositionBias(nn.Module):
-    """A different bias for each position of the board; starts at zero."""
+    """Adds a separate bias for each position of the board, initially zero."""
 
     def __init__(self, positions: int) -> None:
         super().__init__()

@@ -1,6 +1,6 @@
-"""Adversarial examples within a distance of an image: FGSM and projected gradient descent.
+"""Make adversarial examples within a distance of an image, by FGSM and projected gradient descent (PGD).
 
-They live in pixel space [0, 1]; preprocessing is the model's first layer, so that a distance means the same everywhere.
+Distances are in pixel space [0, 1] and comparable between models, because preprocessing is a model's first layer.
 """
 
 from collections.abc import Callable
@@ -16,16 +16,17 @@ from cnnlab.models.gradients import input_gradient
 ATTACKS = ("fgsm", "pgd")
 NORMS = ("linf", "l2")
 Model = Callable[[Tensor], Tensor]
-"""float images N x C x H x W in [0, 1] -> logits."""
+"""Function of float images N x C x H x W in [0, 1] that returns logits N x classes."""
 
 
 @dataclass(frozen=True)
 class Attack:
-    """kind: "fgsm" (Goodfellow et al. 2015) is one step of length epsilon along the sign of the gradient; "pgd" (Madry
-    et al. 2018) takes `steps` of length `step`, each followed by a projection onto the ball of radius epsilon.
+    """An adversarial attack and its settings.
 
-    norm: the ball is of "linf" or, for pgd, of "l2". step: null is 2.5 * epsilon / steps (Madry et al., section 5.1).
-    random_start: begin at a random point of the ball.
+    kind: "fgsm" (Goodfellow et al. 2015) is one step of length epsilon along the sign of the gradient; "pgd" (Madry
+    et al. 2018) takes `steps` of length `step`, each followed by a projection onto the ball of radius epsilon.
+    norm: norm of the ball, "linf" or, for pgd, "l2". step: None is 2.5 * epsilon / steps (Madry et al., section 5.1).
+    random_start: whether pgd starts at a random point of the ball.
     """
 
     kind: str = "pgd"
@@ -38,18 +39,18 @@ class Attack:
     def __post_init__(self) -> None:
         norms = NORMS if self.kind == "pgd" else NORMS[:1]
         if self.kind not in ATTACKS:
-            raise InputError(f"attack {self.kind}: use {' or '.join(ATTACKS)}.")
+            raise InputError(f"Unknown attack {self.kind}: use {' or '.join(ATTACKS)}.")
         if self.norm not in norms:
             raise InputError(f"norm={self.norm}: {self.kind} takes {' or '.join(norms)}.")
         if self.epsilon < 0:
-            raise InputError(f"epsilon={self.epsilon}: a distance is not negative.")
+            raise InputError(f"epsilon={self.epsilon}: it must not be negative.")
         if self.steps < 1 or (self.step is not None and self.step <= 0):
             raise InputError(f"steps={self.steps}, step={self.step}: both must be positive.")
 
     def __call__(self, model: Model, images: Tensor, targets: Tensor, targeted: bool = False) -> Tensor:
-        """Images within epsilon of `images` and within [0, 1] for which the cross entropy of `targets` is larger.
+        """Return images within epsilon of `images` and within [0, 1] with a larger cross entropy of `targets`.
 
-        targets: class indices N, or probabilities N x classes. targeted: lower the cross entropy of `targets` instead.
+        targets: class indices N, or probabilities N x classes. targeted: decrease the cross entropy of `targets`.
         """
         if self.kind == "fgsm":
             return fgsm(model, images, targets, self.epsilon, targeted)
@@ -58,7 +59,7 @@ class Attack:
 
 
 def fgsm(model: Model, images: Tensor, targets: Tensor, epsilon: float, targeted: bool = False) -> Tensor:
-    """x + epsilon * sign(grad_x loss), clipped to [0, 1] (Goodfellow et al. 2015, section 4)."""
+    """Return x + epsilon * sign(grad_x loss), clipped to [0, 1] (Goodfellow et al. 2015, section 4)."""
     gradient = _loss_gradient(model, images, targets, targeted)
     return (images + epsilon * gradient.sign()).clamp(0, 1)
 
@@ -74,9 +75,9 @@ def pgd(
     targeted: bool = False,
     random_start: bool = True,
 ) -> Tensor:
-    """Steps along the gradient's sign ("linf") or direction ("l2"), each projected back (Madry et al. 2018, 2.1).
+    """Take steps along the gradient's sign ("linf") or direction ("l2"), each projected back (Madry et al. 2018, 2.1).
 
-    The random start comes from torch's generator.
+    The random start is drawn from torch's generator.
     """
     found = images
     if random_start:
@@ -89,7 +90,7 @@ def pgd(
 
 
 def project(offsets: Tensor, epsilon: float, norm: str) -> Tensor:
-    """The nearest offsets in the ball of radius epsilon."""
+    """Return the nearest offsets in the ball of radius epsilon."""
     if norm == "linf":
         return offsets.clamp(-epsilon, epsilon)
     return offsets * (epsilon / _norms(offsets).clamp_min(1e-12)).clamp_max(1)
@@ -99,14 +100,14 @@ def _loss_gradient(model: Model, images: Tensor, targets: Tensor, targeted: bool
     sign = -1 if targeted else 1
 
     def loss(variable: Tensor) -> Tensor:
-        own = targets.clone()  # those of an evaluation loop are inference tensors, which autograd does not take
+        own = targets.clone()  # targets of an evaluation loop are inference tensors, which autograd refuses
         return sign * F.cross_entropy(model(variable).float(), own, reduction="none")
 
     return input_gradient(loss, images)
 
 
 def _random_offset(images: Tensor, epsilon: float, norm: str) -> Tensor:
-    """Uniform in the ball."""
+    """Draw offsets uniformly from the ball of radius epsilon."""
     if norm == "linf":
         return (2 * torch.rand_like(images) - 1) * epsilon
     direction = torch.randn_like(images)

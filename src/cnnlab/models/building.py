@@ -1,4 +1,4 @@
-"""From a model config to a network: built, given weights, changed by surgery, and initialised where it is new."""
+"""Build a network from its config: modify it, load weights, and initialize the parameters without weights."""
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -27,7 +27,10 @@ IMAGENET_STD = [0.229, 0.224, 0.225]
 
 @dataclass(frozen=True)
 class InputSpec:
-    """What a network takes: `channels` x `image_size` x `image_size`, cut from a short side of `resize_size` pixels."""
+    """Input of a network: `channels` x `image_size` x `image_size`, cropped after resizing to `resize_size`.
+
+    resize_size: pixels of the short side. mean, std: statistics for preprocessing=weights, one of each per channel.
+    """
 
     channels: int
     image_size: int
@@ -37,9 +40,9 @@ class InputSpec:
 
 
 def input_spec(model: Mapping[str, Any]) -> InputSpec:
-    """Return the input of the config group `model`.
+    """Return the input that the config group `model` describes.
 
-    Sizes that are null, mean and std are those of its torchvision weights, else ImageNet's.
+    Mean, std and sizes that are null come from its torchvision weights, or else are those of ImageNet.
     """
     name, weights = model["name"], model["weights"]
     own: Any = None
@@ -58,14 +61,14 @@ def input_spec(model: Mapping[str, Any]) -> InputSpec:
 
 
 def weights_statistics(weights: Weights | None, spec: InputSpec) -> dict[str, list[float]]:
-    """Return mean and std of each channel as pretrained weights want them.
+    """Return the mean and std of each channel with which pretrained weights were trained.
 
-    Raises InputError if they are of another number of channels.
+    Raises InputError if the network takes another number of channels.
     """
     mean, std = (weights and weights.mean) or spec.mean, (weights and weights.std) or spec.std
     if len(mean) != spec.channels:
         raise InputError(
-            f"preprocessing=weights has the statistics of {len(mean)} channels, the network takes {spec.channels}. "
+            f"preprocessing=weights has statistics of {len(mean)} channels, but the network takes {spec.channels}. "
             "Use preprocessing=standardize."
         )
     return {"mean": mean, "std": std}
@@ -80,11 +83,11 @@ def build_network(
     init: Callable[..., None] = initialize,
     seed: int,
 ) -> nn.Module:
-    """A network with `features` and `classifier`, ready to train.
+    """Build a network with `features` and `classifier` that is ready to train.
 
-    network: called with num_classes. surgery: what changes it in place before it gets weights. init: called with the
-        network and, as `only`, the names that no weights filled.
-    Raises InputError if the network cannot have that many classes, or surgery finds no place.
+    network: called with num_classes. surgery: functions that modify the network in place before weights are loaded.
+    init: called with the network and, as `only`, the names of the parameters that no weights filled.
+    Raises InputError if the network cannot have that many classes, or surgery finds no suitable layer.
     """
     with derived_rng(seed, "init"):
         try:
@@ -96,7 +99,7 @@ def build_network(
             operation(built)
         filled: set[int] = set()
         if weights:
-            # Weights of vgg16 and of vgg16_bn both fit vgg16 with batch normalization, by the names before and after.
+            # If surgery inserted batch normalization, weights of vgg16 match the names before it, of vgg16_bn after it.
             own = max((before, built.state_dict(keep_vars=True)), key=lambda own: len(fitting(weights, own)))
             filled = {id(own[name]) for name in load_weights(built, weights, own)}
         new = {name for name, parameter in built.named_parameters() if id(parameter) not in filled}
@@ -105,18 +108,18 @@ def build_network(
 
 
 def meta_network(network: Callable[..., nn.Module], num_classes: int) -> nn.Module:
-    """Return the network without memory for its parameters, to check settings on before anything is loaded."""
+    """Return the network on torch's meta device, without memory for its parameters, to check settings against it."""
     try:
         with torch.device("meta"):
             return build_network(network, num_classes=num_classes, weights=None, seed=0)
-    except RuntimeError:  # a constructor that looks at the values of its parameters
+    except RuntimeError:  # the constructor reads the values of parameters
         return build_network(network, num_classes=num_classes, weights=None, seed=0)
 
 
 def pretrained_network(network: Callable[..., nn.Module], weights: Weights) -> nn.Module:
-    """Return the network in eval mode with as many outputs as the weights have.
+    """Return the network in eval mode with the weights, and as many outputs as they have.
 
-    Weights without a head leave their flattened features in its place.
+    If the weights have no head, the network outputs its flattened features.
     """
     known = has_classifier(weights)
     built = build_network(network, num_classes=outputs_of(weights) if known else 1, weights=weights, seed=0)

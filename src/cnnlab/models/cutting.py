@@ -1,4 +1,4 @@
-"""A network cut in two in front of one of its stages: a frozen prefix, and the tail that trains."""
+"""Cut a network in two before one of its stages: a frozen prefix and a trainable tail."""
 
 import copy
 import hashlib
@@ -14,19 +14,19 @@ from cnnlab.errors import InputError
 from cnnlab.models.stages import stages
 
 TOLERANCE = 1e-4
-"""Share of the largest number by which two ways of computing the same float32 numbers may differ."""
+"""Largest difference, relative to the largest value, between two ways of computing the same float32 tensor."""
 
 
 class Cut:
-    """`network` cut in front of the stage `stage`; for images x, `tail(prefix(x))` are its logits.
+    """A network cut before the stage `stage`; for images x, `tail(prefix(x))` are the network's logits.
 
-    The prefix is a copy in eval mode, with batch normalization folded into the convolutions in front of it where that
-    changes nothing but rounding; the tail shares its parameters with `network`. The cut in front of `classifier` takes
-    what the classifier is really given: pooled vectors, where the network pools before it.
+    The prefix is a copy in eval mode, with batch normalization folded into the preceding convolutions if only rounding
+    changes; the tail shares its parameters with `network`. A cut before `classifier` is at the classifier's actual
+    input: pooled vectors, if the network pools first.
 
-    images: preprocessed, on the network's device, to prove the cut with.
-    Raises InputError, saying why, if the network cannot be cut there: if branches lead around the cut, or if its
-    prefix is random while it trains (dropout, stochastic depth).
+    images: preprocessed, on the network's device; the cut is verified on them.
+    Raises InputError that says why if the network cannot be cut there: branches bypass the cut, or the prefix is random
+    in training (dropout, stochastic depth).
     """
 
     def __init__(self, network: nn.Module, stage: str, images: Tensor) -> None:
@@ -38,16 +38,16 @@ class Cut:
             self._prove(images)
 
     def prefix(self, images: Tensor) -> Tensor:
-        """Preprocessed images N x C x H x W -> the input of the cut's stage, N x ..."""
+        """Map preprocessed images N x C x H x W to the input of the stage after the cut, N x ..."""
         return _until_stop(self._prefix, images)
 
     def tail(self, features: Tensor) -> Tensor:
-        """The input of the cut's stage -> logits N x classes, in the mode that the network is in."""
+        """Map the input of the stage after the cut to logits N x classes, in the network's current mode."""
         self._tail.training = self.network.training
         return self._tail(features)
 
     def fingerprint(self) -> str:
-        """Identifies what the prefix computes: its layers, and the parameters and buffers that they use."""
+        """Return a hash of what the prefix computes: its layers, parameters and buffers."""
         parts = stages(self.network)
         tail = {
             id(tensor)
@@ -63,7 +63,7 @@ class Cut:
         return fingerprint([type(self.network).__name__, *(repr(parts[name]) for name in self.below)], state)
 
     def _prove(self, images: Tensor) -> None:
-        """Build both parts, and compare what they give with what the whole network gives."""
+        """Build both parts and compare their outputs with that of the whole network."""
         name = type(self.network).__name__
         with _eval_mode(self.network):
             expected = self.network.forward(images)
@@ -71,7 +71,7 @@ class Cut:
         features = _until_stop(plain.eval(), images)
         if not _equal(features, _until_stop(_training_but_batch_norm(plain), images)):
             raise InputError(
-                f"the part of {name} below {self.stage} is random while it trains (dropout, stochastic depth)."
+                f"the part of {name} below {self.stage} is random in training (dropout, stochastic depth)."
             )
         folded = _fold_batch_norm(copy.deepcopy(plain.eval()))
         self._prefix = folded if _equal(features, _until_stop(folded, images)) else plain.eval()
@@ -80,13 +80,13 @@ class Cut:
                 if _gives(tail, features, expected):
                     self._tail = tail
                     return
-        raise InputError(f"{name} cannot be cut in front of {self.stage}: the rest does not work on its input alone.")
+        raise InputError(f"{name} cannot be cut before {self.stage}: the rest needs more than the input of this stage.")
 
 
 def cut_below(network: nn.Module, stage: str, images: Tensor) -> Cut:
-    """The network cut in front of `stage`, or in front of the parameterless stages below it (dropout is one).
+    """Cut the network before `stage`, or, if that fails, before the stages without parameters below it (dropout).
 
-    Raises InputError as Cut does, for the place in front of `stage`.
+    Raises the InputError of the cut before `stage`.
     """
     names = list(stages(network))
     try:
@@ -102,7 +102,7 @@ def cut_below(network: nn.Module, stage: str, images: Tensor) -> Cut:
 
 
 def fingerprint(structure: Iterable[str], state: Mapping[str, Tensor]) -> str:
-    """A hash of texts and named tensors, bit by bit."""
+    """Return a hash of texts and named tensors, exact to the bit."""
     digest = hashlib.blake2b("\0".join(structure).encode(), digest_size=16)
     for name, tensor in state.items():
         values = tensor.detach().cpu().contiguous()
@@ -112,7 +112,7 @@ def fingerprint(structure: Iterable[str], state: Mapping[str, Tensor]) -> str:
 
 
 class _Stopped(Exception):  # noqa: N818
-    """Carries the input of the stage at the cut out of the network's forward."""
+    """Carries the input of the stage after the cut out of the network's forward pass."""
 
     def __init__(self, features: Tensor) -> None:
         self.features = features
@@ -128,19 +128,19 @@ def _until_stop(prefix: nn.Module, images: Tensor) -> Tensor:
         prefix(images)
     except _Stopped as stopped:
         return stopped.features
-    raise InputError(f"{type(prefix).__name__} never comes to the stage behind its frozen ones.")
+    raise InputError(f"{type(prefix).__name__} does not run the stage after its frozen ones.")
 
 
 def _prefix_of(network: nn.Module, below: list[str]) -> nn.Module:
-    """A copy of the network that stops where the first stage that is not `below` begins."""
+    """Return a copy of the network that stops at the first stage not in `below`."""
     above = {id(module): _Stop() for name, module in stages(network).items() if name not in below}
     return copy.deepcopy(network, above)
 
 
 def _tails_of(network: nn.Module, stage: str, below: list[str]) -> list[nn.Module]:
-    """What may be the rest: the classifier alone, or the network with nothing in place of the stages below the cut.
+    """Return candidates for the tail: the classifier alone, or the network with identities for the stages below.
 
-    The stages above the cut are the network's own.
+    The stages above the cut are shared with the network.
     """
     parts = stages(network)
     memo = {id(module): nn.Identity() if name in below else module for name, module in parts.items()}
@@ -150,7 +150,7 @@ def _tails_of(network: nn.Module, stage: str, below: list[str]) -> list[nn.Modul
 
 def _gives(tail: nn.Module, features: Tensor, expected: Tensor) -> bool:
     try:
-        found = tail.forward(features.clone())  # an in-place ReLU may come first
+        found = tail.forward(features.clone())  # cloned because an in-place ReLU may come first
     except (RuntimeError, ValueError, TypeError, IndexError, AssertionError, AttributeError):
         return False
     return isinstance(found, Tensor) and _equal(found, expected)
@@ -171,7 +171,7 @@ def _training_but_batch_norm(module: nn.Module) -> nn.Module:
 
 
 def _fold_batch_norm(module: nn.Module) -> nn.Module:
-    """Fold every BatchNorm2d that follows a convolution in the order of children into it (about twice as fast)."""
+    """Fold every BatchNorm2d that follows a convolution in the order of children into it, which is faster."""
     for child in module.children():
         _fold_batch_norm(child)
     for (first, conv), (second, norm) in pairwise(module.named_children()):
@@ -182,7 +182,7 @@ def _fold_batch_norm(module: nn.Module) -> nn.Module:
 
 
 class _eval_mode:  # noqa: N801
-    """Eval mode inside the block, then each module's own mode again."""
+    """Sets eval mode inside the block and restores the mode of each module afterwards."""
 
     def __init__(self, module: nn.Module) -> None:
         self.module = module

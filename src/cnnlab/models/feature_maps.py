@@ -1,4 +1,4 @@
-"""Which layers a name, an index or a pattern means, and what they give for an image."""
+"""Find layers by name, index or pattern, and record their outputs."""
 
 import fnmatch
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -13,7 +13,7 @@ from cnnlab.models.stages import stages
 
 
 def first_conv(network: nn.Module) -> tuple[str, nn.Conv2d]:
-    """Name and module of the first convolution; raises InputError if there is none."""
+    """Return the name and module of the first convolution; raise InputError if there is none."""
     for name, module in network.named_modules():
         if isinstance(module, nn.Conv2d):
             return name, module
@@ -21,16 +21,16 @@ def first_conv(network: nn.Module) -> tuple[str, nn.Conv2d]:
 
 
 def layer_patterns(text: str) -> list[str]:
-    """The names, indices and globs of an option such as `0`, `0,3`, `[0, 3]`, `features.1*,classifier`."""
+    """Return the names, indices and globs in an option such as `0`, `0,3`, `[0, 3]` or `features.1*,classifier`."""
     return [pattern.strip(" '\"") for pattern in text.strip("[] ").split(",") if pattern.strip(" '\"")]
 
 
 def resolve_layers(network: nn.Module, layers: Sequence[str]) -> dict[str, nn.Module]:
-    """Name -> module of every layer that is meant.
+    """Return name -> module of every layer that matches.
 
-    layers: an index counts the stages (VGG16's 0 is features.0); a name or glob is of any layer; `all` are all stages;
-        `auto` is the first, a middle and the last stage before the classifier.
-    Raises InputError, with the layers there are, for one that means none.
+    layers: an index counts the stages (VGG16's 0 is features.0); a name or glob matches any layer; `all` means all
+        stages; `auto` means the first, the middle and the last stage before the classifier.
+    Raises InputError that lists the stages for a pattern that matches none.
     """
     of_stages = stages(network)
     modules = {name: module for name, module in network.named_modules() if name} | of_stages
@@ -43,23 +43,23 @@ def resolve_layers(network: nn.Module, layers: Sequence[str]) -> dict[str, nn.Mo
         else:
             names = fnmatch.filter(modules, pattern)
         if not names:
-            raise InputError(f"No layer of {type(network).__name__} is called {pattern!r}. {_listed(list(of_stages))}")
+            raise InputError(f"No layer of {type(network).__name__} is named {pattern!r}. {_listed(list(of_stages))}")
         found |= {name: modules[name] for name in names}
     return found
 
 
 def stage_index(network: nn.Module, layer: str) -> int | None:
-    """The index by which `resolve_layers` knows the layer; None if it is inside a stage."""
+    """Return the index of the layer for `resolve_layers`; None if it is inside a stage."""
     names = list(stages(network))
     return names.index(layer) if layer in names else None
 
 
 @torch.no_grad()
 def feature_maps(network: nn.Module, inputs: Tensor, layers: Mapping[str, nn.Module]) -> dict[str, Tensor]:
-    """Layer name -> its output N x C x H x W, float32 on the CPU, for preprocessed `inputs`; the mode is kept.
+    """Return layer name -> output N x C x H x W, float32 on the CPU, for preprocessed `inputs`.
 
-    Layers that give anything else are left out. Outputs are copied in the hook, because the in-place ReLU that follows
-    a convolution would change them.
+    Layers with outputs of another shape are left out. The network's mode is not changed. Outputs are copied in the
+    hook, because an in-place ReLU after a convolution would change them.
     """
     with outputs_of_layers(layers, detached=True) as outputs:
         network(inputs)
@@ -68,7 +68,7 @@ def feature_maps(network: nn.Module, inputs: Tensor, layers: Mapping[str, nn.Mod
 
 @contextmanager
 def outputs_of_layers(layers: Mapping[str, nn.Module], detached: bool = False) -> Iterator[dict[str, Tensor]]:
-    """A dictionary that fills with a copy of each layer's output, whenever the network is run inside the block.
+    """Record a copy of each layer's output in the yielded dictionary whenever the network runs inside the block.
 
     detached: outputs are float32 on the CPU, instead of tensors that gradients flow through.
     """
@@ -90,13 +90,13 @@ def outputs_of_layers(layers: Mapping[str, nn.Module], detached: bool = False) -
 
 
 class _ReachedError(Exception):
-    """The last of the layers has answered; what follows in the network is not needed."""
+    """Ends a forward pass once the outputs of all layers are recorded."""
 
 
 def layer_outputs(network: nn.Module, inputs: Tensor, layers: Mapping[str, nn.Module]) -> dict[str, Tensor]:
-    """Layer name -> a copy of its first output, which gradients flow through.
+    """Return layer name -> copy of its first output, which gradients flow through.
 
-    The network stops where all have answered, so that inputs may be larger or smaller than its classifier takes.
+    The forward pass ends once all outputs are recorded, so that inputs may have sizes that the classifier would refuse.
     """
 
     def stop(module: nn.Module, arguments: tuple, output: Any) -> None:
@@ -122,4 +122,4 @@ def _auto(network: nn.Module) -> list[str]:
 
 def _listed(names: list[str]) -> str:
     shown = [f"{number} {name}" for number, name in enumerate(names)]
-    return f"Its stages are: {', '.join(shown)}; names and globs of the layers inside them are taken too."
+    return f"Its stages are: {', '.join(shown)}. Names and globs of layers inside them work too."

@@ -1,4 +1,4 @@
-"""Gradients with respect to images, wherever they are asked for."""
+"""Compute gradients with respect to images, also inside Lightning's validation and test loops."""
 
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -9,19 +9,19 @@ from torch import Tensor
 
 @contextmanager
 def differentiable(*tensors: Tensor) -> Iterator[list[Tensor]]:
-    """Copies of the tensors that gradients can flow to, inside a block where gradients are recorded.
+    """Yield copies of the tensors that require gradients, inside a block where gradients are recorded.
 
-    Works in Lightning's validation and test loops: under inference mode `torch.enable_grad()` alone is not enough, and
-    tensors made there must be copied outside it before autograd takes them.
+    This works in Lightning's validation and test loops: under inference mode `torch.enable_grad()` is not enough, and
+    inference tensors must be copied outside it before autograd accepts them.
     """
     with torch.inference_mode(False), torch.enable_grad():
         yield [tensor.clone().detach().requires_grad_() for tensor in tensors]
 
 
 def input_gradient(objective: Callable[[Tensor], Tensor], images: Tensor) -> Tensor:
-    """The gradient of each image's objective with respect to that image; the network's own gradients stay as they are.
+    """Return the gradient of each image's objective with respect to that image; gradients of parameters are unchanged.
 
-    objective: images N x ... -> values N, each of its own image alone.
+    objective: function of images N x ... that returns values N, each depending only on its own image.
     """
     with differentiable(images) as (variable,):
         return torch.autograd.grad(objective(variable).sum(), variable)[0]

@@ -1,4 +1,4 @@
-"""Initialization schemes by name: torch.nn.init's, a fast orthogonal one, and LSUV."""
+"""Initialize weights by scheme name: those of torch.nn.init, a fast orthogonal one, and LSUV."""
 
 import inspect
 import math
@@ -18,11 +18,12 @@ WEIGHTED = (_ConvNd, nn.Linear)
 
 @torch.no_grad()
 def orthogonal_(weight: Tensor, gain: float = math.sqrt(2)) -> Tensor:
-    """A random matrix with orthonormal rows (or columns, whichever are fewer) times `gain` (Saxe et al. 2014).
+    """Fill `weight` with a random matrix with orthonormal rows (or columns, if fewer) times `gain` (Saxe et al. 2014).
 
-    weight: any shape of at least two dimensions, seen as its first x all others. The same distribution (Haar) as
-    torch.nn.init.orthogonal_, in a seventh of its time on VGG16's first linear layer: a matrix at least twice as long
-    as wide is well conditioned, so that Cholesky's factor of its small Gram matrix orthogonalizes it to 1e-6.
+    weight: at least two dimensions, viewed as a matrix of the first x all others.
+    The distribution is that of torch.nn.init.orthogonal_ (Haar), but large matrices take much less time: one at least
+    twice as long as wide is well conditioned, so that the Cholesky factor of its small Gram matrix orthogonalizes it
+    accurately (tests/models/test_initialization.py).
     """
     rows, columns = weight.shape[0], weight[0].numel()
     short, long = sorted((rows, columns))
@@ -35,7 +36,7 @@ def orthogonal_(weight: Tensor, gain: float = math.sqrt(2)) -> Tensor:
 
 
 def _gram(rows: Tensor, blocks: int = 8) -> Tensor:
-    """rows @ rows.T on and below the diagonal, all that Cholesky reads, for little more than half the work."""
+    """Compute rows @ rows.T on and below the diagonal only, which is all that Cholesky reads, to save work."""
     gram = rows.new_zeros(len(rows), len(rows))
     for block in torch.arange(len(rows), device=rows.device).chunk(blocks):
         first, end = int(block[0]), int(block[-1]) + 1
@@ -56,7 +57,7 @@ SCHEMES: dict[str, Callable[..., Tensor]] = {
     "trunc_normal": partial(nn.init.trunc_normal_, mean=0.0, std=0.02, a=-0.04, b=0.04),
     "lsuv": partial(orthogonal_, gain=1.0),
 }
-"""Name -> how one weight tensor is drawn, with the scheme's own defaults; `lsuv` goes on from there."""
+"""Name -> function that draws one weight tensor, with the scheme's defaults; `lsuv` then rescales the weights."""
 LSUV_OPTIONS = {"tolerance", "max_iterations"}
 
 
@@ -69,13 +70,14 @@ def initialize(
     images: Tensor | None = None,
     **options: Any,
 ) -> None:
-    """Draw the weights of convolutions and linear layers anew, in place; norm layers are left alone.
+    """Initialize the weights of convolutions and linear layers in place; norm layers are not changed.
 
-    name: "default" (as the network's authors wrote it: nothing is drawn), or a key of `SCHEMES`.
-    bias: the value of the biases. options: arguments of the scheme, such as `gain` for orthogonal.
-    modules: names or globs of the modules to draw ("classifier" is the head whatever it is called); None: all of those
-        whose parameters are in `only` (None: all).
-    images: N x C x H x W as the network takes them, for lsuv.
+    name: "default" (keep the initialization of the network's authors), or a key of `SCHEMES`.
+    bias: value of the biases. options: arguments of the scheme, such as `gain` for orthogonal.
+    modules: names or globs of the layers to initialize ("classifier" always means the head). None: those whose
+        parameters are in `only`.
+    only: names of parameters; None: all.
+    images: N x C x H x W as the network takes them; required by lsuv.
     Raises InputError for an unknown name, option or module, and for lsuv without images.
     """
     layers = check_initialization(module, name, modules, options)
@@ -92,17 +94,17 @@ def initialize(
             nn.init.constant_(layer.bias, bias)
     if name == "lsuv":
         if images is None:
-            raise InputError("init=lsuv needs images: it sets the scale of every layer by what comes out of it.")
+            raise InputError("init=lsuv needs images: it scales every layer by the variance of its output.")
         unit_variance(module, drawn, images, **balancing)
 
 
 def check_initialization(
     module: nn.Module, name: str, modules: Sequence[str] | None, options: Collection[str]
 ) -> dict[str, Any]:
-    """The layers that `initialize` may draw, by name; raises InputError for what it cannot take."""
+    """Return name -> layer that `initialize` may change; raise InputError for arguments that it would refuse."""
     if name == "default":
         if options or modules is not None:
-            raise InputError("init=default draws nothing: choose another init for these options.")
+            raise InputError("init=default takes no options. Choose another init for them.")
         return {}
     if name not in SCHEMES:
         raise InputError(f"init.name={name}: use default, {', '.join(SCHEMES)}.")
@@ -111,7 +113,7 @@ def check_initialization(
     unknown = [option for option in options if option not in known]
     if unknown:
         has = ", ".join(sorted(known)) or "none"
-        raise InputError(f"init={name} has no option {', '.join(unknown)}; it has: {has}.")
+        raise InputError(f"init={name} has no option {', '.join(unknown)}. Available: {has}.")
     layers = {prefix: layer for prefix, layer in module.named_modules() if isinstance(layer, WEIGHTED)}
     try:
         return layers if modules is None else {prefix: layers[prefix] for prefix in matching(layers, modules)}
@@ -123,10 +125,11 @@ def check_initialization(
 def unit_variance(
     module: nn.Module, layers: Sequence[nn.Module], images: Tensor, tolerance: float = 0.1, max_iterations: int = 10
 ) -> None:
-    """Divide each layer's weight, in the order of the forward pass, by the standard deviation of what comes out of it.
+    """Divide each layer's weight by the standard deviation of its output, in the order of the forward pass.
 
-    Layer-sequential unit variance (Mishkin and Matas 2016, algorithm 1): until the variance over `images` is within
-    `tolerance` of 1, at most `max_iterations` times. A layer that gives a constant is left as it is.
+    This is layer-sequential unit variance (Mishkin and Matas 2016, algorithm 1): each layer is rescaled until its
+    variance over `images` is within `tolerance` of 1, at most `max_iterations` times. A layer with constant output is
+    not changed.
     """
     training = {part: part.training for part in module.modules()}
     module.eval()
@@ -141,7 +144,7 @@ def unit_variance(
         part.training = mode
 
 
-class _LayerReached(Exception):  # noqa: N818 - ends a pass, is no error
+class _LayerReached(Exception):  # noqa: N818 - ends a forward pass, not an error
     """Ends a forward pass at the layer whose output is wanted."""
 
 

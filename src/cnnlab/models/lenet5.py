@@ -4,7 +4,7 @@ from torch import Tensor, nn
 
 
 class LeNet5(nn.Module):
-    """Two convolution-pooling stages and three linear layers, with ReLU and max pooling; 32 x 32 pixels in."""
+    """LeNet-5 with ReLU and max pooling: two convolution-pooling stages and three linear layers, for 32 x 32 pixels."""
 
     def __init__(self, num_classes: int = 10, in_channels: int = 1) -> None:
         super().__init__()

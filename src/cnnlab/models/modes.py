@@ -1,4 +1,4 @@
-"""Modes of a network that are borrowed and given back."""
+"""Switch a network's mode temporarily."""
 
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -8,7 +8,7 @@ from torch import nn
 
 @contextmanager
 def evaluating(module: nn.Module) -> Iterator[None]:
-    """Eval mode inside the block; afterwards every module has its own mode again (frozen batch norm among trained)."""
+    """Set eval mode inside the block and restore the mode of each module afterwards (frozen batch norms differ)."""
     training = {each: each.training for each in module.modules()}
     module.eval()
     try:

@@ -1,4 +1,4 @@
-"""Statistics of images that come in batches, in float64: exact, and in memory that does not grow with the images."""
+"""Compute statistics of batched images in float64, with memory independent of the number of images."""
 
 from collections.abc import Iterable
 
@@ -9,11 +9,11 @@ from cnnlab.errors import DataError
 
 
 def moments(batches: Iterable[Tensor], covariance: bool = False) -> tuple[int, Tensor, Tensor]:
-    """Count n, mean (D) and sum of squared deviations of rows that come as batches of B x D.
+    """Return the number of rows n, their mean (D) and their sum of squared deviations, from batches of B x D.
 
-    The sum is one of D x D, with all products, if `covariance`, else of D. Batches are merged by the parallel update of
-    Chan, Golub and LeVeque 1979 (equation 2.1), which keeps its digits where the mean is far from zero.
-    Raises DataError if there is no row.
+    The sum is D x D, with all products, if `covariance`, else D. Batches are merged by the parallel update of Chan,
+    Golub and LeVeque 1979 (equation 2.1), which stays accurate if the mean is far from zero.
+    Raises DataError if there are no rows.
     """
     count, mean, squares = 0, torch.zeros(()), torch.zeros(())
     for batch in batches:
@@ -28,23 +28,23 @@ def moments(batches: Iterable[Tensor], covariance: bool = False) -> tuple[int, T
         mean = mean + delta * (added / (count + added))
         count += added
     if not count:
-        raise DataError("There is no image to fit the preprocessing on.")
+        raise DataError("Preprocessing cannot be fitted: the data have no images.")
     return count, mean, squares
 
 
 def largest_magnitude(batches: Iterable[Tensor]) -> Tensor:
-    """max |x| of each of the D columns of rows that come as batches of B x D."""
+    """Return max |x| of each of the D columns, from batches of B x D; raise DataError if there are no batches."""
     largest = [batch.double().abs().amax(0) for batch in batches]
     if not largest:
-        raise DataError("There is no image to fit the preprocessing on.")
+        raise DataError("Preprocessing cannot be fitted: the data have no images.")
     return torch.stack(largest).amax(0)
 
 
 def principal_components(count: int, squares: Tensor) -> tuple[Tensor, Tensor]:
-    """Variances (D), the largest first, and the directions of unit length they belong to, as columns (D x D).
+    """Return the variances (D), largest first, and the unit directions that belong to them, as columns (D x D).
 
-    count, squares: as `moments` gives them with `covariance`. Variances are unbiased (n - 1), and each direction's
-    largest entry is positive: both as in scikit-learn's PCA. Variances that are rounding errors are 0.
+    count, squares: from `moments` with `covariance`. As in scikit-learn's PCA, variances are unbiased (n - 1) and each
+    direction's largest entry is positive. Variances within rounding error of 0 are set to 0.
     """
     variances, directions = torch.linalg.eigh(squares / max(1, count - 1))
     variances, directions = variances.flip(0), directions.flip(1)

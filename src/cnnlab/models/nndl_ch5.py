@@ -4,12 +4,12 @@ from torch import Tensor, nn
 
 
 class NndlCh5(nn.Module):
-    """Convolutions 7 x 7 to 32 and 5 x 5 to 64 channels with ReLU and 2 x 2 pooling, then 1,024 units with dropout.
+    """A 7 x 7 convolution to 32 and a 5 x 5 to 64 channels with ReLU and 2 x 2 pooling, then 1,024 units with dropout.
 
-    dropout: the rate at which units are dropped. The exercise passes the rate at which they are kept, 0.7, to
-        torch.nn.Dropout, which takes it for this.
-    dropout_while_testing: drop units in evaluation too, as the exercise does by never calling `eval()`.
-    softmax: end in probabilities instead of logits, as the exercise does before a cross entropy that expects logits.
+    dropout: probability that a unit is dropped. The exercise passes its keep probability, 0.7, to torch.nn.Dropout,
+        which expects this one.
+    dropout_while_testing: drop units in evaluation too, as the exercise does because it never calls `eval()`.
+    softmax: output probabilities instead of logits, as the exercise does before a cross entropy that expects logits.
     """
 
     def __init__(
@@ -44,7 +44,7 @@ class NndlCh5(nn.Module):
 
 
 class RelentlessDropout(nn.Dropout):
-    """Dropout that evaluation does not switch off."""
+    """Dropout that is also active in evaluation."""
 
     def forward(self, units: Tensor) -> Tensor:
         return nn.functional.dropout(units, self.p, training=True)

@@ -1,4 +1,4 @@
-"""A plain deep network: nothing but convolutions and ReLU, to see how signals pass through depth."""
+"""A plain deep network of only convolutions and ReLU, to show how signals propagate through depth."""
 
 import torch
 from torch import Tensor, nn
@@ -7,16 +7,17 @@ from cnnlab.errors import InputError
 
 
 class Plain(nn.Module):
-    """`depth` weighted layers: depth - 1 convolutions of 3 x 3 and `width` channels, and one linear layer.
+    """A network of `depth` layers: depth - 1 convolutions of 3 x 3 and `width` channels, and one linear layer.
 
-    The plain network of He et al. 2016 without batch normalization: no shortcut, no normalization, so that everything
-    depends on the initialization. Halves the resolution after each third of the convolutions.
+    This is the plain network of He et al. 2016 without batch normalization. Without shortcuts and normalization,
+    everything depends on the initialization. Max pooling halves the resolution after one and two thirds of the
+    convolutions.
     """
 
     def __init__(self, num_classes: int = 10, in_channels: int = 1, depth: int = 12, width: int = 32) -> None:
         super().__init__()
         if depth < 4:
-            raise InputError(f"model.network.depth={depth}: at least 4 layers are needed.")
+            raise InputError(f"model.network.depth={depth}: use at least 4 layers.")
         steps: list[nn.Module] = []
         convolutions = depth - 1
         for number in range(convolutions):

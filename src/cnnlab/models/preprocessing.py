@@ -1,4 +1,4 @@
-"""Preprocessing as a layer in front of the network: fitted on the training images, kept in the checkpoint."""
+"""Preprocessing as the first layer of the model: fitted on the training images and stored in the checkpoint."""
 
 import hashlib
 import inspect
@@ -21,13 +21,13 @@ from cnnlab.system.files import load_tensors, write_bytes
 log = logging.getLogger(__name__)
 
 VERSION = 1
-"""Changes when the numbers that are fitted do, so that kept ones are not reused."""
+"""Version of the fitted statistics; increase it when they change, so that stored ones are not reused."""
 LARGEST_PCA = 64
-"""Pixels of a side up to which whole images are decorrelated: the covariance grows with the fourth power of it."""
+"""Largest side in pixels of decorrelated images or patches; the covariance grows with its fourth power."""
 
 
 class Normalize(nn.Module):
-    """(x - mean) / std, with one mean and std for each channel (C) or for each pixel (C x H x W)."""
+    """Computes (x - mean) / std, with one mean and std for each channel (C) or for each pixel (C x H x W)."""
 
     mean: Tensor
     std: Tensor
@@ -39,20 +39,20 @@ class Normalize(nn.Module):
             self.register_buffer(name, values if values.ndim == 3 else values.view(-1, 1, 1))
 
     def forward(self, images: Tensor) -> Tensor:
-        """Float N x C x H x W in [0, 1] -> the same shape and dtype."""
+        """Normalize float N x C x H x W in [0, 1]; shape and dtype are kept."""
         if self.mean.shape[1:] != (1, 1) or not images.is_contiguous(memory_format=torch.channels_last):
             return (images - self.mean) / self.std
-        # The same numbers: on the CPU, rows of W C numbers take a fifth of the time of pixels of C.
+        # Same result, but faster on the CPU: broadcasting over rows of W C numbers instead of pixels of C.
         mean, std = (_for_rows(values, images) for values in (self.mean, self.std))
         return _from_rows((_rows(images) - mean).div_(std), images)
 
     def from_uint8(self, images: Tensor) -> Tensor:
-        """uint8 N x C x H x W -> float32 `forward(images / 255)`, up to rounding, in the same memory format."""
+        """Compute `forward(images / 255)` for uint8 N x C x H x W, up to rounding, in the same memory format."""
         scale, shift = 1 / (255 * self.std), -self.mean / self.std
         by_rows = self.mean.shape[1:] == (1, 1) and images.is_contiguous(memory_format=torch.channels_last)
         if not by_rows or images.device.type != "cpu":
             return torch.addcmul(shift, images.float(), scale)
-        # Image by image, what the first operation writes is still in the processor's cache when the second reads it.
+        # Image by image, so that what the first operation writes is still in the CPU's cache when the second reads it.
         scale, shift = _for_rows(scale, images), _for_rows(shift, images)
         rows = _rows(images)
         result = torch.empty(rows.shape)
@@ -67,24 +67,24 @@ class Normalize(nn.Module):
 
 
 def _rows(images: Tensor) -> Tensor:
-    """N x C x H x W with the channels last in memory -> N x H x (W C), a view."""
+    """View channels-last N x C x H x W as N x H x (W C)."""
     return images.permute(0, 2, 3, 1).flatten(2)
 
 
 def _from_rows(rows: Tensor, images: Tensor) -> Tensor:
-    """The inverse of `_rows`, for rows of what had the shape of `images`."""
+    """Invert `_rows`: view N x H x (W C) as N x C x H x W with the channels of `images`."""
     return rows.unflatten(2, (-1, images.shape[1])).permute(0, 3, 1, 2)
 
 
 def _for_rows(values: Tensor, images: Tensor) -> Tensor:
-    """C x 1 x 1 -> W C, as the rows of `images` are ordered."""
+    """Repeat C x 1 x 1 to W C, in the order of the rows of `images`."""
     return values.flatten().repeat(images.shape[3])
 
 
 class Decorrelate(nn.Module):
-    """(x - mean) matrix + offset on the pixels of whole images, or of each patch of h x w.
+    """Computes (x - mean) matrix + offset on the pixels of whole images, or of each patch of h x w.
 
-    mean, offset: C x h x w. matrix: D x D with D = C h w, applied to rows.
+    mean, offset: C x h x w. matrix: D x D with D = C h w; x is a row vector.
     """
 
     mean: Tensor
@@ -97,8 +97,10 @@ class Decorrelate(nn.Module):
             self.register_buffer(name, value.float())
 
     def forward(self, images: Tensor) -> Tensor:
-        """Float N x C x H x W in [0, 1] -> the same shape; H and W are multiples of h and w. In float32, whatever the
-        autocast: bfloat16 would round the small components away."""
+        """Transform float N x C x H x W in [0, 1] to the same shape; H and W must be multiples of h and w.
+
+        Computes in float32 even under autocast, because bfloat16 would round small components away.
+        """
         with torch.autocast(images.device.type, enabled=False):
             rows = patches(images.float(), *self.mean.shape[1:])
             mapped = (rows - self.mean.flatten()) @ self.matrix + self.offset.flatten()
@@ -109,7 +111,10 @@ class Decorrelate(nn.Module):
 
 
 def patches(images: Tensor, height: int, width: int) -> Tensor:
-    """N x C x H x W -> rows of C * height * width, one for each patch of the grid; raises InputError if none fits."""
+    """Cut N x C x H x W into a grid of patches and return each as a row of C * height * width.
+
+    Raises InputError if the patches do not cover the images exactly.
+    """
     rows, columns = images.shape[2] / height, images.shape[3] / width
     if rows % 1 or columns % 1:
         raise InputError(f"Patches of {height} x {width} do not cover images of {images.shape[2]} x {images.shape[3]}.")
@@ -118,13 +123,13 @@ def patches(images: Tensor, height: int, width: int) -> Tensor:
 
 
 def from_patches(rows: Tensor, shape: Sequence[int], height: int, width: int) -> Tensor:
-    """The inverse of `patches`: N x C x H x W of the given shape."""
+    """Invert `patches`: return N x C x H x W of the given shape."""
     count, channels, image_height, image_width = shape
     grid = rows.view(count, image_height // height, image_width // width, channels, height, width)
     return grid.permute(0, 3, 1, 4, 2, 5).reshape(shape)
 
 
-# --- Fitting: each function gets batches N x C x H x W and their common shape C x H x W. ---
+# --- Fitting: each function takes batches N x C x H x W and their common shape C x H x W. ---
 
 Batches = Iterator[Tensor]
 Shape = tuple[int, int, int]
@@ -143,7 +148,7 @@ def _zero_mean(batches: Batches, shape: Shape, per: str = "channel") -> nn.Modul
 def _standardize(batches: Batches, shape: Shape, per: str = "channel") -> nn.Module:
     count, mean, squares = moments(_columns(batches, per))
     std = (squares / count).sqrt()
-    std = torch.where(std < 1e-6, 1.0, std)  # what never varies stays 0, as in scikit-learn's StandardScaler
+    std = torch.where(std < 1e-6, 1.0, std)  # constant values become 0, as in scikit-learn's StandardScaler
     return Normalize(mean.view(_extent(shape, per)), std.view(_extent(shape, per)))
 
 
@@ -195,19 +200,19 @@ def fit(
     std: Sequence[float] | None = None,
     **options: Any,
 ) -> nn.Module:
-    """The preprocessing layer `name`, fitted on images in [0, 1], given at once or in batches.
+    """Return the preprocessing layer `name`, fitted on images in [0, 1], given as one tensor or in batches.
 
-    none: x.  weights: (x - mean) / std, the given statistics of pretrained weights.
-    zero_mean: x - mean.  standardize: (x - mean) / std (biased).  max_abs: x / max |x|, into [-1, 1].
+    none: x.  weights: (x - mean) / std with the given statistics of pretrained weights.
+    zero_mean: x - mean.  standardize: (x - mean) / std (biased).  max_abs: x / max |x|, in [-1, 1].
         per: "channel" (default) or "pixel".
     pca: projection onto the principal components, and back into an image.  pca_whiten: the coordinates along them, each
-        of variance 1, the strongest first, as scikit-learn's PCA(whiten=True); fewer than pixels are padded with zeros.
-        zca: the same rotated back, closest to the image (Krizhevsky 2009, appendix A).
-        components: how many, or the share of the variance that they must explain; None: all.
-        epsilon: is added to the variances before they are divided by; without it, components of no variance become 0.
-        patch: side of the square patches that are treated alike; None: the whole image.
+        with variance 1, largest original variance first, as in scikit-learn's PCA(whiten=True); padded with zeros if
+        there are fewer than pixels.  zca: the same rotated back, closest to the image (Krizhevsky 2009, appendix A).
+        components: number of components, or the share of the variance that they must explain; None: all.
+        epsilon: added to the variances before dividing by them; without it, components without variance become 0.
+        patch: side of the square patches that are transformed separately; None: the whole image.
     Statistics are accumulated in float64; memory grows with the covariance, not with the number of images.
-    Raises InputError for an unknown name or option and for what `check_fit` refuses, DataError for no image.
+    Raises InputError for an unknown name or option and for settings that `check_fit` refuses, DataError for no images.
     """
     if name == "weights":
         if mean is None or std is None:
@@ -221,21 +226,21 @@ def fit(
     batches = iter([images_NCHW] if isinstance(images_NCHW, Tensor) else images_NCHW)
     first = next(batches, None)
     if first is None:
-        raise DataError("There is no image to fit the preprocessing on.")
+        raise DataError("Preprocessing cannot be fitted: the data have no images.")
     shape = (first.shape[1], first.shape[2], first.shape[3])
     check_fit(name, options, shape)
     return SCHEMES[name](chain([first], batches), shape, **options)
 
 
 def fit_once(folder: Path, fingerprint: str, name: str, images_NCHW: Iterable[Tensor], **options: Any) -> nn.Module:
-    """What `fit` gives, kept in `folder` for all runs with the same images, options and version of this layer.
+    """Return the layer of `fit`, cached in `folder` for all runs with the same images, options and version.
 
-    fingerprint: identifies the contents and size of the images, which are only read if there is nothing to reuse.
+    fingerprint: hash of the contents and size of the images, which are read only if no cached layer is found.
     """
     key = hashlib.blake2b(repr((VERSION, fingerprint, sorted(options.items()))).encode(), digest_size=8).hexdigest()
     path = folder / f"{name}-{key}.safetensors"
     if path.is_file():
-        with suppress(DataError, KeyError):  # damaged: fitted again
+        with suppress(DataError, KeyError):  # a damaged file is fitted again
             return from_state(load_tensors(path))
     layer = fit(name, images_NCHW, **options)
     state = {f"preprocessing.{key}": value.contiguous() for key, value in layer.state_dict().items()}
@@ -243,14 +248,14 @@ def fit_once(folder: Path, fingerprint: str, name: str, images_NCHW: Iterable[Te
         try:
             write_bytes(path, save(state))
         except OSError as error:
-            log.warning("%s could not be kept (%s): it is fitted anew each time.", path, error.strerror)
+            log.warning("Could not write %s (%s): preprocessing is fitted again in each run.", path, error.strerror)
     return layer
 
 
 def check_fit(name: str, options: Mapping[str, Any], shape: Shape, count: int | None = None) -> None:
-    """Raises one InputError for all that makes it impossible to fit `name` on images of C x H x W = `shape`.
+    """Raise one InputError with every reason why `name` cannot be fitted on images of C x H x W = `shape`.
 
-    count: how many images there are, if that is known already.
+    count: number of images, if it is already known.
     """
     _check_options(name, options)
     if name not in ("pca", "pca_whiten", "zca"):
@@ -278,7 +283,7 @@ def check_fit(name: str, options: Mapping[str, Any], shape: Shape, count: int | 
 
 
 def from_state(state: Mapping[str, Tensor]) -> nn.Module:
-    """The layer whose buffers a checkpoint's state_dict holds as `preprocessing.*`."""
+    """Return the layer whose buffers are in a checkpoint's state_dict as `preprocessing.*`."""
     prefix = "preprocessing."
     own = {key.removeprefix(prefix): value for key, value in state.items() if key.startswith(prefix)}
     if "matrix" in own:
@@ -292,22 +297,25 @@ def _check_options(name: str, options: Collection[str]) -> None:
     known = list(inspect.signature(SCHEMES[name]).parameters)[2:] if name in SCHEMES else ["mean", "std"]
     if unknown := [option for option in options if option not in known]:
         has = ", ".join(known) or "none"
-        raise InputError(f"preprocessing={name} has no option {', '.join(unknown)}; it has: {has}.")
+        raise InputError(f"preprocessing={name} has no option {', '.join(unknown)}. Available: {has}.")
 
 
 def _check_rank(name: str, samples: int, dimensions: int, options: Mapping[str, Any]) -> None:
-    """n centred samples span n - 1 dimensions: the variance of the others is 0, and cannot be made 1."""
+    """Raise InputError if whitening needs more samples.
+
+    n centred samples span n - 1 dimensions; the variance of the others is 0 and cannot be made 1.
+    """
     wanted = options.get("components")
     asks_for_all = wanted is None or (isinstance(wanted, int) and wanted >= samples)
     if name != "pca" and asks_for_all and samples <= dimensions and not options.get("epsilon"):
         raise InputError(
-            f"preprocessing={name}: {samples} samples say nothing of some of the {dimensions} dimensions. "
+            f"preprocessing={name}: {samples} samples do not span all {dimensions} dimensions. "
             "Set preprocessing.epsilon=0.01, whiten smaller patches (preprocessing.patch), or use more images."
         )
 
 
 def _columns(batches: Batches, per: str) -> Iterator[Tensor]:
-    """The batches as rows of what shares one statistic: channels, or all pixels of an image."""
+    """Yield the batches as matrices whose columns are the channels, or the pixels of an image."""
     if per not in ("channel", "pixel"):
         raise InputError(f"preprocessing.per={per}: use channel or pixel.")
     for batch in batches:
@@ -321,7 +329,7 @@ def _extent(shape: Shape, per: str) -> Shape:
 def _components(
     batches: Batches, patch: int | None, wanted: float | None, epsilon: float | None = None
 ) -> tuple[Tensor, Tensor, Tensor]:
-    """Mean (C x h x w), variances (k) and directions (D x k) of the principal components of images or patches."""
+    """Return mean (C x h x w), variances (k) and directions (D x k) of the components of images or patches."""
     first = next(batches)
     size = (patch, patch) if patch else (first.shape[2], first.shape[3])
     rows = (patches(batch, *size) for batch in chain([first], batches))
@@ -334,7 +342,7 @@ def _components(
 
 
 def _number_of(variances: Tensor, wanted: float | None) -> int:
-    """How many components `wanted` means: all of them, so many, or as few as explain that share of the variance."""
+    """Return how many components to keep: all (None), `wanted` of them, or as few as explain that share of variance."""
     if wanted is None:
         return len(variances)
     if isinstance(wanted, float) and 0 < wanted < 1:

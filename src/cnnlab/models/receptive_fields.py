@@ -1,4 +1,4 @@
-"""The part of the input that one unit of a layer sees, for every layer of a network."""
+"""Compute the receptive fields of a network: the part of the input that one unit of each layer sees."""
 
 import operator
 from dataclasses import dataclass
@@ -15,26 +15,26 @@ LAYERS: tuple[type[nn.Module], ...] = (
     *(nn.ReLU, nn.ReLU6, nn.LeakyReLU, nn.ELU, nn.GELU, nn.SiLU, nn.Hardswish, nn.Sigmoid, nn.Tanh, nn.Identity),
     *(nn.BatchNorm2d, nn.LocalResponseNorm, nn.Dropout, nn.Dropout2d),
 )
-"""Layers whose units see one position."""
+"""Layers that act on each position separately, and so do not change the receptive field."""
 
 
 @dataclass(frozen=True)
 class Axis:
-    """Unit i of the layer sees the pixels from start + i * stride to start + i * stride + size - 1."""
+    """Receptive field along one axis: unit i sees pixels start + i * stride to start + i * stride + size - 1."""
 
     stride: int = 1
     size: int = 1
     start: int = 0
 
     def through(self, kernel: int, stride: int, padding: int, dilation: int) -> "Axis":
-        """The axis behind a window over this one (Araujo et al. 2019, equations 1 and 2)."""
+        """Return the axis after a sliding window over this one (Araujo et al. 2019, equations 1 and 2)."""
         reach = dilation * (kernel - 1) * self.stride
         return Axis(self.stride * stride, self.size + reach, self.start - padding * self.stride)
 
 
 @dataclass(frozen=True)
 class Field:
-    """Where the units of a layer look, in pixels of the network's input."""
+    """Receptive field of a layer's units, in pixels of the network's input."""
 
     rows: Axis = Axis()
     columns: Axis = Axis()
@@ -48,33 +48,33 @@ class Field:
         return _one_or_both(self.rows.size, self.columns.size)
 
     def box(self, row: int, column: int) -> tuple[int, int, int, int]:
-        """(top, left, bottom, right) of what a unit sees, the latter two exclusive; may reach over the image's edge."""
+        """Return (top, left, bottom, right) of a unit's field, the last two exclusive; it may extend past the image."""
         top = self.rows.start + row * self.rows.stride
         left = self.columns.start + column * self.columns.stride
         return top, left, top + self.rows.size, left + self.columns.size
 
 
 def receptive_fields(network: nn.Module) -> dict[str, Field]:
-    """Layer name -> field of every layer whose units see a window of the input.
+    """Return layer name -> field of every layer whose units see a window of the input.
 
-    Layers behind anything but convolutions, poolings, sums and concatenations (say, global pooling) have none, nor
-    has any layer of a network that torch.fx cannot trace.
+    Layers after anything but convolutions, poolings, sums and concatenations (for example after global pooling) are
+    left out. The result is empty if torch.fx cannot trace the network.
     """
     try:
         graph = _Tracer().trace(network)
-    except Exception:  # whatever a forward does with a value that is not there
+    except Exception:  # tracing runs the network's own code on symbolic values, which can raise anything
         return {}
     fields: dict[fx.Node, Field | None] = {}
     layers: dict[str, Field | None] = {}
     for node in graph.nodes:
         fields[node] = _field(node, network, fields)
         for name in _modules_of(node):
-            layers[name] = fields[node]  # the last node inside a module is its output
+            layers[name] = fields[node]  # later nodes overwrite earlier ones: the last node in a module is its output
     return {name: field for name, field in layers.items() if field is not None}
 
 
 class _Tracer(fx.Tracer):
-    """Goes into everything but torch's own layers."""
+    """Traces into all modules except torch's own layers."""
 
     def is_leaf_module(self, module: nn.Module, name: str) -> bool:
         return module.__module__.startswith("torch.nn") and not isinstance(module, nn.Sequential)
@@ -126,7 +126,7 @@ def _behind_window(field: Field, kernel: Any, stride: Any, padding: Any, dilatio
 
 
 def _union(fields: list[Field]) -> Field | None:
-    """What a sum or concatenation of branches sees; None if their strides differ."""
+    """Return the field of a sum or concatenation of branches; None if their strides differ."""
     rows = _joined([field.rows for field in fields])
     columns = _joined([field.columns for field in fields])
     return Field(rows, columns) if rows and columns else None
@@ -140,7 +140,7 @@ def _joined(axes: list[Axis]) -> Axis | None:
 
 
 def _modules_of(node: fx.Node) -> list[str]:
-    """The names of the modules that a node is in, its own among them."""
+    """Return the names of the modules that contain a node, including its own."""
     names = [str(name).split("@")[0] for name in node.meta.get("nn_module_stack", {})]  # relu@1 is its second call
     return [*names, *([str(node.target)] if node.op == "call_module" and str(node.target) not in names else [])]
 

@@ -1,4 +1,4 @@
-"""The ordered stages of a network: the names that freezing, learning rates, feature maps and reports use."""
+"""Split a network into ordered, named stages, which freezing, learning rates, feature maps and reports refer to."""
 
 import fnmatch
 from collections import OrderedDict
@@ -12,9 +12,9 @@ POOLING = (nn.MaxPool2d, nn.AvgPool2d)
 
 
 def with_features_and_classifier(network: nn.Module) -> nn.Module:
-    """Give any classification network the attributes `features` (an ordered container) and `classifier`.
+    """Give any classification network the attributes `features` (an ordered container) and `classifier`; return it.
 
-    Networks that lack them get views, which add nothing to the state_dict: its keys stay those of the origin.
+    Networks that lack them get aliases that are not part of the state_dict, so that its keys do not change.
     Raises InputError if no head is found.
     """
     head = head_name(network)
@@ -27,21 +27,22 @@ def with_features_and_classifier(network: nn.Module) -> nn.Module:
 
 
 def head_name(network: nn.Module) -> str:
-    """The name of the child that turns features into class scores."""
+    """Return the name of the child that turns features into class scores; raise InputError if there is none."""
     children = dict(network.named_children())
     for name in HEADS:
         if name in children:
             return name
     raise InputError(
-        f"{type(network).__name__} has no classifier: none of {', '.join(HEADS)} is among {', '.join(children)}."
+        f"{type(network).__name__} has no classifier: it needs a child {', '.join(HEADS[:-1])} or {HEADS[-1]}, "
+        f"but has {', '.join(children)}."
     )
 
 
 def stages(network: nn.Module) -> dict[str, nn.Module]:
-    """Name -> module of every stage in order, `classifier` last; together they hold all parameters.
+    """Return name -> module of every stage in order, with `classifier` last; together they hold all parameters.
 
-    A network that is built of `features` and `classifier` has the stages features.0, features.1, ...; another has its
-    children (conv1, ..., layer4). The head is called classifier whatever the origin calls it.
+    A network with a sequence `features` has the stages features.0, features.1, ...; other networks have their children
+    (conv1, ..., layer4). The head is always called classifier.
     """
     head = head_name(network)
     found: dict[str, nn.Module] = {}
@@ -54,10 +55,10 @@ def stages(network: nn.Module) -> dict[str, nn.Module]:
 
 
 def match_stages(network: nn.Module, patterns: list[str]) -> list[str]:
-    """The stages that the patterns name: `all`, `features`, `last_N` (of the features), `last_block`, a stage name, or
-    a glob.
+    """Return the stages that match the patterns, in order.
 
-    Raises InputError, with the list of stages, for a pattern that names nothing.
+    patterns: `all`, `features`, `last_N` (of the features with parameters), `last_block`, a stage name, or a glob.
+    Raises InputError that lists the stages for a pattern that matches none.
     """
     names = list(stages(network))
     features = names[:-1]
@@ -75,15 +76,18 @@ def match_stages(network: nn.Module, patterns: list[str]) -> list[str]:
         else:
             found = fnmatch.filter(names, pattern)
         if not found:
-            raise InputError(f"freeze: no stage is named {pattern!r}. The stages are: {', '.join(names)}.")
+            raise InputError(f"freeze: no stage is named {pattern!r}. Available: {', '.join(names)}.")
         chosen.update(found)
     return [name for name in names if name in chosen]
 
 
 def last_block(network: nn.Module) -> list[str]:
-    """The features' last block: the last stage if stages are blocks (ResNet's layer4; with the norm behind it, if any),
-    else all behind the last pooling that layers with parameters follow (VGG16's conv5_1 to conv5_3); the last layer of
-    a chain that never pools."""
+    """Return the stages of the features' last block.
+
+    If stages are blocks, it is the last one (ResNet's layer4) and a norm that follows it, if any. Otherwise it is
+    everything after the last pooling that is followed by layers with parameters (VGG16's conv5_1 to conv5_3), or the
+    last layer if the network never pools.
+    """
     features = list(stages(network).items())[:-1]
     while features and not _has_parameters(features[-1][1]):
         features.pop()
@@ -95,7 +99,7 @@ def last_block(network: nn.Module) -> list[str]:
         if next(module.children(), None) is not None:
             return behind if weighted else [name, *behind]
         behind.insert(0, name)
-        weighted |= any(parameter.ndim > 1 for parameter in module.parameters())  # not a norm's
+        weighted |= any(parameter.ndim > 1 for parameter in module.parameters())  # excludes norms
     return [features[-1][0]] if features else []
 
 
@@ -104,7 +108,7 @@ def _has_parameters(module: nn.Module) -> bool:
 
 
 def stage_of_parameter(network: nn.Module) -> dict[str, str]:
-    """Parameter name -> stage name; parameters outside every stage (a ViT's class token) belong to the first stage."""
+    """Return parameter name -> stage name; parameters outside all stages (a ViT's class token) are in the first."""
     by_identity = {id(p): stage for stage, module in stages(network).items() for p in module.parameters()}
     first = next(iter(stages(network)))
     return {name: by_identity.get(id(p), first) for name, p in network.named_parameters()}

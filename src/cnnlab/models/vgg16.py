@@ -1,4 +1,4 @@
-"""VGG16 (Simonyan and Zisserman 2015, configuration D), torchvision's, with a choice of heads."""
+"""VGG16 (Simonyan and Zisserman 2015, configuration D) from torchvision, with a choice of heads."""
 
 from torch import nn
 from torchvision import models
@@ -7,9 +7,9 @@ from cnnlab.errors import InputError
 
 
 def vgg16(num_classes: int = 1000, head: str = "full", dropout: float = 0.5) -> models.VGG:
-    """N x 3 x 224 x 224 -> N x num_classes logits.
+    """Return a VGG16 that maps N x 3 x 224 x 224 images to N x num_classes logits.
 
-    head: "full" is the published one, three linear layers with 119.6 M weights up to 1,000 classes; "pooled" is global
+    head: "full" is the published one, three linear layers (119.6 M weights for five classes); "pooled" is global
     average pooling and one linear layer of 512 x num_classes, for few classes or little memory.
     """
     if head not in ("full", "pooled"):

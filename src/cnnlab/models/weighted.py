@@ -1,4 +1,4 @@
-"""Which parameters of a network are weights, the ones that regularization acts on, and layers by name or glob."""
+"""Find the weights of a network, on which regularization acts, and layers by name or glob."""
 
 import fnmatch
 from collections.abc import Collection, Sequence
@@ -8,14 +8,14 @@ from torch import nn
 from cnnlab.errors import InputError
 
 HEADS = ("classifier", "fc", "head", "heads")
-"""What torchvision and timm call the part of a network behind its features."""
+"""Names that torchvision and timm give to a network's head."""
 
 
 def weights_of(module: nn.Module, modules: Sequence[str] | None = None) -> dict[str, nn.Parameter]:
-    """Name -> parameter of every weight: at least two-dimensional and of no normalization layer, so never a bias.
+    """Return name -> parameter of every weight: those with at least two dimensions, except of normalization layers.
 
-    modules: names or globs of the layers to take ("classifier" is the head whatever it is called); None: all.
-    Raises InputError for a pattern that names none.
+    modules: names or globs of the layers to include ("classifier" always means the head); None: all.
+    Raises InputError for a pattern that matches no layer.
     """
     leaves = [layer for layer in module.modules() if next(layer.children(), None) is None]
     of_norms = {id(p) for layer in leaves if "Norm" in type(layer).__name__ for p in layer.parameters()}
@@ -27,15 +27,15 @@ def weights_of(module: nn.Module, modules: Sequence[str] | None = None) -> dict[
 
 
 def matching(names: Collection[str], patterns: Sequence[str]) -> list[str]:
-    """The layers among `names` that a name or glob names, or whose parent one does.
+    """Return those of the layers `names` that match a pattern (name or glob), or whose parent matches one.
 
-    Raises InputError, with the names, for a pattern that names none.
+    Raises InputError that lists the names for a pattern that matches none.
     """
     chosen: set[str] = set()
     for pattern in patterns:
         found = [name for name in names if any(fnmatch.fnmatch(path, pattern) for path in _paths(name))]
         if not found:
-            raise InputError(f"No layer with weights is named {pattern!r}. They are: {', '.join(names)}.")
+            raise InputError(f"No layer with weights is named {pattern!r}. Available: {', '.join(names)}.")
         chosen.update(found)
     return [name for name in names if name in chosen]
 
@@ -45,7 +45,7 @@ def _layer(parameter: str) -> str:
 
 
 def _paths(name: str) -> list[str]:
-    """a.b.c -> a, a.b, a.b.c; with the head also under the name classifier."""
+    """Return the paths a, a.b, a.b.c of the name a.b.c; for layers of the head also those with the name classifier."""
     parts = name.split(".")
     paths = [".".join(parts[:end]) for end in range(1, len(parts) + 1)]
     if parts[0] in HEADS:

@@ -1,4 +1,4 @@
-"""Weights by name, file or run: found, read without executing anything, and matched key by key."""
+"""Find weights by name, file or run, read them without executing anything, and load them key by key."""
 
 import logging
 from collections.abc import Mapping
@@ -23,7 +23,7 @@ MAX_BYTES = 4 << 30
 
 @dataclass(frozen=True)
 class Weights:
-    """A state_dict and where it came from; `mean` and `std` if the preprocessing travelled with it."""
+    """A state_dict and its source; `mean` and `std` are set if the file includes the preprocessing."""
 
     state: Mapping[str, Tensor]
     source: str
@@ -32,10 +32,10 @@ class Weights:
 
 
 def find_weights(weights: str, model: str, data_dir: Path) -> Weights:
-    """The weights that `weights` names for the model `model`.
+    """Find and read weights for the model `model`.
 
     weights: a file (.pth, .pt, .safetensors, .ckpt), a run folder, "timm", or a torchvision weight name
-        (IMAGENET1K_V1, DEFAULT), fetched if torch's cache does not hold it. Where fetching fails,
+        (IMAGENET1K_V1, DEFAULT), downloaded if it is not in torch's cache. If the download fails,
         `data_dir/weights/<model>*` is used.
     Raises InputError for an unknown name or format, DataError for a missing, damaged or untrusted file.
     """
@@ -45,7 +45,7 @@ def find_weights(weights: str, model: str, data_dir: Path) -> Weights:
     if path.suffix in SUFFIXES:
         return _from_file(path)
     if path.is_file():
-        raise InputError(f"model.weights={weights}: {path.suffix} is no format of weights; use {', '.join(SUFFIXES)}.")
+        raise InputError(f"model.weights={weights}: unknown format {path.suffix}. Use {', '.join(SUFFIXES)}.")
     if weights == "timm":
         import timm
 
@@ -60,31 +60,31 @@ def find_weights(weights: str, model: str, data_dir: Path) -> Weights:
         local = _local_file(model, data_dir)
         if local is None:
             raise DataError(
-                f"The {weights} weights of {model} could not be fetched:\n  {error}\n"
-                f"Ways on: put a file {model}.pth (or .safetensors) into {(data_dir / 'weights').absolute()}, "
-                "name one with model.weights=FILE, or start from scratch with model.weights=null."
+                f"The {weights} weights of {model} could not be downloaded:\n  {error}\n"
+                f"Put a file {model}.pth (or .safetensors) into {(data_dir / 'weights').absolute()}, "
+                "name one with model.weights=FILE, or train from scratch with model.weights=null."
             ) from error
-        log.warning("%s could not be fetched (%s); using %s instead.", entry.url, error.__cause__ or error, local)
+        log.warning("%s could not be downloaded (%s); using %s instead.", entry.url, error.__cause__ or error, local)
         return _from_file(local)
 
 
 def torchvision_weights(model: str, weights: str) -> WeightsEnum:
-    """The entry `weights` of torchvision's model `model`; raises InputError, with its names, if there is none."""
+    """Return the entry `weights` of torchvision's model `model`; raise InputError that lists its names if unknown."""
     try:
         return torchvision.models.get_model_weights(model)[weights]
     except (ValueError, KeyError) as error:
         known = list(torchvision.models.get_model_weights(model).__members__) if _is_torchvision(model) else []
         raise InputError(
-            f"model.weights={weights} is no file, run folder or torchvision weight name of {model}. "
+            f"model.weights={weights} is not a file, a run folder or a torchvision weight name of {model}. "
             f"Use null, a path{''.join(f', {name}' for name in [*known, 'DEFAULT'] if known)}."
         ) from error
 
 
 def load_weights(network: nn.Module, weights: Weights, own: Mapping[str, Tensor] | None = None) -> set[str]:
-    """Copy every entry that has the name and shape of one in `network`; returns the loaded names and logs the others.
+    """Copy every weight whose name and shape match one in `network`; return the loaded names and log the others.
 
-    own: name -> parameter or buffer of `network`, if they are to go by other names than those of its state_dict.
-    Raises DataError if nothing fits.
+    own: name -> parameter or buffer of `network`, if other names than those of its state_dict are to be matched.
+    Raises DataError if nothing matches.
     """
     own = network.state_dict(keep_vars=True) if own is None else own
     fits = fitting(weights, own)
@@ -92,7 +92,7 @@ def load_weights(network: nn.Module, weights: Weights, own: Mapping[str, Tensor]
     new = [name for name in own if name not in fits and not name.endswith("num_batches_tracked")]
     if not any(value.is_floating_point() for value in fits.values()):
         raise DataError(
-            f"{weights.source} fits nothing in {type(network).__name__}: it has "
+            f"{weights.source} does not match {type(network).__name__}: it has "
             f"{', '.join(ignored[:3]) or 'no tensor'}; "
             f"the network has {', '.join(f'{name} {tuple(own[name].shape)}' for name in list(own)[:3])}."
         )
@@ -119,11 +119,11 @@ def has_classifier(weights: Weights) -> bool:
 
 
 def outputs_of(weights: Weights) -> int:
-    """Return the number of classes that the weights' head scores; raise InputError if they have no head."""
+    """Return the number of outputs of the weights' head; raise InputError if they have no head."""
     if not has_classifier(weights):
         names = ", ".join(f"{name}.*" for name in HEADS)
         raise InputError(
-            f"{weights.source} has no classifier (none of {names}), so it cannot name classes. "
+            f"{weights.source} has no classifier (none of {names}), so it cannot predict classes. "
             "Train one first: python train.py model=... model.weights=... freeze=features"
         )
     heads = [value for name, value in weights.state.items() if name.split(".")[0] in HEADS and value.ndim]
@@ -131,7 +131,7 @@ def outputs_of(weights: Weights) -> int:
 
 
 def fitting(weights: Weights, own: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """The entries of `weights` that have the name and shape of one in `own`."""
+    """Return the entries of `weights` whose name and shape match one in `own`."""
     return {name: value for name, value in weights.state.items() if name in own and own[name].shape == value.shape}
 
 

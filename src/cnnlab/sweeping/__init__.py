@@ -1,1 +1,1 @@
-"""Sweeps (`-m`): from the command line to a plan, to its jobs under any launcher, and to the last word."""
+"""Sweeps (`-m`): plan them, run their jobs under any launcher, and report on the console."""

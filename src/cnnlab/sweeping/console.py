@@ -1,4 +1,4 @@
-"""What a sweep says: its plan, each job that ends, and the last word."""
+"""Report a sweep on the console: its plan, each job that ends, and the result."""
 
 import shlex
 from collections.abc import Sequence
@@ -9,7 +9,7 @@ from cnnlab.runs.sweep import ENDED, Job, Sweep
 
 
 def describe(sweep: Sweep, searches: bool) -> str:
-    """What is about to happen, for the console."""
+    """Return the plan of a sweep as text for the console."""
     record = sweep.record
     done = len(sweep.with_status("finished"))
     what = f"Search of {record['total']} trials" if searches else f"Sweep of {_jobs(record['total'])}"
@@ -24,14 +24,14 @@ def describe(sweep: Sweep, searches: bool) -> str:
     if done:
         half = sum(sweep.has_checkpoint(job) for job in sweep.jobs if job["status"] != "finished")
         left = record["total"] - done - half - len(sweep.with_status("failed")) * searches
-        lines.append(f"  {'resumed:':<9}{done} finished already, {half} to be continued, {left} to be begun")
+        lines.append(f"  {'resumed:':<9}{done} already finished, {half} to continue, {left} to start")
     else:
-        lines.append(f"  {'time:':<8}to be estimated after the first job")
+        lines.append(f"  {'time:':<8}estimated after the first job")
     return "\n".join(lines)
 
 
 def announce(sweep: Sweep, ended: Sequence[Job]) -> None:
-    """One line for each job that has ended."""
+    """Print one line for each job that has ended."""
     before = len(sweep.with_status(*ENDED)) - len(ended)
     for place, job in enumerate(ended, before + 1):
         if job["status"] == "finished":
@@ -45,9 +45,9 @@ def announce(sweep: Sweep, ended: Sequence[Job]) -> None:
 
 
 def conclude(sweep: Sweep, command: Sequence[str]) -> int:
-    """Print how the sweep ended and what to type next.
+    """Print how the sweep ended and what to type next; return the exit code.
 
-    command: what was typed. Returns the exit code: 0, that of the first job that failed, or 1 if some did not run.
+    command: what was typed. The exit code is 0, that of the first failed job, or 1 if some jobs did not run.
     """
     total, failed = sweep.record["total"], sweep.with_status("failed")
     finished = len(sweep.with_status("finished"))
@@ -67,14 +67,14 @@ def conclude(sweep: Sweep, command: Sequence[str]) -> int:
 
 
 def _colour(sweep: Sweep) -> str | None:
-    """What gives the runs of one value of the first factor one colour."""
+    """Return the regular expression that colours runs by the value of the first factor."""
     factor = next((key for key in sweep.record["varies"] if key != "seed"), None)
     names = [job["name"] for job in sweep.with_status("finished")]
     return tensorboard.colour_of(names, factor, sweep.record["varies"][factor] if factor else ())
 
 
 def _remaining(sweep: Sweep) -> str:
-    """The time that is left, if the jobs to come take as long as those that have finished."""
+    """Return the estimated remaining time as text, assuming the average duration of the finished jobs."""
     left = sweep.record["total"] - len(sweep.with_status(*ENDED))
     seconds = [job["wall_seconds"] for job in sweep.with_status("finished") if "wall_seconds" in job]
     if not left or not seconds or sweep.record["launcher"] == "submitit_slurm":
@@ -84,11 +84,12 @@ def _remaining(sweep: Sweep) -> str:
 
 
 def _reason(job: Job) -> str:
-    return next(iter(job.get("error", "").splitlines()), "without a word").rstrip(".")
+    """Return the first line of a job's error."""
+    return next(iter(job.get("error", "").splitlines()), "no message").rstrip(".")
 
 
 def _duration(seconds: float) -> str:
-    """9 s, 12 min, 3 h 05 min."""
+    """Format seconds as 9 s, 12 min or 3 h 05 min."""
     minutes = round(seconds / 60)
     if seconds < 90:
         return f"{max(1, round(seconds))} s"
@@ -100,5 +101,5 @@ def _jobs(count: int) -> str:
 
 
 def _shown(folder: Path) -> str:
-    """Relative to the working directory where that is shorter to read."""
+    """Return a path relative to the working directory if it is inside it."""
     return str(folder.relative_to(Path.cwd())) if folder.is_relative_to(Path.cwd()) else str(folder)

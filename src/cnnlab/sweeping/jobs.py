@@ -1,4 +1,4 @@
-"""The jobs of a sweep under Hydra's launchers: in this process, side by side, or on a cluster."""
+"""Run the jobs of a sweep under Hydra's launchers: in this process, in parallel, or on a cluster."""
 
 import contextlib
 import itertools
@@ -21,11 +21,11 @@ from cnnlab.system.files import read_json
 from cnnlab.system.processes import PARENT, cores, device_count
 
 LOOK_EVERY = 1.0
-"""Seconds between two looks at the records of running jobs."""
+"""Seconds between two checks of the records of running jobs."""
 
 
 def launch(launcher: Launcher, sweep: Sweep, jobs: Sequence[Job]) -> None:
-    """Run the jobs under Hydra's launcher, as many at a time as planned, and keep sweep.json up to date meanwhile."""
+    """Run the jobs under Hydra's launcher, as many at a time as planned, and keep sweep.json up to date."""
     for job in jobs:
         sweep.reopen(job)
     sweep.begin()
@@ -42,14 +42,14 @@ def launch(launcher: Launcher, sweep: Sweep, jobs: Sequence[Job]) -> None:
                 print(f"hydra/launcher={name}: {type(error).__name__}: {error}", flush=True)
         for job, answer in itertools.zip_longest(batch, answers):
             if job["status"] not in ENDED and (answer or sweep.is_lost(job)):
-                sweep.give_up(job, *_what_happened(answer))
+                sweep.give_up(job, *_failure(answer))
                 announce(sweep, [job])
 
 
-def _what_happened(answer: JobReturn | None) -> tuple[str, int]:
-    """Why a job has no record of its end, and its exit code."""
+def _failure(answer: JobReturn | None) -> tuple[str, int]:
+    """Return the error and exit code of a job that did not record its own end."""
     if not answer or answer.status != JobStatus.FAILED:
-        return "its process ended without a word: killed, or out of memory", 1
+        return "its process ended without a message: it was killed, or memory ran out", 1
     error = answer._return_value
     if isinstance(error, CnnlabError):
         return str(error), error.exit_code
@@ -58,7 +58,7 @@ def _what_happened(answer: JobReturn | None) -> tuple[str, int]:
 
 @contextlib.contextmanager
 def _watched(sweep: Sweep) -> Iterator[None]:
-    """Say which jobs have ended, while others run."""
+    """Print which jobs have ended while others are running."""
     over = threading.Event()
 
     def watch() -> None:
@@ -76,9 +76,9 @@ def _watched(sweep: Sweep) -> Iterator[None]:
 
 
 def run_apart(command: Sequence[str]) -> None:
-    """Run a job that starts processes of its own in a process of its own, which can fail or hang without the sweep.
+    """Run a job that starts several processes with its own command, so that its failure does not affect the sweep.
 
-    Lightning's ranks repeat the command that they are started by: here the job's, not the sweep's.
+    Lightning starts the other ranks with the command of their process, which must be the job's and not the sweep's.
     """
     process = subprocess.Popen(command, env=os.environ | {PARENT: str(os.getpid())})
     try:
@@ -92,9 +92,9 @@ def run_apart(command: Sequence[str]) -> None:
 
 
 def share(plain: dict[str, Any], sweep_folder: Path, number: int) -> dict[str, Any]:
-    """The config of a job, with its part of a machine on which several jobs of its sweep run at a time.
+    """Return the config of a job with its share of a machine that runs several jobs of the sweep at a time.
 
-    Under joblib the GPUs take turns (number modulo their count); processor cores are divided among the jobs.
+    Under joblib, job `number` gets GPU number modulo the count of GPUs; CPU cores are divided among the jobs.
     """
     sweep = read_json(sweep_folder / NAME)
     if sweep["launcher"] not in ("joblib", "submitit_local"):

@@ -1,4 +1,4 @@
-"""The plan of a sweep: all that can be known, checked and written before its first job."""
+"""Plan a sweep: check everything that can be checked before its first job, and write sweep.json."""
 
 import contextlib
 import importlib.util
@@ -34,17 +34,17 @@ EXTRAS = {
     "hydra/launcher=submitit_slurm": ("hydra_submitit_launcher", "cluster"),
     "hparams_search=optuna": ("hydra_optuna_sweeper", "sweep"),
 }
-"""Choices that need a package -> its module below hydra_plugins, and the extra of cnnlab that brings it."""
+"""Override that needs a package -> its module below hydra_plugins, and the extra of cnnlab that installs it."""
 CHANGEABLE = ("hydra/launcher=", "hydra.launcher.", "hydra.sweeper.n_trials=", "hydra.sweeper.n_jobs=")
-"""What may differ when a sweep is resumed: where its jobs run, and how many trials a search has."""
+"""Prefixes of overrides that may change when a sweep is resumed: where jobs run, and how many trials a search has."""
 PLANNED = "hydra_plugins.cnnlab.sweepers.PlannedSweeper"
 SEARCH = "hydra_plugins.cnnlab.sweepers.SearchSweeper"
 
 
 def prepare(overrides: Sequence[str], config_dir: str | None = None) -> tuple[Sweep, list[str]]:
-    """Check all that can be known before the first job, claim the folder, write sweep.json, and print the plan.
+    """Check all jobs, claim the folder, write sweep.json, and print the plan.
 
-    Returns the sweep and the overrides that Hydra is started with. Raises one InputError that lists all that is wrong;
+    Returns the sweep and the overrides to start Hydra with. Raises one InputError that lists everything that is wrong;
     nothing is written then.
     """
     own = [override for override in overrides if override.startswith("sweep.")]
@@ -81,7 +81,7 @@ def prepare(overrides: Sequence[str], config_dir: str | None = None) -> tuple[Sw
     if sweep is None:
         folder = _folder(keys, cfgs[0], rest)
         if keys.get("resume"):
-            print(f"{folder} holds no sweep yet: nothing to resume, all of it is run.")
+            print(f"{folder} contains no sweep to resume: starting a new one.")
         sweep = _planned(folder, rest, arguments, jobs, searches)
     total = hydra.sweeper.n_trials + len(sweep.with_status("failed")) if searches else len(sweep.jobs)
     at_once = _at_once(hydra, cfgs, total)
@@ -105,11 +105,11 @@ def _refuse_single_run_keys(overrides: Sequence[str]) -> None:
             if override.key == "hydra.job.chdir":
                 raise InputError("hydra.job.chdir is not possible: paths are relative to the working directory.")
             if override.key.startswith("hydra.sweep."):
-                raise InputError(f"{override.text}: name the folder with sweep.dir=FOLDER; a job's is named by what varies.")
+                raise InputError(f"{override.text}: name the folder with sweep.dir=FOLDER; what varies names the jobs.")
     with problems:
         if "RANK" in os.environ or int(os.environ.get("SLURM_NTASKS", 1)) > 1:
             raise InputError("A sweep starts its processes itself: start it once, without torchrun or srun.")
-    problems.raise_all("A sweep (-m) is no single run:")
+    problems.raise_all("These settings are for single runs, not for a sweep (-m):")
 
 
 def _require_extras(overrides: Sequence[str]) -> None:
@@ -118,7 +118,7 @@ def _require_extras(overrides: Sequence[str]) -> None:
         with problems:
             if _missing(override):
                 raise InputError(
-                    f"{override} needs a package that is not here: pip install 'cnnlab[{EXTRAS[override][1]}]'"
+                    f"{override} needs a package that is not installed: pip install 'cnnlab[{EXTRAS[override][1]}]'"
                 )
     problems.raise_all("Packages are missing:")
 
@@ -131,8 +131,8 @@ def _missing(override: str) -> bool:
 def _require_own_sweeper(hydra: DictConfig | None) -> None:
     if hydra and hydra.sweeper._target_ not in (BASIC_SWEEPER, SEARCH):
         raise InputError(
-            f"hydra/sweeper={hydra.runtime.choices['hydra/sweeper']} keeps no record that can be resumed. Leave it out "
-            "to run every combination, or search with hparams_search=optuna."
+            f"hydra/sweeper={hydra.runtime.choices['hydra/sweeper']} cannot be resumed. Leave it out to run every "
+            "combination, or search with hparams_search=optuna."
         )
 
 
@@ -145,18 +145,18 @@ def _require_one_process(trainer: DictConfig, launcher: str) -> None:
     if launcher == "joblib" and starts_processes(trainer, when_auto=1):
         raise InputError(
             f"hydra/launcher=joblib runs each job in one process: trainer.strategy={trainer.strategy} "
-            f"trainer.devices={trainer.devices} needs several. Leave it out: then they run one after the other."
+            f"trainer.devices={trainer.devices} needs several. Leave out the launcher to run the jobs one by one."
         )
 
 
 def _require_one_metric(cfgs: Sequence[DictConfig], searches: bool) -> None:
     metrics = list(dict.fromkeys(str(cfg.metric) for cfg in cfgs))
     if searches and len(metrics) > 1:
-        raise InputError(f"A search has one metric to find the best of, not {' and '.join(metrics)}: set metric=NAME.")
+        raise InputError(f"A search optimizes one metric, not {' and '.join(metrics)}: set metric=NAME.")
 
 
 def _hydra_node(overrides: Sequence[str], config_dir: str | None) -> DictConfig | None:
-    """Hydra's own config under the first of every swept value; None where it does not compose, which the jobs tell."""
+    """Return Hydra's own config for the first of every swept value; None if it does not compose (jobs report why)."""
     try:
         first = [first_of(override) for override in overrides]
         return compose(first, config_dir, with_hydra=True).hydra
@@ -169,12 +169,12 @@ def _launcher(hydra: DictConfig | None) -> str:
 
 
 def _params(hydra: DictConfig | None) -> list[str]:
-    """hydra.sweeper.params: what an experiment sweeps without being told on the command line."""
+    """Return hydra.sweeper.params, the keys that an experiment sweeps by itself, as overrides."""
     return [f"{key}={value}" for key, value in (hydra.sweeper.get("params") or {}).items()] if hydra else []
 
 
 def _checked(job: Sequence[str], config_dir: str | None, launcher: str) -> DictConfig:
-    """The config of a job; raises InputError that lists what is wrong with it."""
+    """Return the config of a job; raise InputError that lists what is wrong with it."""
     cfg = compose(job, config_dir)
     check(cfg)
     _require_one_process(cfg.trainer, launcher)
@@ -182,18 +182,18 @@ def _checked(job: Sequence[str], config_dir: str | None, launcher: str) -> DictC
 
 
 def _own_keys(own: Sequence[str]) -> dict[str, Any]:
-    """sweep.dir and sweep.resume; composing says what is wrong with them."""
+    """Return the values of sweep.dir and sweep.resume; {} if they do not parse, which composing reports."""
     with contextlib.suppress(HydraException):
         return {key.removeprefix("sweep."): override.value() for key, override in parse(own).items()}
     return {}
 
 
 def _opened(keys: dict[str, Any], overrides: Sequence[str]) -> Sweep | None:
-    """The sweep to resume; None for a new one."""
+    """Return the sweep to resume, None for a new one."""
     resumes = keys.get("resume") is True
     if not keys.get("dir"):
         if resumes:
-            raise InputError("sweep.resume=true: which sweep? Add sweep.dir=FOLDER.")
+            raise InputError("sweep.resume=true does not say which sweep: add sweep.dir=FOLDER.")
         return None
     folder = Path(str(keys["dir"])).expanduser().absolute()
     if not (folder / NAME).is_file():
@@ -201,7 +201,7 @@ def _opened(keys: dict[str, Any], overrides: Sequence[str]) -> Sweep | None:
         return None
     if not resumes:
         raise InputError(
-            f"sweep.dir={folder} holds a sweep already. Continue it with sweep.resume=true, or name another folder."
+            f"sweep.dir={folder} already holds a sweep. Continue it with sweep.resume=true, or name another folder."
         )
     sweep = Sweep.read(folder)
     _require_same(sweep, overrides)
@@ -216,46 +216,47 @@ def _require_no_other_content(folder: Path) -> None:
         raise InputError(f"sweep.dir={folder} holds a single run: name another folder.")
     if other := next(folder.glob("*/run.json"), None):
         raise InputError(
-            f"sweep.dir={folder} holds runs of no sweep, such as {other.parent.name}: name another folder."
+            f"sweep.dir={folder} holds runs that are not of a sweep, such as {other.parent.name}: name another folder."
         )
 
 
 def _require_same(sweep: Sweep, overrides: Sequence[str]) -> None:
-    """Raises InputError that says which overrides are not those of the sweep."""
+    """Raise InputError that names the overrides that differ from those of the sweep."""
     stored, given = sweep.record["overrides"], _lasting(overrides)
     gone = [override for override in stored if override not in given]
     new = [override for override in given if override not in stored]
     if gone or new:
-        parts = [f"it has {' '.join(gone)}"] * bool(gone) + [f"this command has {' '.join(new)}"] * bool(new)
+        differences = [f"it has {' '.join(gone)}"] * bool(gone) + [f"this command has {' '.join(new)}"] * bool(new)
         raise InputError(
-            f"{sweep.folder} is another sweep: {', '.join(parts)}. Resume it with its own overrides, "
+            f"{sweep.folder} is another sweep: {', '.join(differences)}. Resume it with its own overrides, "
             "or name another folder."
         )
 
 
 def _require_own_jobs(sweep: Sweep, arguments: Sequence[str]) -> None:
-    """Raises InputError if sweep.json, which may come from somebody else, has jobs that are not of this sweep.
+    """Raise InputError if sweep.json, which may come from somebody else, has jobs that are not of this sweep.
 
-    Which code to trust, and where to write, only what has been typed says.
+    Only typed overrides may say which code to trust and where to write.
     """
     typed, where = parse(arguments), sweep.folder / NAME
     for job in sweep.jobs:
         if job["name"] in (".", "..") or "/" in job["name"]:
-            raise InputError(f"{where}: the folder of a job is not in the sweep's own: {job['name']}.")
+            raise InputError(f"{where}: the folder of a job is outside the sweep's folder: {job['name']}.")
         for override in job["overrides"]:
             require_harmless(override, where)
             ((key, stored),) = parse([override]).items()
             trusts = split(override).group == "trusted_packages"
             if key not in typed or (trusts and stored.value() != typed[key].value()):
-                raise InputError(f"{where} says {override}, which is not of this sweep: refused.")
+                raise InputError(f"{where} contains {override}, which does not belong to this sweep: refused.")
 
 
 def _lasting(overrides: Sequence[str]) -> list[str]:
+    """Return the overrides that must stay the same when a sweep is resumed."""
     return [override for override in overrides if not override.startswith(CHANGEABLE)]
 
 
 def _folder(keys: dict[str, Any], cfg: DictConfig, overrides: Sequence[str]) -> Path:
-    """Claim the folder of a new sweep."""
+    """Claim and return the folder of a new sweep."""
     if keys.get("dir"):
         folder = Path(str(keys["dir"])).expanduser().absolute()
         folder.mkdir(parents=True, exist_ok=True)
@@ -267,7 +268,7 @@ def _folder(keys: dict[str, Any], cfg: DictConfig, overrides: Sequence[str]) -> 
 def _planned(
     folder: Path, overrides: Sequence[str], arguments: Sequence[str], jobs: Sequence[Sequence[str]], searches: bool
 ) -> Sweep:
-    """A new sweep: all its jobs, or none yet of a search."""
+    """Return a new sweep with all its jobs; a search has none yet."""
     parsed = parse(arguments)
     swept = {key: override for key, override in parsed.items() if override.is_sweep_override()}
     varies = {
@@ -286,7 +287,7 @@ def _planned(
 
 
 def _at_once(hydra: DictConfig, cfgs: Sequence[DictConfig], total: int) -> int:
-    """How many jobs run at a time; of a search no more than are asked for before the first answers."""
+    """Return how many jobs run at a time; in a search, at most the number of trials proposed at a time."""
     launcher = _launcher(hydra)
     total = min(total, hydra.sweeper.get("n_jobs", total))
     if launcher == "joblib" and hydra.launcher.n_jobs != -1:
@@ -301,14 +302,14 @@ def _at_once(hydra: DictConfig, cfgs: Sequence[DictConfig], total: int) -> int:
 
 
 def _for_hydra(hydra: DictConfig, sweep: Sweep, searches: bool) -> list[str]:
-    """What Hydra has to know of the plan."""
+    """Return the overrides that tell Hydra the plan."""
     added = [f"hydra.sweep.dir={quoted(str(sweep.folder))}"]
     if not searches:
         added.append(f"hydra.sweeper._target_={PLANNED}")
     if sweep.record["launcher"] == "joblib":
         added.append(f"hydra.launcher.n_jobs={sweep.record['at_once']}")
     if sweep.record["launcher"] == "submitit_slurm" and "requeue" not in hydra.launcher.additional_parameters:
-        added.append("+hydra.launcher.additional_parameters.requeue=true")  # a preempted job goes on from its last.ckpt
-    if searches and hydra.sweeper.sampler.get("seed") is not None:  # or the same values would be drawn once more
+        added.append("+hydra.launcher.additional_parameters.requeue=true")  # a preempted job resumes from last.ckpt
+    if searches and hydra.sweeper.sampler.get("seed") is not None:  # else the same values would be drawn again
         added.append(f"hydra.sweeper.sampler.seed={hydra.sweeper.sampler.seed + len(sweep.jobs)}")
     return added

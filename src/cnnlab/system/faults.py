@@ -35,7 +35,15 @@ def translate_error(error: BaseException) -> CnnlabError | None:
             "A data loading process was killed, most likely because the machine ran out of memory. "
             "Use fewer of them: data.num_workers=1, or 0 for none."
         )
+    if _out_of_memory(error):
+        return DataError("Out of memory. Use smaller batches (data.batch_size) or images (model.image_size).")
     return _of_system(error) if isinstance(error, OSError) else None
+
+
+def _out_of_memory(error: BaseException) -> bool:
+    """Return whether Python, a GPU (torch.OutOfMemoryError) or torch's allocator on the CPU is out of memory."""
+    refused = isinstance(error, RuntimeError) and "can't allocate memory" in str(error)
+    return refused or isinstance(error, MemoryError) or type(error).__name__ == "OutOfMemoryError"
 
 
 def _lost_a_worker(error: BaseException) -> bool:

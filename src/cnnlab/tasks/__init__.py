@@ -1,1 +1,1 @@
-"""What is learned: one folder a task, chosen by the data or the model, and known to the rest as a `Task`."""
+"""Tasks: what a network learns. One folder per task; the rest of cnnlab uses each as a `Task`."""

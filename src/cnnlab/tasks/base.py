@@ -1,4 +1,4 @@
-"""The seam between what is learned and everything else: all that the rest of cnnlab asks of a task."""
+"""The interface between a task and the rest of cnnlab."""
 
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
@@ -21,7 +21,7 @@ from cnnlab.training.recipe import Recipe
 
 @dataclass
 class NoOptions:
-    """A task's evaluation or prediction takes no keys of its own."""
+    """The options of a task whose evaluation or prediction has no keys of its own."""
 
 
 class Evaluation(Protocol):
@@ -33,19 +33,19 @@ class Evaluation(Protocol):
         ...
 
     def summary(self) -> str:
-        """Return what the terminal shows."""
+        """Return the scores as text for the terminal."""
         ...
 
     def write(self, folder: Path, title: str) -> None:
-        """Write metrics.json and report.html, and what else belongs to them, into `folder`."""
+        """Write metrics.json, report.html and the files that belong to them into `folder`."""
         ...
 
 
 class Prediction(Protocol):
-    """What a network says of one input."""
+    """A network's prediction for one input."""
 
     def row(self) -> dict[str, str]:
-        """Return column -> cell of predictions.csv."""
+        """Return column -> cell for predictions.csv."""
         ...
 
     def draw(self, image: Image.Image) -> Image.Image:
@@ -54,24 +54,24 @@ class Prediction(Protocol):
 
     @property
     def caption(self) -> str:
-        """At most two lines for a sheet of many pictures."""
+        """A caption of at most two lines, for a sheet of many pictures."""
         ...
 
 
 class Task(ABC):
-    """One kind of learning: its data, its module, how it is scored, and what its predictions look like.
+    """What a network learns: the task's data, module, scores and predictions.
 
     metrics: name -> "max" or "min", the metrics that `metric=` may choose.
     """
 
     data_schema: ClassVar[type]
-    """Dataclass with the keys of the config group `data`; `NEEDED` names those without which a stored config fails."""
+    """Dataclass with the keys of the config group `data`; its `NEEDED` lists those that a stored config must have."""
     module_class: ClassVar[type[TaskModule]]
-    """The LightningModule: losses, metrics, what predictions are made of."""
+    """The LightningModule with the task's metrics and predictions."""
     pictures: ClassVar[Mapping[str, str]] = {}
-    """What `cnnlab visualize what=` can draw of it -> the module with `Options` and `draw`."""
+    """Value of `cnnlab visualize what=` -> the module with its `Options` and `draw`."""
     capabilities: ClassVar[frozenset[str]] = frozenset()
-    """Of "feature_cache", "records", "image_augmentation", "pretrained": what it has, and others do not."""
+    """Optional features that the task supports: "feature_cache", "records", "image_augmentation", "pretrained"."""
     evaluate_options: ClassVar[type] = NoOptions
     """Dataclass with the task's own keys of `cnnlab evaluate`."""
     predict_options: ClassVar[type] = NoOptions
@@ -87,7 +87,7 @@ class Task(ABC):
     ) -> DataModule:
         """Return the data of the config group `data` for a network that takes `spec`.
 
-        Raises InputError or DataError if the options or the data cannot work.
+        Raises InputError or DataError if the options or the data do not work.
         """
 
     def build_module(
@@ -98,7 +98,7 @@ class Task(ABC):
         hyperparameters: dict[str, Any],
         recipe: Recipe | None = None,
     ) -> TaskModule:
-        """Return the LightningModule; without a recipe it only predicts."""
+        """Return the LightningModule; without a recipe it can only predict."""
         return self.module_class(preprocessing, network, classes, hyperparameters, recipe)
 
     def build_batch_transforms(self, augmentations: Mapping[str, nn.Module], num_classes: int) -> list[nn.Module]:
@@ -106,7 +106,7 @@ class Task(ABC):
         return []
 
     def check_recipe(self, recipe: Recipe, augmentations: Mapping[str, nn.Module]) -> None:  # noqa: B027
-        """Raise InputError for a loss that does not take the targets that augmentation and regularization make."""
+        """Raise InputError if the loss does not accept the targets that augmentation and regularization produce."""
 
     def evaluate(self, module: TaskModule, data: DataModule, part: Any, options: Any) -> Evaluation:
         """Score `part` of the data in one pass; `options` is an instance of `evaluate_options`."""
@@ -117,41 +117,43 @@ class Task(ABC):
         """Return one prediction for each input, uint8 N x C x H x W; `options` is an instance of `predict_options`."""
 
     def pretrained(self, cfg: Config, trusted: Sequence[str]) -> "Pretrained":
-        """Return a network with its pretrained weights and all of the data set that it is to be scored on.
+        """Return a network with its pretrained weights, and the whole data set to score it on.
 
-        Raises InputError if the task has no pretrained weights.
+        Raises InputError if the task does not support pretrained weights.
         """
         raise InputError(
-            f"cnnlab evaluate model=... has no pretrained weights for the task {self.name}: use run=FOLDER."
+            f"cnnlab evaluate model=... is not possible: the task {self.name} has no pretrained weights. "
+            "Use run=FOLDER."
         )
 
-    # --- The same for every task ---
+    # --- Shared by all tasks ---
 
     def check_data(self, data: Any) -> None:
         """Raise InputError that lists what is wrong with the stored config group `data`."""
         if problems := data_problems(data, self.data_schema):
-            raise several(problems, "The config of the run's data is damaged:")
+            raise several(problems, "The data group of the run's config is damaged:")
 
     def picture(self, what: str) -> str:
         """Return the module that draws `what`; raise InputError if the task has no such picture."""
         if what not in self.pictures:
             raise InputError(
-                f"what={what} cannot be drawn for the task {self.name}. {nearest([what], list(self.pictures))}".rstrip()
+                f"what={what} is not available for the task {self.name}. "
+                f"{nearest([what], list(self.pictures))}".rstrip()
             )
         return self.pictures[what]
 
     def require_pictures(self) -> None:  # noqa: B027
-        """Raise InputError if the task predicts nothing from pictures."""
+        """Raise InputError if the task's inputs are not pictures."""
 
     def require(self, capability: str, setting: str) -> None:
-        """Raise InputError that names the setting if the task lacks a capability."""
+        """Raise InputError that names `setting` if the task lacks a capability."""
         if capability not in self.capabilities:
             raise InputError(f"{setting} is not possible: the task {self.name} has no {capability.replace('_', ' ')}.")
 
 
 @dataclass(frozen=True)
 class Pretrained:
-    """A network with the weights that somebody else trained, and what to score it on."""
+    """A network with pretrained weights, and the part of the data to score it on."""
 
     module: TaskModule
     data: DataModule

@@ -1,4 +1,4 @@
-"""One pass over a part of the data, and the evaluation of a task that has nothing to add to its metrics."""
+"""Iterate over a part of the data for scoring, and evaluate tasks that report only their metrics."""
 
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -16,7 +16,7 @@ from cnnlab.training.module import TaskModule
 
 
 def scoring_batches(module: TaskModule, data: DataModule, part: Any) -> Iterator[tuple[Tensor, Tensor]]:
-    """Yield the inputs and targets of `part` on the GPU if there is one, where `module` is put in eval mode."""
+    """Move `module` to the GPU, if there is one, in eval mode, and yield the inputs and targets of `part` there."""
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     module.to(device).eval()
     module.network.to(memory_format=torch.channels_last)
@@ -26,7 +26,7 @@ def scoring_batches(module: TaskModule, data: DataModule, part: Any) -> Iterator
 
 @dataclass(frozen=True)
 class MetricScores:
-    """The metrics of a module over a part of its data, and `n`, the number of examples."""
+    """The metrics of a module on one part of the data, and `n`, the number of examples."""
 
     metrics: dict[str, Any]
 
@@ -42,7 +42,7 @@ class MetricScores:
 
 @torch.inference_mode()
 def score_metrics(module: TaskModule, data: DataModule, part: Any) -> MetricScores:
-    """Return the metrics that the module has for validation."""
+    """Compute the module's validation metrics on `part`."""
     metrics: dict[str, Any] = {}
     for inputs, targets in scoring_batches(module, data, part):
         metrics = metrics or {name: metric.to(inputs.device) for name, metric in module.build_metrics().items()}

@@ -13,10 +13,11 @@ from torch import Tensor, nn
 from torchmetrics import MeanMetric, Metric, MetricCollection
 from torchvision.transforms import v2
 
-from cnnlab.errors import CnnlabError, InputError
+from cnnlab.errors import InputError
 from cnnlab.models.cutting import Cut
 from cnnlab.models.preprocessing import Normalize
 from cnnlab.seeds import derive, derived_rng, seed_generators
+from cnnlab.system.faults import translate_error
 from cnnlab.training.lightning_compat import logs_this_step
 from cnnlab.training.optimizers import parameter_groups
 from cnnlab.training.recipe import Recipe
@@ -177,9 +178,9 @@ class TaskModule(L.LightningModule, ABC):
                 self.loss_of(outputs, targets)
                 for metric in self.build_metrics().values():
                     metric(outputs, batch[1])
-        except (CnnlabError, MemoryError, torch.OutOfMemoryError):
-            raise
         except Exception as error:
+            if translate_error(error):  # an error of our own, or of the machine
+                raise
             shape = " x ".join(map(str, batch[0].shape[1:]))
             reason = next(iter(str(error).splitlines()), "") or type(error).__name__
             raise InputError(
@@ -292,7 +293,7 @@ class TaskModule(L.LightningModule, ABC):
         rates: dict[int, float] = {}
 
         def lr_of(weight: nn.Parameter) -> float:
-            if not rates:  # most steps of most regularizers do not ask
+            if not rates:  # filled on demand: most regularizers do not ask in most steps
                 rates.update({id(each): float(g["lr"]) for g in optimizer.param_groups for each in g["params"]})
             return rates[id(weight)]
 

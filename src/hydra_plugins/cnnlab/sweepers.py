@@ -1,4 +1,4 @@
-"""The sweepers of cnnlab, where Hydra looks for them."""
+"""cnnlab's sweepers, in the package where Hydra looks for plugins."""
 
 import os
 from collections.abc import Sequence
@@ -19,10 +19,10 @@ from cnnlab.sweeping.jobs import launch
 
 
 class PlannedSweeper(Sweeper):
-    """In the place of Hydra's basic sweeper: runs the jobs of sweep.json that have not finished."""
+    """Replaces Hydra's basic sweeper: runs the jobs in sweep.json that have not finished."""
 
     def __init__(self, **arguments: Any) -> None:
-        """arguments: the basic sweeper's, which have become part of the plan."""
+        """Ignore the basic sweeper's arguments, which are already part of the plan."""
 
     def setup(self, *, hydra_context: HydraContext, task_function: TaskFunction, config: DictConfig) -> None:
         self.sweep_folder = Path(config.hydra.sweep.dir)
@@ -36,9 +36,9 @@ class PlannedSweeper(Sweeper):
 
 
 class SearchSweeper(Sweeper):
-    """Hydra's Optuna sweeper, with a study that goes on where a killed one stopped, and its trials in sweep.json.
+    """Hydra's Optuna sweeper with a study that can be resumed and with its trials in sweep.json.
 
-    A trial and its job have one number. The value of a trial is the best value of its run's metric.
+    A trial and its job have the same number. The value of a trial is the best value of its run's metric.
     """
 
     def __init__(self, **arguments: Any) -> None:
@@ -71,12 +71,12 @@ class SearchSweeper(Sweeper):
         if self.search.n_trials:
             try:
                 self.optuna.sweep(arguments)
-            except ValueError:  # Optuna asks for the best trial, and there is none if all have failed
+            except ValueError:  # the sweeper asks for the best trial, which does not exist if all have failed
                 if self.jobs.sweep.with_status("finished"):
                     raise
 
     def _settle(self, study: Any) -> None:
-        """Give the study the values of trials that were under way when the search was stopped."""
+        """Finish the trials that were running when the search was stopped, and give the study their values."""
         from optuna.trial import TrialState
 
         jobs = {job["number"]: job for job in self.jobs.sweep.jobs}
@@ -88,14 +88,14 @@ class SearchSweeper(Sweeper):
 
 
 class _TrialLauncher(Launcher):
-    """Puts each trial into sweep.json before it is launched, and answers with what its run recorded."""
+    """Adds each trial to sweep.json before it is launched, and returns the value that its run recorded."""
 
     def __init__(self, launcher: Launcher, folder: Path) -> None:
         self.launcher = launcher
         self.sweep = Sweep.read(folder)
 
     def setup(self, *, hydra_context: HydraContext, task_function: TaskFunction, config: DictConfig) -> None:
-        """The launcher inside has been set up."""
+        """Do nothing: the wrapped launcher is already set up."""
 
     def launch(self, job_overrides: Sequence[Sequence[str]], initial_job_idx: int) -> Sequence[JobReturn]:
         jobs = []

@@ -67,7 +67,7 @@ def test_pictures_are_fetched_once_and_read_without_pickle(tmp_path, server, mon
 )
 def test_damaged_files_are_named(server, damage, message):
     damage(server / "cifar-10-batches-bin" / "test_batch.bin")
-    with pytest.raises(DataError, match=rf"{message}.* Remove {server}/cifar-10-batches-bin to fetch it again"):
+    with pytest.raises(DataError, match=rf"{message}.* Remove {server}/cifar-10-batches-bin to download it again"):
         cifar10(str(server))
 
 

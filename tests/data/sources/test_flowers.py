@@ -40,7 +40,7 @@ def test_missing_photos_without_a_network_say_the_three_ways_on(tmp_path, monkey
         flowers("data/flower_photos")
     assert no_network == ["https://storage.googleapis.com/download.tensorflow.org/example_images/flower_photos.tgz"]
     what, reason, *ways = str(error.value).splitlines()
-    assert f"flower photos are not in {tmp_path}/data/flower_photos, and fetching them failed" in what
+    assert f"flower photos are not in {tmp_path}/data/flower_photos, and downloading them failed" in what
     assert no_network[0] in reason
     assert "Temporary failure in name resolution" in reason
     assert len(ways) == 4
@@ -73,7 +73,7 @@ def test_archive_that_lies_there_is_used_and_kept(tmp_path, archive, no_network)
 
 def test_archive_with_another_checksum_is_refused(tmp_path, archive, monkeypatch):
     monkeypatch.setattr(module, "SHA256", "0" * 64)
-    with pytest.raises(DataError, match=r"SHA-256 [0-9a-f]{64}, expected 0{64}(.|\n)*Ways on"):
+    with pytest.raises(DataError, match=r"SHA-256 [0-9a-f]{64}, expected 0{64}(.|\n)*Alternatives"):
         flowers(str(tmp_path / "data" / "flower_photos"))
     assert list((tmp_path / "data").iterdir()) == []
     (tmp_path / "data" / "flower_photos.tgz").write_bytes(b"put there by hand")

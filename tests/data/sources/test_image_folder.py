@@ -95,7 +95,7 @@ def test_folder_beside_the_parts_is_reported(tmp_path, caplog):
         splits = image_folder(str(tmp_path))
     assert splits.val is None
     assert [record.getMessage() for record in caplog.records] == [
-        f"Not used: valid of {tmp_path}; the parts are train, val, test."
+        f"Ignored valid in {tmp_path}: only train, val, test are used."
     ]
 
 
@@ -116,8 +116,8 @@ def test_class_may_be_called_train(tmp_path):
         (["train/1.jpg"], r"ROOT/train has no class folders"),
         (["train/1.jpg", "val/2.jpg"], r"ROOT/train has no class folders"),
         (["val/a/1.jpg", "test/a/1.jpg"], r"ROOT has test and val but no train folder"),
-        (["train/a/1.jpg", "train/b/1.jpg", "val/a/1.jpg"], r"ROOT/val and the train folder differ in classes: b"),
-        (["train/a/1.jpg", "val/a/1.jpg", "val/c/1.jpg"], r"ROOT/val and the train folder differ in classes: c"),
+        (["train/a/1.jpg", "train/b/1.jpg", "val/a/1.jpg"], r"ROOT/val and the train folder have different classes: b"),
+        (["train/a/1.jpg", "val/a/1.jpg", "val/c/1.jpg"], r"ROOT/val and the train folder have different classes: c"),
         (["train/a/1.jpg", "test/a/"], r"ROOT/test has class folders without a file: a"),
     ],
 )
@@ -131,7 +131,7 @@ def test_missing_folder_is_named_with_its_full_path(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     for name in ("nothing", "file"):
         put(tmp_path, "file")
-        with pytest.raises(DataError, match=rf"There is no folder {tmp_path}/{name}\. Set data\.root"):
+        with pytest.raises(DataError, match=rf"Folder {tmp_path}/{name} not found\. Set data\.root"):
             image_folder(name)
 
 

@@ -59,9 +59,9 @@ def test_parts_are_those_published(tmp_path):
     ("files", "message"),
     [
         ([], "has no class folders"),
-        ([f"{TENCH}/1.JPEG", "cats/1.JPEG"], r"no WordNet id of ImageNet: cats\. .*data=image_folder"),
-        (["n00000000_x.JPEG"], "no WordNet id of ImageNet: n00000000"),
-        ([f"train/{TENCH}/1.JPEG", f"val/{SHARK}/1.JPEG"], f"differ in classes: {TENCH}, {SHARK}"),
+        ([f"{TENCH}/1.JPEG", "cats/1.JPEG"], r"not ImageNet WordNet ids: cats\. .*data=image_folder"),
+        (["n00000000_x.JPEG"], "not ImageNet WordNet ids: n00000000"),
+        ([f"train/{TENCH}/1.JPEG", f"val/{SHARK}/1.JPEG"], f"have different classes: {TENCH}, {SHARK}"),
     ],
 )
 def test_other_folders_are_named(tmp_path, files, message):
@@ -71,7 +71,7 @@ def test_other_folders_are_named(tmp_path, files, message):
 
 
 def test_missing_folder_says_what_to_put_where(tmp_path):
-    with pytest.raises(DataError, match=rf"no folder {tmp_path}/nothing .*no free download.*train/<wnid>/.*data\.root"):
+    with pytest.raises(DataError, match=rf"folder {tmp_path}/nothing not found.*no free download.*train/<wnid>/.*data\.root"):
         imagenet_subset(str(tmp_path / "nothing"))
 
 

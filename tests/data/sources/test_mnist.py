@@ -56,7 +56,7 @@ def test_files_that_lie_there_are_enough(raw, no_network):
 def test_damaged_file_is_named_as_such(raw, no_network, name, kept):
     contents = (raw / name).read_bytes()
     (raw / name).write_bytes(contents[: kept if isinstance(kept, int) else int(kept * len(contents))])
-    with pytest.raises(DataError, match=rf"MNIST in {raw} is damaged: .+ Remove it to fetch it again"):
+    with pytest.raises(DataError, match=rf"MNIST in {raw} is damaged: .+ Remove it to download it again"):
         mnist(str(raw.parents[1]))
     assert no_network == []
 
@@ -67,7 +67,7 @@ def test_missing_files_without_a_network_say_what_to_do(tmp_path, monkeypatch, n
     with pytest.raises(DataError) as error:
         dataset("data")
     text = str(error.value)
-    assert text.startswith(f"{name} is not in {tmp_path}/data/{name}/raw, and fetching it failed:")
+    assert text.startswith(f"{name} is not in {tmp_path}/data/{name}/raw, and downloading it failed:")
     assert "Temporary failure in name resolution" in text
     assert "train-images-idx3-ubyte" in text
     assert "paths.data_dir" in text

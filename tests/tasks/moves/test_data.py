@@ -145,12 +145,12 @@ def test_features_are_the_first_planes(records):
     [
         ({"features": 13}, InputError, "features=13: use 4, 12, 20 or 48"),
         ({"eye": "open"}, InputError, "eye=open"),
-        ({"channels": 3}, InputError, "takes 3 planes of 9 x 9, the data give 48 of 9 x 9: set model.in_channels=48"),
+        ({"channels": 3}, InputError, "takes 3 planes of 9 x 9, but the data have 48 of 9 x 9: set model.in_channels=48"),
         ({"size": 30, "image_size": 30}, InputError, "5 to 25 lines, got 30"),
         ({"positions_per_epoch": 0}, InputError, "data.positions_per_epoch=0"),
         ({"val_fraction": 0.6, "test_fraction": 0.5}, InputError, "add up to less than 1"),
         ({"max_games": 2}, DataError, "2 games are too few to split"),
-        ({"size": 13, "image_size": 13}, DataError, r"No game is left .* not wanted 10 \(board of 9 lines\)"),
+        ({"size": 13, "image_size": 13}, DataError, r"has no game left: .* not wanted 10 \(board of 9 lines\)"),
     ],
 )
 def test_options_that_cannot_work_are_refused(records, options, error, message):

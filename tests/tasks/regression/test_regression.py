@@ -108,7 +108,7 @@ def test_logged_scores_are_scikit_learns(part):
 @pytest.mark.parametrize("shape", [(5, 2), (5, 1, 2)])
 def test_network_of_several_values_for_an_image_is_refused(shape):
     regressor = Regressor(nn.Identity(), nn.Identity(), [], {})
-    with pytest.raises(InputError, match=r"returns 5 x .*2 numbers for 5 images; regression needs one each"):
+    with pytest.raises(InputError, match=r"returns 5 x .*2 numbers for 5 images; regression needs one per image"):
         regressor.check_outputs(torch.zeros(shape), torch.zeros(5))
     for fitting in ((5,), (5, 1), (5, 1, 1)):
         regressor.check_outputs(torch.zeros(fitting), torch.zeros(5))
@@ -119,7 +119,7 @@ def trained(request, tmp_path_factory) -> SimpleNamespace:
     """The experiment without and with its penalty, at three times the rate and for a third of the epochs."""
     folder = tmp_path_factory.mktemp("polynomial") / "run"
     shorter = ["optimizer.lr=0.3", "trainer.max_epochs=200", "trainer.check_val_every_n_epoch=100"]
-    quiet = ["callbacks=none", "logger=csv", "trainer.log_every_n_steps=50", "+checkpoint.last.every_n_epochs=100"]
+    quiet = ["callbacks=none", "logger=csv", "+checkpoint.last.every_n_epochs=100"]
     penalty = PENALTY if request.param else []
     record = train_in_process(folder, "experiment=course_polynomial", *shorter, *quiet, *penalty)
     return SimpleNamespace(folder=folder, record=record, penalized=request.param)

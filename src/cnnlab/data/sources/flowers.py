@@ -14,9 +14,9 @@ CLASSES = ["daisy", "dandelion", "roses", "sunflowers", "tulips"]
 
 
 def flowers(root: str) -> Splits:
-    """`root/<class>/*.jpg`; downloaded from the official address if `root` does not exist.
+    """Return the photos in `root/<class>/*.jpg`, downloaded from the official address if `root` does not exist.
 
-    Raises DataError if it is missing and cannot be downloaded, and says the ways on.
+    Raises DataError that lists the alternatives if they cannot be downloaded.
     """
     folder = Path(root).expanduser()
     if not folder.is_dir():
@@ -24,11 +24,11 @@ def flowers(root: str) -> Splits:
             fetch_folder(URL, folder, inside="flower_photos", sha256=SHA256, archive_bytes=ARCHIVE_BYTES)
         except DataError as error:
             raise DataError(
-                f"The flower photos are not in {folder.absolute()}, and fetching them failed:\n  {error}\n"
-                "Ways on:\n"
+                f"The flower photos are not in {folder.absolute()}, and downloading them failed:\n  {error}\n"
+                "Alternatives:\n"
                 f"  - put the folder flower_photos (with {', '.join(CLASSES)}) there;\n"
-                "  - or say where it is: paths.data_dir=FOLDER (FOLDER/flower_photos) "
+                "  - set its location: paths.data_dir=FOLDER (FOLDER/flower_photos) "
                 "or data.root=FOLDER/flower_photos;\n"
-                "  - or begin without a download: make quickstart (data=digits)."
+                "  - start without a download: make quickstart (data=digits)."
             ) from error
     return Splits(class_folders(folder))

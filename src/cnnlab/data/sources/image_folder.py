@@ -1,4 +1,4 @@
-"""Any folder of class folders, with or without train/, val/ and test/ above them."""
+"""Images in a folder of class folders, with or without train/, val/ and test/ above them."""
 
 import logging
 from pathlib import Path
@@ -16,13 +16,14 @@ log = logging.getLogger(__name__)
 
 
 def image_folder(root: str) -> Splits:
-    """`root/<class>/<any>` as one set, or `root/{train,val,test}/<class>/<any>` as published splits.
+    """Return the images of `root/<class>/<any>` as one set, or of `root/{train,val,test}/<class>/<any>` as splits.
 
-    A class may be called train as well: then its folder lies among others and holds no folders.
+    A folder train counts as a class if it is among other folders and contains no folders.
+    Raises DataError if `root` does not exist or its folders do not fit.
     """
     folder = Path(root).expanduser()
     if not folder.is_dir():
-        raise DataError(f"There is no folder {folder.absolute()}. Set data.root to a folder of class folders.")
+        raise DataError(f"Folder {folder.absolute()} not found. Set data.root to a folder of class folders.")
     names = [entry.name for entry in _folders(folder)]
     others = [name for name in names if name not in PARTS]
     if "train" not in names or (others and not _folders(folder / "train")):
@@ -30,15 +31,15 @@ def image_folder(root: str) -> Splits:
             raise DataError(f"{folder.absolute()} has {' and '.join(names)} but no train folder.")
         return Splits(class_folders(folder))
     if others:
-        log.warning("Not used: %s of %s; the parts are %s.", ", ".join(others), folder, ", ".join(PARTS))
+        log.warning("Ignored %s in %s: only %s are used.", ", ".join(others), folder, ", ".join(PARTS))
     train = class_folders(folder / "train")
     return Splits(train, *(_part(folder / name, train.classes) for name in ("val", "test")))
 
 
 def class_folders(root: Path) -> ImageFiles:
-    """Every file below `root/<class>/`; the classes are the folders' names in sorted order.
+    """Return every file below `root/<class>/` as an image; the classes are the sorted folder names.
 
-    Raises DataError, naming the folder, if there is no class folder or one without files.
+    Raises DataError that names the folder if it has no class folders or a class folder has no files.
     """
     folders = _folders(root)
     if not folders:
@@ -52,8 +53,9 @@ def class_folders(root: Path) -> ImageFiles:
 
 
 def files_below(folder: Path) -> list[Path]:
-    """All files below `folder` in sorted order, without those in hidden folders, hidden ones, and those that file
-    managers leave behind. A link to nowhere counts: whoever opens it tells.
+    """Return all files below `folder`, sorted, except hidden ones and those that file managers create.
+
+    Files in hidden folders are left out too. Broken links are included, so that opening them reports an error.
     """
     return sorted(
         path
@@ -65,17 +67,17 @@ def files_below(folder: Path) -> list[Path]:
 
 
 def find_pictures(images: Path) -> tuple[Path, list[Path]]:
-    """The folder that names are relative to, and the files: `images` itself, or every picture below it.
+    """Return the folder that names are relative to, and the image files: `images` itself, or every image below it.
 
-    Raises InputError if there is none.
+    Raises InputError if there are none.
     """
     if images.is_file():
         return images.parent, [images]
     if not images.is_dir():
-        raise InputError(f"images={images}: there is no such file or folder.")
+        raise InputError(f"images={images}: no such file or folder.")
     paths = [path for path in files_below(images) if path.suffix.lower() in EXTENSIONS]
     if not paths:
-        raise InputError(f"images={images}: no picture is in this folder ({', '.join(sorted(EXTENSIONS))}).")
+        raise InputError(f"images={images}: this folder contains no images ({', '.join(sorted(EXTENSIONS))}).")
     return images, paths
 
 
@@ -89,5 +91,5 @@ def _part(folder: Path, classes: list[str]) -> ImageFiles | None:
     images = class_folders(folder)
     if images.classes != classes:
         different = sorted(set(images.classes) ^ set(classes))
-        raise DataError(f"{folder.absolute()} and the train folder differ in classes: {', '.join(different)}.")
+        raise DataError(f"{folder.absolute()} and the train folder have different classes: {', '.join(different)}.")
     return images

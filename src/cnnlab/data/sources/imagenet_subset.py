@@ -1,4 +1,4 @@
-"""ImageNet or part of it, in any of the layouts it is kept in, with human class names."""
+"""ImageNet or part of it, in any of its usual layouts, with human-readable class names."""
 
 import re
 from functools import cache
@@ -15,17 +15,16 @@ FLAT_NAME = re.compile(r"(n\d{8})_.+")
 
 
 def imagenet_subset(root: str) -> Splits:
-    """`root/{train,val}/<wnid>/*`, `root/<wnid>/*`, or flat files `root/<wnid>_<any name>.JPEG`.
+    """Return the images in `root/{train,val}/<wnid>/*`, `root/<wnid>/*`, or flat files `root/<wnid>_<any name>.JPEG`.
 
-    Class names are the human ones ("tench" for n01440764), in the order of the WordNet ids.
-    Raises DataError if `root` does not exist or a class is named by something else than a WordNet id.
+    Class names are human-readable ("tench" for n01440764), in the order of the WordNet ids.
+    Raises DataError if `root` does not exist or the name of a class is not a WordNet id.
     """
     folder = Path(root).expanduser()
     if not folder.is_dir():
         raise DataError(
-            f"There is no folder {folder.absolute()} with ImageNet photos. ImageNet has no free download: put a folder "
-            "there with train/<wnid>/ and val/<wnid>/ (or flat files <wnid>_<name>.JPEG), or set data.root "
-            "or paths.data_dir."
+            f"ImageNet folder {folder.absolute()} not found. ImageNet has no free download: put a folder there with "
+            "train/<wnid>/ and val/<wnid>/ (or flat files <wnid>_<name>.JPEG), or set data.root or paths.data_dir."
         )
     flat = sorted(path for path in folder.iterdir() if FLAT_NAME.fullmatch(path.name) and not path.is_dir())
     if flat:
@@ -36,7 +35,7 @@ def imagenet_subset(root: str) -> Splits:
 
 @cache
 def imagenet_classes() -> dict[str, str]:
-    """WordNet id -> name of the 1,000 classes of ILSVRC 2012, in the order of a pretrained network's outputs."""
+    """Return WordNet id -> name of the 1,000 classes of ILSVRC 2012, in the order of a pretrained network's outputs."""
     lines = (files(__package__) / "imagenet_classes.txt").read_text(encoding="utf-8").splitlines()
     return dict(line.split(" ", 1) for line in lines)
 
@@ -51,8 +50,8 @@ def _with_names(images: ImageFiles) -> ImageFiles:
     unknown = [wnid for wnid in images.classes if wnid not in imagenet_classes()]
     if unknown:
         raise DataError(
-            f"{images.root.absolute()} has classes that are no WordNet id of ImageNet: {', '.join(unknown[:5])}. "
-            "For class folders with other names use data=image_folder."
+            f"{images.root.absolute()} has classes whose names are not ImageNet WordNet ids: "
+            f"{', '.join(unknown[:5])}. For class folders with other names, use data=image_folder."
         )
     names = [imagenet_classes()[wnid] for wnid in images.classes]
     return ImageFiles(images.root, images.paths, images.labels, names, wnids=images.classes)

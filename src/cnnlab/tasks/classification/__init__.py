@@ -1,4 +1,4 @@
-"""Which of several classes an image belongs to."""
+"""Classification: which of several classes an image belongs to."""
 
 from cnnlab.tasks.classification.task import Classification
 

@@ -1,4 +1,4 @@
-"""The validation confusion matrix in TensorBoard."""
+"""Log the validation confusion matrix to TensorBoard."""
 
 import lightning as L
 
@@ -9,7 +9,7 @@ from cnnlab.training.callbacks.pictures import add_picture, tensorboard_writer
 
 
 class ConfusionMatrix(L.Callback):
-    """Logs `confusion/val` after every validation, for at most `max_classes` classes."""
+    """A callback that logs `confusion/val` after every validation, unless there are more than `max_classes` classes."""
 
     def __init__(self, max_classes: int = 40) -> None:
         self.max_classes = max_classes

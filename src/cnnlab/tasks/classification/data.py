@@ -46,7 +46,7 @@ def build_images(
     trusted: Sequence[str],
     stratified: bool = True,
 ) -> ImageDataModule:
-    """Return the images of the config group `data`, at the size that a network with `spec` takes."""
+    """Return the images of the config group `data`, at the size that `spec` asks for."""
     options = {key: value for key, value in cfg["data"].items() if key not in NOT_ARGUMENTS}
     return build_data(
         build(cfg["data"]["dataset"], trusted),

@@ -1,4 +1,4 @@
-"""The LightningModule of classification: logits, cross entropy, accuracies."""
+"""The LightningModule of classification, with its metrics."""
 
 from collections.abc import Mapping
 from typing import Any
@@ -13,15 +13,16 @@ from cnnlab.training.module import TaskModule
 
 
 class Classifier(TaskModule):
-    """Any network with one output for each class."""
+    """Trains any network with one output per class."""
 
     def __init__(self, *arguments: Any, **options: Any) -> None:
         super().__init__(*arguments, **options)
         self.confusion = MulticlassConfusionMatrix(len(self.classes), validate_args=False)
 
     def build_metrics(self) -> Mapping[str, Metric]:
-        """Skip argument validation: it would synchronise with the device in every step."""
+        """Return the metrics of validation and test."""
         count = len(self.classes)
+        # validate_args=False: validation would synchronise with the device in every step.
         return {
             "acc": MulticlassAccuracy(count, average="micro", validate_args=False),
             "acc_top5": MulticlassAccuracy(count, top_k=min(5, count), average="micro", validate_args=False),

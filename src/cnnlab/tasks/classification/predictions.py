@@ -1,4 +1,4 @@
-"""What a classifier says of an image."""
+"""The prediction of a classifier for an image."""
 
 from dataclasses import dataclass
 
@@ -9,7 +9,7 @@ from cnnlab.drawing.sheets import captioned
 
 @dataclass(frozen=True)
 class Ranking:
-    """The most probable classes with their probabilities, the most probable first."""
+    """The most probable classes of an image with their probabilities, most probable first."""
 
     classes: list[tuple[str, float]]
 
@@ -21,7 +21,7 @@ class Ranking:
 
     @property
     def caption(self) -> str:
-        """The two best classes, one a line."""
+        """The two most probable classes, one per line."""
         return "\n".join(f"{name} {value:.1%}" for name, value in self.classes[:2])
 
     def draw(self, image: Image.Image) -> Image.Image:

@@ -1,4 +1,4 @@
-"""Pretrained weights scored on all images of a data set, whatever its classes are called."""
+"""Prepare pretrained weights to be scored on all images of a data set."""
 
 import functools
 from collections.abc import Sequence
@@ -26,7 +26,7 @@ def pretrained_classifier(cfg: Config, trusted: Sequence[str]) -> Pretrained:
     """Return the network of the config group `model` with its weights, and all images of the config group `data`."""
     model, options = cfg["model"], cfg["data"]
     if not model["weights"]:
-        raise InputError("cnnlab evaluate model=... needs model.weights: a network without weights knows nothing.")
+        raise InputError("cnnlab evaluate model=... needs model.weights=...: without weights the network is untrained.")
     check_loading(options["batch_size"], options["num_workers"])
     weights = find_weights(model["weights"], model["name"], Path(cfg["paths"]["data_dir"]))
     images, classes = matched(every_image(options, Path(cfg["paths"]["cache_dir"]), trusted), outputs_of(weights))
@@ -52,7 +52,7 @@ def pretrained_classifier(cfg: Config, trusted: Sequence[str]) -> Pretrained:
 
 
 def every_image(options: dict[str, Any], cache_dir: Path, trusted: Sequence[str]) -> LabelledImages:
-    """Return all images of a data set, whatever part it publishes them in."""
+    """Return the selected images of a data set, from all parts that it publishes."""
     published: Splits = build(options["dataset"], trusted)()
     images = functools.reduce(joined, [part for part in (published.train, published.val, published.test) if part])
     chosen = select(images, options["classes"], options["images_per_class"], options["split_seed"])
@@ -60,9 +60,10 @@ def every_image(options: dict[str, Any], cache_dir: Path, trusted: Sequence[str]
 
 
 def matched(images: LabelledImages, outputs: int) -> tuple[LabelledImages, list[str]]:
-    """Return the images with the output of their class as labels, and the names of all outputs.
+    """Return the images with the network's output indices as labels, and the names of all outputs.
 
-    Folders that are named by WordNet id fit the 1,000 outputs of ImageNet.
+    Classes named by WordNet id are matched to the 1,000 outputs of ImageNet. Raises InputError if the number of classes
+    does not match otherwise.
     """
     wnids = list(imagenet_classes())
     named = images.wnids or (images.classes if set(images.classes) <= set(wnids) else None)
@@ -72,5 +73,6 @@ def matched(images: LabelledImages, outputs: int) -> tuple[LabelledImages, list[
     if outputs == len(images.classes):
         return images, images.classes
     raise InputError(
-        f"The weights have {outputs} classes, the data {len(images.classes)}, and these are not named by WordNet id."
+        f"The weights have {outputs} classes, the data {len(images.classes)}. To score ImageNet weights on a subset, "
+        "name the class folders by WordNet id."
     )

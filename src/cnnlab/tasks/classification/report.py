@@ -1,4 +1,4 @@
-"""The scores of a classifier: numbers, tables and pictures in files, and one HTML page that holds them all."""
+"""Report the scores of a classifier: numbers, tables and pictures in files, and one HTML page with all of them."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -21,21 +21,23 @@ from cnnlab.tasks.scoring import scoring_batches
 from cnnlab.training.module import TaskModule
 
 MOST_CONFUSED = 20
+"""Number of pairs of classes in the table of confusions."""
 TOP_LOSSES = 24
+"""Number of images on the sheet of largest losses."""
 LARGEST_PICTURE = 60
-"""Classes up to which the confusion matrix is drawn; its CSV is always there."""
+"""Largest number of classes for which the confusion matrix is drawn; its CSV is always written."""
 
 
 @dataclass(frozen=True)
 class Scored:
-    """What a network said of `images`: probabilities float N x K, and the index of the true class among the K."""
+    """The probabilities of a network for `images`, float N x K, and the indices of the true classes, N."""
 
     images: LabelledImages
     probabilities: np.ndarray
     truth: np.ndarray
     classes: list[str]
     channels: int
-    """Of the pictures in the report: 1 or 3."""
+    """Channels of the pictures in the report: 1 or 3."""
 
     @property
     def predicted(self) -> np.ndarray:
@@ -69,7 +71,7 @@ def score(module: TaskModule, data: DataModule, images: LabelledImages) -> Score
 
 
 def metrics(scored: Scored) -> dict[str, Any]:
-    """Return accuracy with its 95 % Wilson interval, top-5 and balanced accuracy, loss, F1, and scores of classes."""
+    """Return accuracy with its 95 % Wilson interval, top-5 and balanced accuracy, loss, F1, and per-class scores."""
     count = len(scored.truth)
     correct = int((scored.predicted == scored.truth).sum())
     in_five = np.argpartition(-scored.probabilities, min(5, scored.probabilities.shape[1] - 1), axis=1)[:, :5]
@@ -95,8 +97,11 @@ def metrics(scored: Scored) -> dict[str, Any]:
 
 
 def write_report(folder: Path, title: str, scored: Scored) -> None:
-    """Write metrics.json, per_class.csv, confusion.csv, confusion.png, confused.csv, predictions.csv, top_losses.png
-    and the self-contained report.html into `folder`."""
+    """Write the report into `folder`.
+
+    The files are metrics.json, per_class.csv, confusion.csv, confusion.png, confused.csv, predictions.csv,
+    top_losses.png and the self-contained report.html.
+    """
     folder.mkdir(parents=True, exist_ok=True)
     numbers = scored.metrics
     present = np.unique(np.concatenate([scored.truth, scored.predicted]))
@@ -123,14 +128,17 @@ def write_report(folder: Path, title: str, scored: Scored) -> None:
 
 
 def most_confused(counts: np.ndarray, names: Sequence[str]) -> list[list]:
-    """(true, predicted, count) of the pairs of different classes, most frequent first."""
+    """Return (true, predicted, count) of the most frequent confusions, most frequent first.
+
+    counts: int K x K, true classes as rows.
+    """
     wrong = counts - np.diag(np.diag(counts))
     pairs = [(int(wrong[i, j]), i, j) for i, j in zip(*np.nonzero(wrong), strict=True)]
     return [[names[i], names[j], count] for count, i, j in sorted(pairs, key=lambda pair: -pair[0])[:MOST_CONFUSED]]
 
 
 def write_predictions(path: Path, scored: Scored) -> None:
-    """One row for each image: name, true class, predicted class, its probability, loss."""
+    """Write one row per image: name, true class, predicted class and its probability, loss."""
     rows = [
         [
             scored.images.name(i),
@@ -145,7 +153,7 @@ def write_predictions(path: Path, scored: Scored) -> None:
 
 
 def top_loss_sheet(scored: Scored) -> bytes:
-    """PNG of the images with the largest losses: true class, then what was predicted and how surely."""
+    """Return a PNG of the images with the largest losses, with true class, predicted class and its probability."""
     worst = np.argsort(-scored.losses)[:TOP_LOSSES]
     captions = [
         f"{scored.classes[scored.truth[i]]}\n{scored.classes[scored.predicted[i]]} {scored.probabilities[i].max():.0%}"
@@ -157,7 +165,7 @@ def top_loss_sheet(scored: Scored) -> bytes:
 def report_html(
     title: str, numbers: dict, per_class: list[list], confused: list[list], pictures: dict[str, bytes]
 ) -> str:
-    """One page without outside references; every name from data is escaped."""
+    """Return one self-contained HTML page in which every name from the data is escaped."""
     low, high = numbers["acc_interval_95"]
     summary = [
         ["images", numbers["n"]],

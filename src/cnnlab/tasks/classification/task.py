@@ -1,4 +1,4 @@
-"""Classification as a task: what the rest of cnnlab asks of it."""
+"""Classification as a `Task`."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -25,13 +25,16 @@ from cnnlab.training.recipe import Recipe
 
 @dataclass
 class PredictOptions:
-    """top_k: how many of the most probable classes the table has."""
+    """Keys of `cnnlab predict` for classification.
+
+    top_k: number of most probable classes in the table.
+    """
 
     top_k: int = 3
 
 
 class Classification(Task):
-    """Which of several classes an image belongs to."""
+    """The task of assigning each image to one of several classes."""
 
     data_schema: ClassVar[type] = ClassificationData
     module_class = Classifier
@@ -48,7 +51,7 @@ class Classification(Task):
         return batch_transforms(augmentations.values(), num_classes)
 
     def check_recipe(self, recipe: Recipe, augmentations: Mapping[str, nn.Module]) -> None:
-        """Mixed images and smoothed labels have several classes at once, which not every loss can take."""
+        """Raise InputError if the loss does not accept soft targets, which mixing and label smoothing produce."""
         soft = [f"augmentation={name}" for name, entry in augmentations.items() if isinstance(entry, MIXING)]
         soft += [
             f"regularization={name}"
@@ -58,7 +61,8 @@ class Classification(Task):
         loss = recipe.loss()
         if soft and not isinstance(loss, nn.CrossEntropyLoss):
             raise InputError(
-                f"{' and '.join(soft)} makes soft targets, which {type(loss).__name__} does not take. "
+                f"{' and '.join(soft)} {'make' if len(soft) > 1 else 'makes'} soft targets, which "
+                f"{type(loss).__name__} does not accept. "
                 "Use loss=cross_entropy."
             )
 

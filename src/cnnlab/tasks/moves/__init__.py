@@ -1,4 +1,4 @@
-"""Which move is played next in a position of Go."""
+"""Move prediction: which move is played next in a position of Go."""
 
 from cnnlab.tasks.moves.task import Moves
 

@@ -1,8 +1,8 @@
-"""Positions of Go games as a data set: 48 planes in, the move that was played out (Silver et al. 2016).
+"""Positions of Go games as a data set: 48 planes as input, the move that was played as target (Silver et al. 2016).
 
-Only the moves are kept, in two bytes each; planes are worked out when a batch is made, 17,000 positions a second on one
-core from random places of random games. Bit-packed planes take 2,166 bytes a position, 61 GB for the paper's 28.4
-million, and save nothing: no network that is worth training takes more positions than that from one core.
+Only the moves are stored, in two bytes each; planes are computed when a batch is made. Storing bit-packed planes would
+take 48 * 361 / 8 = 2,166 bytes per position, 61 GB for the paper's 28.4 million, without making training faster: one
+core computes planes faster than a network worth training consumes them (`cnnlab check data=go` measures both).
 """
 
 import hashlib
@@ -28,14 +28,14 @@ from cnnlab.go.symmetries import SYMMETRIES, transform
 from cnnlab.seeds import derive
 
 MANY = 10**6
-"""Positions that are worth as many processes as the machine has cores to read them."""
+"""Number of positions that justifies one reading process per core."""
 
 
 @dataclass(frozen=True)
 class Positions:
-    """The positions before every move, passes aside, of some games of an archive.
+    """The positions before every move, except passes, of some games of an archive.
 
-    games: int64, ascending indices into the archive. chosen: indices of the positions that are meant; None: all.
+    games: int64, ascending indices into the archive. chosen: indices of the selected positions; None: all.
     """
 
     archive: Archive
@@ -50,7 +50,7 @@ class Positions:
         return int(self._ends[-1]) if self.chosen is None else len(self.chosen)
 
     def locate(self, index: int) -> tuple[int, int]:
-        """The game of a position in the archive, and the number of the move that follows, from 0, passes counted."""
+        """Return the archive index of a position's game, and the number of the next move (from 0, passes included)."""
         place = index if self.chosen is None else int(self.chosen[index])
         number = int(np.searchsorted(self._ends, place, "right"))
         game = int(self.games[number])
@@ -59,14 +59,17 @@ class Positions:
         return game, int(np.flatnonzero(moves & PASS != PASS)[place - before])
 
     def planes(self, index: int, **options: Any) -> tuple[np.ndarray, int]:
-        """uint8 [features, size, size] of 0 and 1, and the move that follows; options of `go.planes.planes_at`."""
+        """Return the planes of a position, uint8 [features, size, size] of 0 and 1, and the index of the next move.
+
+        options: see `go.planes.planes_at`.
+        """
         game, number = self.locate(index)
         archive = self.archive
         planes, labels = planes_at(archive.moves(game), [number], archive.size, archive.setup(game), **options)
         return planes[0], int(labels[0])
 
     def board(self, index: int) -> Board:
-        """The position to look at or to play on."""
+        """Return a position as a Board."""
         game, number = self.locate(index)
         size = self.archive.size
         board = Board(size, decode(self.archive.setup(game), size))
@@ -75,18 +78,19 @@ class Positions:
         return board
 
     def name(self, index: int) -> str:
+        """Return the name of the game and the number of the next move, from 1."""
         game, number = self.locate(index)
         return f"{self.archive.names[game]} move {number + 1}"
 
     def subset(self, indices: Sequence[int] | np.ndarray) -> "Positions":
-        """The positions at `indices`, in that order."""
+        """Return the positions at `indices`, in that order."""
         places = np.asarray(indices, np.int64)
         return replace(self, chosen=places if self.chosen is None else self.chosen[places])
 
 
 @dataclass(frozen=True)
 class PositionSplits:
-    """Positions by game: no two parts share one."""
+    """Train, validation and test positions; no game is in two of them."""
 
     train: Positions
     val: Positions | None = None
@@ -94,9 +98,9 @@ class PositionSplits:
 
 
 class PositionDataset(Dataset):
-    """Positions as (uint8 features x size x size, label), 255 where a plane is 1: as pixels, they become 1.0.
+    """Positions as (uint8 features x size x size, label), with 255 for 1, since pixels are divided by 255.
 
-    symmetric: under one of the eight symmetries of the board, which depends on (seed, epoch, index) alone.
+    symmetric: transform each position by one of the board's eight symmetries, chosen by (seed, epoch, index) alone.
     """
 
     def __init__(self, positions: Positions, options: dict[str, Any], seed: int, symmetric: bool) -> None:
@@ -107,7 +111,7 @@ class PositionDataset(Dataset):
         size = positions.archive.size
         points = np.arange(size**2).reshape(size, size)
         self.moved = np.array([np.argsort(transform(points, symmetry), axis=None) for symmetry in SYMMETRIES])
-        """Symmetry and point -> where the symmetry takes it."""
+        """Symmetry, point -> the point that the symmetry moves it to, int [8, points]."""
 
     def __len__(self) -> int:
         return len(self.positions)
@@ -124,7 +128,7 @@ class PositionDataset(Dataset):
 class GoDataModule(DataModule):
     """Train, validation and test positions as batches of (uint8 N x features x size x size, int64 N).
 
-    options: of the planes, as in cnnlab.go.planes.game_planes.
+    options: options of the planes, see cnnlab.go.planes.game_planes.
     """
 
     parts: PositionSplits
@@ -162,7 +166,7 @@ class GoDataModule(DataModule):
 
     @property
     def classes(self) -> list[str]:
-        """The points of the board row by row: A19, B19, ..."""
+        """Names of the board's points, row by row: A19, B19, ..."""
         size = self.archive.size
         return [vertex(divmod(index, size), size) for index in range(size**2)]
 
@@ -200,22 +204,23 @@ def build_positions(
     split_seed: int = 0,
     **filters: Any,
 ) -> GoDataModule:
-    """Read the games of `root`, filter and split them, and prepare their positions; filters: see `archive.Filters`.
+    """Read the games in `root`, filter and split them, and return their positions; filters: see `archive.Filters`.
 
-    channels, image_size: what the network takes. positions_per_epoch: training positions of an epoch, each of which
-    goes on where the last one ended; None: all. val_fraction, test_fraction: of the games, at least one each.
-    Raises InputError or DataError before any training if the options or the data cannot work.
+    channels, image_size: the network's input. positions_per_epoch: number of training positions per epoch, which
+    continues where the previous one ended; None: all. val_fraction, test_fraction: shares of the games, at least one
+    game each.
+    Raises InputError or DataError if the options or the data do not work.
     """
     check_loading(batch_size, num_workers)
     if image_size != size or channels != features:
         raise InputError(
-            f"The network takes {channels} planes of {image_size} x {image_size}, the data give {features} of "
+            f"The network takes {channels} planes of {image_size} x {image_size}, but the data have {features} of "
             f"{size} x {size}: set model.in_channels={features} and model.image_size={size}."
         )
     if positions_per_epoch is not None and positions_per_epoch < 1:
         raise InputError(f"data.positions_per_epoch={positions_per_epoch}: at least 1 is needed, or null for all.")
     options: dict[str, Any] = {"features": features, "capture_encoding": capture_encoding, "eye": eye}
-    planes_at(np.empty(0, np.uint16), [], size, **options)  # raises for a size or an option that is none
+    planes_at(np.empty(0, np.uint16), [], size, **options)  # raises for an invalid size or option
     archive = open_archive(Path(root), Filters(size=size, **filters), cache_dir, default_workers(MANY))
     parts = split_games(archive, val_fraction, test_fraction, split_seed)
     return GoDataModule(
@@ -230,7 +235,7 @@ def build_positions(
 
 
 def split_games(archive: Archive, val_fraction: float, test_fraction: float, split_seed: int) -> PositionSplits:
-    """Whole games for each part: floor(games * fraction), at least one unless the fraction is 0.
+    """Split whole games into parts: floor(games * fraction) each, at least one unless the fraction is 0.
 
     Raises InputError for fractions that leave nothing to train on, and DataError if there are too few games.
     """
@@ -240,11 +245,12 @@ def split_games(archive: Archive, val_fraction: float, test_fraction: float, spl
             "and they must add up to less than 1."
         )
     order = np.random.default_rng(derive("split", split_seed)).permutation(len(archive))
-    counts = [max(1, int(len(order) * part + 1e-9)) if part else 0 for part in (val_fraction, test_fraction)]
+    fractions = (val_fraction, test_fraction)
+    counts = [max(1, int(len(order) * fraction + 1e-9)) if fraction else 0 for fraction in fractions]
     if sum(counts) >= len(order):
         raise DataError(
-            f"{len(order)} games are too few to split: each part needs one of its own. Add games, ask less of them, "
-            "or cut fewer parts (data.val_fraction=0, data.test_fraction=0)."
+            f"{len(order)} games are too few to split: each part needs at least one. Add games, relax the filters, "
+            "or split off fewer parts (data.val_fraction=0, data.test_fraction=0)."
         )
     val, test, train = np.split(order, np.cumsum(counts))
     parts = [Positions(archive, np.sort(games)) if len(games) else None for games in (val, test)]

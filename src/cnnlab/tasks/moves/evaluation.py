@@ -1,4 +1,4 @@
-"""How often a policy network names the move that was played, with and without averaging over symmetries."""
+"""Score how often a policy network predicts the move that was played, with and without averaging over symmetries."""
 
 from dataclasses import dataclass
 from functools import cached_property
@@ -18,13 +18,13 @@ from cnnlab.training.module import TaskModule
 
 @dataclass(frozen=True)
 class ScoredMoves:
-    """Number of symmetries averaged over -> what the network said of the moves."""
+    """The scores of a policy network; moves: number of symmetries averaged over -> scores of each move."""
 
     moves: dict[int, MoveScores]
 
     @cached_property
     def metrics(self) -> dict[str, Any]:
-        """Scores without averaging, those with eight symmetries under `symmetries_8`."""
+        """Scores without averaging and, under `symmetries_8`, those averaged over eight symmetries."""
         return metrics_of(self.moves)
 
     def summary(self) -> str:
@@ -45,10 +45,11 @@ class ScoredMoves:
 def score_moves(
     module: TaskModule, data: DataModule, part: Any, symmetries: int = 8, positions: int | None = None
 ) -> ScoredMoves:
-    """Score the positions of `part`, or so many of them at equal distances, in one pass, on the GPU if there is one.
+    """Score the positions of `part` in one pass, on the GPU if there is one.
 
     symmetries: 1, or 8 for scores with and without averaging (the "symmetries" of Extended Data Table 3).
-    Raises InputError for another number of either.
+    positions: score only so many, evenly spaced; None: all.
+    Raises InputError for an invalid number of either.
     """
     if symmetries not in (1, 8):
         raise InputError(f"symmetries={symmetries}: use 1 or 8.")
@@ -71,7 +72,10 @@ def score_moves(
 
 
 def probabilities(module: TaskModule, planes: Tensor, symmetry: int) -> Tensor:
-    """Return what the network says of boards under a symmetry, turned back: N x points; see cnnlab.go.symmetries."""
+    """Return the probabilities N x points that the network gives to boards under a symmetry, transformed back.
+
+    symmetry: 0 to 7, see cnnlab.go.symmetries.
+    """
     mirrored = planes.flip(-1) if symmetry >= 4 else planes
     answers = module.predict(torch.rot90(mirrored, symmetry % 4, (-2, -1)))
     boards = torch.rot90(answers.view(-1, *planes.shape[-2:]), -(symmetry % 4), (-2, -1))
@@ -79,6 +83,6 @@ def probabilities(module: TaskModule, planes: Tensor, symmetry: int) -> Tensor:
 
 
 def ranked(shares: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
-    """For each row of `shares` how many points are more probable than the label, and -log of the label's share."""
+    """Return for each row of `shares` the number of points more probable than the label, and -log of its share."""
     own = shares.gather(1, labels[:, None])
     return (shares > own).sum(dim=1), -own[:, 0].double().clamp_min(1e-12).log()

@@ -15,19 +15,19 @@ if TYPE_CHECKING:
     from cnnlab.go.player import Player
 
 PLANES = ("features", "capture_encoding", "eye")
-"""Keys of the config group `data` that say what a network's planes mean."""
+"""Keys of the config group `data` that define a network's planes."""
 
 
 def player_of(model: nn.Module, cfg: Mapping[str, Any], **options: Any) -> Player:
-    """A player whose moves are those that `model` finds probable.
+    """Return a player that chooses its moves by the probabilities of `model`.
 
     model: float32 planes N x features x size x size -> logits N x size^2. cfg: the config of its run.
-    options: of cnnlab.go.player.Player: temperature, symmetries, seed.
-    Raises InputError if the run is not of data=go, or for an option that is none.
+    options: temperature, symmetries and seed of cnnlab.go.player.Player.
+    Raises InputError if the run is not of data=go, or for an invalid option.
     """
     if missing := [key for key in PLANES if key not in cfg["data"]]:
         raise InputError(
-            f"This run is of data={cfg['data']['name']}, without {missing[0]}; a run of data=go is needed."
+            f"This run was trained on data={cfg['data']['name']}, without {missing[0]}. Use a run of data=go."
         )
     from cnnlab.go.player import Player
 

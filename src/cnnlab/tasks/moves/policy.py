@@ -1,4 +1,7 @@
-"""What a policy network thinks of a position of a game: cnnlab visualize what=policy run=... sgf=game.sgf move=42"""
+"""`what=policy`: the probability that a policy network gives to each move in a position of a game.
+
+Example: cnnlab visualize what=policy run=... sgf=game.sgf move=42
+"""
 
 from dataclasses import dataclass
 from itertools import islice
@@ -20,9 +23,13 @@ if TYPE_CHECKING:
 
 @dataclass
 class Options:
-    """sgf: a record. move: the number of the move to predict, from 1; the position is the one before it. null: the
-    position at the end. game: which one, from 1, if the file has several. symmetries: 1, or 8 to average over the
-    rotations and reflections of the board."""
+    """Draw the probability that a policy network gives to each move in a position of a game.
+
+    sgf: SGF file with a game record.
+    move: number of the move to predict, from 1; null: the move after the end of the record.
+    game: number of the game, from 1, if the file has several.
+    symmetries: 1, or 8 to average over the rotations and reflections of the board.
+    """
 
     sgf: str = MISSING
     move: int | None = None
@@ -31,10 +38,12 @@ class Options:
 
 
 def draw(subject: Subject, options: Options, output: Path) -> list[Path]:
-    """`<game>-<move>.png`: the board with the probability map, the five most probable moves labelled, the last move
-    ringed, and the move that was played framed."""
+    """Write `<game>-<move>.png`: the board with the probability of each move, the five most probable ones labelled.
+
+    The last move has a ring, and the move that was played next a frame.
+    """
     player = player_of(subject.model, subject.cfg, symmetries=options.symmetries)
-    from cnnlab.go.board import Board  # now that it is known where machine code is kept
+    from cnnlab.go.board import Board  # after player_of, which determines where machine code is cached
     from cnnlab.go.positions import vertex
 
     game = _game(options, subject.spec.image_size)
@@ -66,14 +75,16 @@ def _game(options: Options, size: int) -> "Game":
     game = next(islice(games, max(options.game, 1) - 1, None), None)
     if options.game < 1 or game is None:
         reasons = "".join(f"\n  {skipped.name}: {skipped.reason}" for skipped in games.skipped[:5])
-        raise InputError(f"game={options.game}: {options.sgf} has {games.read} games that can be played.{reasons}")
+        raise InputError(f"game={options.game}: {options.sgf} has {games.read} playable games.{reasons}")
     if game.size != size:
-        raise InputError(f"{options.sgf}: the network plays on boards of {size} lines, this one has {game.size}.")
+        raise InputError(
+            f"{options.sgf}: the network plays on boards of {size} x {size}, this game is on {game.size} x {game.size}."
+        )
     return game
 
 
 def _next(game: "Game") -> str:
-    """Who moves after the end of the record."""
+    """Return the colour to move after the end of the record, "B" or "W"."""
     if not game.moves:
         return game.to_play
     return "W" if game.moves[-1][0] == "B" else "B"

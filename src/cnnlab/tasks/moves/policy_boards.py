@@ -1,4 +1,4 @@
-"""What a policy network of Go thinks of fixed validation positions, in TensorBoard: the step slider shows it learn."""
+"""Log a policy network's move probabilities in fixed validation positions; TensorBoard's step slider shows it learn."""
 
 import lightning as L
 import torch
@@ -10,9 +10,9 @@ from cnnlab.training.module import TaskModule
 
 
 class PolicyBoards(L.Callback):
-    """Logs `policy/<number>`: a board with the probability of every move, before training and every `every_n_epochs`.
+    """A callback that logs `policy/<number>`, a board with the probability of every move.
 
-    positions: how many, at equal distances among those of the validation games.
+    It logs before training and every `every_n_epochs`. positions: number of validation positions, evenly spaced.
     """
 
     def __init__(self, positions: int = 4, every_n_epochs: int = 1) -> None:

@@ -1,4 +1,4 @@
-"""The report on a policy network of Go: how often it says the move that was played, by phase of the game."""
+"""Report how often a policy network of Go predicts the move that was played, by phase of the game."""
 
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,21 +15,24 @@ PHASES = ((1, 50), (51, 150), (151, None))
 
 @dataclass(frozen=True)
 class MoveScores:
-    """What a network said of N moves: their ranks (0: thought most probable), and -log of their probabilities."""
+    """The scores of N played moves, as arrays of length N."""
 
     rank: np.ndarray
+    """Number of moves that the network finds more probable."""
     loss: np.ndarray
+    """-log of the move's probability."""
     number: np.ndarray
-    """Of the move in its game, from 1."""
+    """Number of the move in its game, from 1."""
     game: np.ndarray
-    """Whatever tells the games apart."""
+    """Identifier of the game."""
 
     def where(self, chosen: np.ndarray) -> "MoveScores":
+        """Return the scores of the moves selected by a boolean mask."""
         return MoveScores(self.rank[chosen], self.loss[chosen], self.number[chosen], self.game[chosen])
 
 
 def scores(moves: MoveScores) -> dict[str, Any]:
-    """n, acc, its 95 % interval over games, acc_top5 and loss (natural logarithm)."""
+    """Return n, games, acc with its 95 % interval over games, acc_top5, and loss (natural logarithm)."""
     correct = moves.rank == 0
     return {
         "n": len(moves.rank),
@@ -42,9 +45,9 @@ def scores(moves: MoveScores) -> dict[str, Any]:
 
 
 def interval(correct: np.ndarray, game: np.ndarray) -> tuple[float, float]:
-    """95 % normal interval of a share whose observations hang together within games.
+    """Return the 95 % normal interval of an accuracy whose moves are correlated within games.
 
-    The standard error is that of a ratio of sums over games (Cochran 1977, chapter 6.3); 0 to 1 for a single game.
+    The standard error is that of a ratio of sums over games (Cochran 1977, chapter 6.3); (0, 1) for a single game.
     """
     _, number = np.unique(game, return_inverse=True)
     counts, hits = np.bincount(number), np.bincount(number, correct)
@@ -56,7 +59,7 @@ def interval(correct: np.ndarray, game: np.ndarray) -> tuple[float, float]:
 
 
 def report(moves: MoveScores) -> dict[str, Any]:
-    """The scores of all moves, and `by_phase` those of the phases that occur."""
+    """Return the scores of all moves and, under `by_phase`, those of the phases that occur."""
     phases = {}
     for first, last in PHASES:
         chosen = (moves.number >= first) & (moves.number <= (last or np.inf))
@@ -66,22 +69,22 @@ def report(moves: MoveScores) -> dict[str, Any]:
 
 
 def metrics_of(found: dict[int, MoveScores]) -> dict[str, Any]:
-    """Return the report without averaging, and under `symmetries_8` that with eight symmetries, if it was made.
+    """Return the report without averaging and, under `symmetries_8`, the one averaged over eight symmetries, if any.
 
-    found: number of symmetries averaged over -> the moves.
+    found: number of symmetries averaged over -> scores of each move.
     """
     return report(found[1]) | {f"symmetries_{count}": report(moves) for count, moves in found.items() if count > 1}
 
 
 def write_report(folder: Path, title: str, found: dict[int, MoveScores]) -> None:
-    """Write metrics.json and report.html; found: as for `metrics_of`."""
+    """Write metrics.json and report.html into `folder`; found: see `metrics_of`."""
     write_json(folder / "metrics.json", metrics_of(found))
     reports = {symmetries: report(moves) for symmetries, moves in found.items()}
     header = ["moves", "symmetries", "positions", "games", "top-1", "95 % interval", "top-5", "loss"]
     tables = []
     for phase in ("all", *reports[1]["by_phase"]):
-        for count, part in reports.items():
-            row = part if phase == "all" else part["by_phase"][phase]
+        for count, whole in reports.items():
+            row = whole if phase == "all" else whole["by_phase"][phase]
             low, high = row["acc_interval_95"]
             shares = [f"{row['acc']:.4f}", f"{low:.4f} to {high:.4f}", f"{row['acc_top5']:.4f}", f"{row['loss']:.4f}"]
             tables.append([phase, count, row["n"], row["games"], *shares])

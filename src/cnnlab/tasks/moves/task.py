@@ -1,4 +1,4 @@
-"""The prediction of Go moves as a task; nothing here needs the extra `go` before data are read."""
+"""The prediction of Go moves as a `Task`; the extra `go` is needed only when data are read."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -51,8 +51,10 @@ MovesData.NEEDED = ("name", "size", "features", "capture_encoding", "eye")  # ty
 
 @dataclass
 class EvaluateOptions:
-    """symmetries: 1, or 8 for scores with and without averaging over the symmetries of the board.
-    positions: score so many positions at equal distances; null: all.
+    """Keys of `cnnlab evaluate` for move prediction.
+
+    symmetries: 1, or 8 for scores with and without averaging over the symmetries of the board.
+    positions: number of positions to score, evenly spaced; null: all.
     """
 
     symmetries: int = 8
@@ -60,7 +62,7 @@ class EvaluateOptions:
 
 
 class Moves(Classification):
-    """Classification of positions by the point that is played next."""
+    """The task of predicting the next move: classification of positions by the point that is played."""
 
     data_schema: ClassVar[type] = MovesData
     pictures: ClassVar[Mapping[str, str]] = {**explain.OF_NETWORKS, "policy": "cnnlab.tasks.moves.policy"}
@@ -74,7 +76,7 @@ class Moves(Classification):
 
         if turning := [name for name, step in augmentations.items() if not isinstance(step, BATCH_TRANSFORMS)]:
             raise InputError(
-                f"augmentation: {', '.join(turning)} would change the board and not the move to learn. Use "
+                f"augmentation: {', '.join(turning)} would change the board but not the move to predict. Use "
                 "augmentation=none; data=go turns and mirrors boards together with their moves (data.symmetric)."
             )
         return build_positions(
@@ -92,8 +94,8 @@ class Moves(Classification):
 
     def require_pictures(self) -> None:
         raise InputError(
-            "cnnlab predict takes pictures, which Go's networks do not: cnnlab play run=... plays with one."
+            "cnnlab predict takes pictures, but the inputs of this network are Go positions. Use cnnlab play run=..."
         )
 
     def pretrained(self, cfg: Config, trusted: Sequence[str]) -> Any:
-        raise InputError("cnnlab evaluate model=... scores pictures; score a policy network of Go with run=FOLDER.")
+        raise InputError("cnnlab evaluate model=... is for pictures: evaluate a policy network of Go with run=FOLDER.")

@@ -1,4 +1,4 @@
-"""Which value belongs to an image."""
+"""Regression: which value belongs to an image."""
 
 from cnnlab.tasks.regression.task import Regression
 

@@ -1,4 +1,4 @@
-"""The polynomial that data=four_points is fitted with, as a curve in TensorBoard."""
+"""Log the polynomial fitted to data=four_points as a curve to TensorBoard."""
 
 import lightning as L
 import numpy as np
@@ -12,7 +12,7 @@ from cnnlab.training.module import TaskModule
 
 
 class Curve(L.Callback):
-    """Logs `curve`: what the network says of every grey level, with the points it learns and the true parabola."""
+    """A callback that logs `curve`: the network's value at every grey level, its training points, the true parabola."""
 
     def __init__(self, every_n_epochs: int = 50) -> None:
         self.every_n_epochs = every_n_epochs

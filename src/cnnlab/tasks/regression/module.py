@@ -1,4 +1,4 @@
-"""The LightningModule of regression: one value for each image."""
+"""The LightningModule of regression, with its metrics."""
 
 from collections.abc import Mapping
 from typing import Any
@@ -11,7 +11,7 @@ from cnnlab.training.module import TaskModule
 
 
 class Regressor(TaskModule):
-    """Any network with one output; targets are float32 N."""
+    """Trains any network with one output; targets are float32 N."""
 
     def forward(self, inputs: Tensor) -> Tensor:
         """Map uint8 or float-in-[0, 1] inputs N x C x H x W to values N, float32."""
@@ -31,7 +31,7 @@ class Regressor(TaskModule):
         if outputs.numel() != len(targets):
             raise InputError(
                 f"{type(self.network).__name__} returns {' x '.join(map(str, outputs.shape))} numbers for "
-                f"{len(targets)} images; regression needs one each."
+                f"{len(targets)} images; regression needs one per image."
             )
 
     def predict(self, inputs: Tensor) -> Tensor:

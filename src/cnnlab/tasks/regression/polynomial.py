@@ -5,7 +5,7 @@ from torch import Tensor, nn
 
 
 class Powers(nn.Module):
-    """N x 1 x 1 x 1 -> N x (degree + 1): x^0, x^1, ..., x^degree."""
+    """Maps a grey pixel x to its powers x^0, x^1, ..., x^degree: N x 1 x 1 x 1 -> N x (degree + 1)."""
 
     def __init__(self, degree: int) -> None:
         super().__init__()
@@ -16,7 +16,7 @@ class Powers(nn.Module):
 
 
 class Coefficients(nn.Module):
-    """`parabola` (w0, w1, w2) and `higher` (w3, w4): the sum of their products with the powers, N x 1."""
+    """Multiplies the powers by their weights and adds them up, N x 1: `parabola` (w0, w1, w2), `higher` (w3, w4)."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -28,10 +28,10 @@ class Coefficients(nn.Module):
 
 
 class Polynomial(nn.Module):
-    """f(x) = w0 + w1 x + ... + w4 x^4 of a grey pixel x."""
+    """The network f(x) = w0 + w1 x + ... + w4 x^4 of a grey pixel x."""
 
     def __init__(self, num_classes: int = 0) -> None:
-        """num_classes: of no meaning, as every network is told it."""
+        """Build the network; num_classes is ignored, but every network is given it."""
         super().__init__()
         self.features = nn.Sequential(Powers(4))
         self.classifier = Coefficients()

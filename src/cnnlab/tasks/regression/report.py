@@ -1,4 +1,4 @@
-"""The scores of a regression: errors, a table of predictions, and the predictions against the truth as a picture."""
+"""Report the scores of a regression: errors, a table of predictions, and a plot of predictions against the truth."""
 
 from dataclasses import dataclass
 from functools import cached_property
@@ -20,7 +20,7 @@ from cnnlab.training.module import TaskModule
 
 @dataclass(frozen=True)
 class ScoredValues:
-    """What a network said of `images`: values float64 N, and the true ones."""
+    """The values that a network predicts for `images`, float64 N, and the true ones."""
 
     images: LabelledImages
     predicted: np.ndarray
@@ -28,7 +28,7 @@ class ScoredValues:
 
     @cached_property
     def metrics(self) -> dict[str, Any]:
-        """n, mean squared and absolute error, and the share of the variance that is explained (null for one image)."""
+        """n, mean squared error, mean absolute error, and R2, the share of explained variance (None for one image)."""
         mse = float(mean_squared_error(self.truth, self.predicted))
         return {
             "n": len(self.truth),
@@ -72,6 +72,6 @@ class ScoredValues:
 
 @torch.inference_mode()
 def score(module: TaskModule, data: DataModule, images: LabelledImages) -> ScoredValues:
-    """Return the values of `images` in one pass, on the GPU if there is one."""
+    """Predict the values of `images` in one pass, on the GPU if there is one."""
     found = [module.predict(batch).cpu() for batch, _ in scoring_batches(module, data, images)]
     return ScoredValues(images, torch.cat(found).double().numpy(), np.asarray(images.labels, np.float64))

@@ -1,4 +1,4 @@
-"""Regression as a task: what the rest of cnnlab asks of it."""
+"""Regression as a `Task`."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -47,7 +47,7 @@ RegressionData.NEEDED = ("name", "dataset")  # type: ignore[attr-defined]
 
 @dataclass(frozen=True)
 class Value:
-    """What a network says of an image."""
+    """The value that a network predicts for an image."""
 
     value: float
 
@@ -63,7 +63,7 @@ class Value:
 
 
 class Regression(Task):
-    """Which value belongs to an image."""
+    """The task of predicting one value for each image."""
 
     data_schema = RegressionData
     module_class = Regressor
