@@ -11,6 +11,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from forked import start_train
 from go_records import write_games
 from in_process import DIGITS
 from program import REPOSITORY
@@ -64,10 +65,11 @@ def test_sweep_of_200_jobs_keeps_neither_memory_nor_files(tmp_path):
 
 def test_runs_that_start_together_keep_apart(tmp_path):
     """Three at once, of one name: three folders, each with one whole run of its own."""
-    command = [sys.executable, str(REPOSITORY / "train.py"), *TINY]
-    started = [subprocess.Popen(command, cwd=tmp_path, stderr=subprocess.PIPE) for _ in range(3)]
-    errors = [process.communicate(timeout=600)[1].decode() for process in started]
-    assert [process.returncode for process in started] == [0] * 3, errors
+    outputs = [tmp_path / f"output-{number}.txt" for number in range(3)]
+    started = [start_train(*TINY, cwd=tmp_path, output=output) for output in outputs]
+    for process in started:
+        process.join(600)
+    assert [process.exitcode for process in started] == [0] * 3, [output.read_text() for output in outputs]
     folders = sorted((tmp_path / "outputs" / "digits").iterdir())
     assert [folder.name for folder in folders] == [f"{folders[0].name}{end}" for end in ("", "-2", "-3")]
     records = [json.loads((folder / "run.json").read_text()) for folder in folders]

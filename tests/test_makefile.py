@@ -3,8 +3,10 @@
 import os
 import re
 import subprocess
+import tomllib
 
 import pytest
+import yaml
 from program import REPOSITORY
 
 MAKEFILE = (REPOSITORY / "Makefile").read_text(encoding="utf-8")
@@ -86,6 +88,18 @@ def test_continuous_integration_tests_and_lints():
     commands = [line.removeprefix(".venv/bin/") for line in lines]
     assert {"make test", "ruff check .", "ruff format --check ."} <= set(commands)
     assert "  make audit" in commands
+
+
+def test_workflow_runs_the_same_checks_on_every_python_that_is_supported():
+    workflow = yaml.safe_load((REPOSITORY / ".github" / "workflows" / "ci.yml").read_text(encoding="utf-8"))
+    steps = [step for job in workflow["jobs"].values() for step in job["steps"]]
+    commands = {step.get("run") for step in steps}
+    assert {"python -m pytest", "ruff check .", "ruff format --check .", "mypy"} <= commands
+    assert workflow["permissions"] == {"contents": "read"}
+    assert all(re.fullmatch(r"actions/[a-z-]+@v\d+", step["uses"]) for step in steps if "uses" in step)
+    project = tomllib.loads((REPOSITORY / "pyproject.toml").read_text(encoding="utf-8"))["project"]
+    supported = re.findall(r"Python :: (3\.\d+)", "\n".join(project["classifiers"]))
+    assert workflow["jobs"]["test"]["strategy"]["matrix"]["python-version"] == supported
 
 
 def test_audit_counts_what_could_not_be_audited_as_a_failure():

@@ -351,7 +351,7 @@ def test_broken_local_defaults_are_named(config_dir):
 
 
 def test_folder_of_groups_that_does_not_exist_is_named(tmp_path):
-    with pytest.raises(InputError, match=f"no folder {tmp_path / 'absent'}"):
+    with pytest.raises(InputError, match=f"folder {tmp_path / 'absent'} not found"):
         compose([], str(tmp_path / "absent"))
 
 

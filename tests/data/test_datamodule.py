@@ -328,7 +328,7 @@ def test_copy_of_a_training_image_in_a_published_part_is_reported(tmp_path, capl
         ({"bad_images": "ignore"}, r"data\.bad_images=ignore"),
         ({"val_fraction": 1.5}, r"data\.val_fraction=1\.5"),
         ({"images_per_class": 0}, r"data\.images_per_class=0"),
-        ({"classes": ["sqare", "circle"]}, r"no class sqare\. Did you mean square"),
+        ({"classes": ["sqare", "circle"]}, r"unknown class sqare\. Did you mean square"),
     ],
 )
 def test_options_that_cannot_work_are_refused(folder, options, message):

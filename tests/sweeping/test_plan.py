@@ -2,16 +2,16 @@
 
 import json
 import shutil
-import signal
 import subprocess
 import sys
 import time
+from multiprocessing.process import BaseProcess
 from pathlib import Path
 
 import pytest
 import torch
+from forked import start_train
 from in_process import DIGITS, train_in_process
-from program import REPOSITORY, run_program
 from sweeps import statuses, sweep_json, train
 
 from cnnlab.config import compose
@@ -303,26 +303,28 @@ def test_sweep_that_another_process_runs_is_left_alone(here, tasks, capsys):
     assert train(*command, "sweep.resume=true") == 0
 
 
-EPOCHS, BATCHES = 12, 4
+EPOCHS, BATCHES = 8, 2
 KILLED = (*DIGITS, f"trainer.max_epochs={EPOCHS}", f"trainer.limit_train_batches={BATCHES}", "logger=csv")
 SEEDS = "seed=0,1,2,3"
 
 
 def test_sweep_that_is_killed_twice_loses_nothing(tmp_path):
-    sweep = tmp_path / "sweep"
+    sweep, output = tmp_path / "sweep", tmp_path / "output.txt"
+    command = ("-m", *KILLED, SEEDS, f"sweep.dir={sweep}")
     kept: dict[Path, bytes] = {}
     for kill in range(2):
-        process = start(tmp_path, "sweep.resume=true" if kill else "sweep.resume=false")
+        process = start_train(*command, f"sweep.resume={'true' if kill else 'false'}", cwd=tmp_path, output=output)
         wait_for(process, sweep, finished=kill + 1)
-        process.send_signal(signal.SIGKILL)
-        process.wait()
+        process.kill()
+        process.join()
         assert {path: path.read_bytes() for path in kept} == kept  # what had finished was not touched
         kept = {path: path.read_bytes() for path in sorted(sweep.glob("*/run.json")) if finished(path)}
         kept |= {
             path.parent / "best_weights.pth": (path.parent / "best_weights.pth").read_bytes() for path in list(kept)
         }
-    done = run_program("-m", *KILLED, SEEDS, f"sweep.dir={sweep}", "sweep.resume=true", cwd=tmp_path)
-    assert done.returncode == 0, done.stderr
+    last = start_train(*command, "sweep.resume=true", cwd=tmp_path, output=output)
+    last.join()
+    assert last.exitcode == 0, output.read_text()
     assert {path: path.read_bytes() for path in kept} == kept
     assert set(statuses(sweep).values()) == {"finished"}
     records = {path.parent.name: json.loads(path.read_text()) for path in sweep.glob("*/run.json")}
@@ -336,22 +338,9 @@ def test_sweep_that_is_killed_twice_loses_nothing(tmp_path):
     assert all(torch.equal(value, half["state_dict"][key]) for key, value in whole["state_dict"].items())
 
 
-def start(folder: Path, resume: str) -> subprocess.Popen:
-    command = [
-        sys.executable,
-        str(REPOSITORY / "train.py"),
-        "-m",
-        *KILLED,
-        SEEDS,
-        f"sweep.dir={folder / 'sweep'}",
-        resume,
-    ]
-    return subprocess.Popen(command, cwd=folder, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
-
-
-def wait_for(process: subprocess.Popen, sweep: Path, finished: int) -> None:
+def wait_for(process: BaseProcess, sweep: Path, finished: int) -> None:
     """Until so many jobs have finished and another one, that is running, has a checkpoint."""
-    while process.poll() is None:
+    while process.exitcode is None:
         states = {path.parent: json.loads(path.read_text())["status"] for path in sweep.glob("*/run.json")}
         running = [folder for folder, status in states.items() if status == "running"]
         enough = list(states.values()).count("finished") >= finished

@@ -16,9 +16,10 @@ from cnnlab.system.faults import translate_error
 
 RUN = (
     *(override for override in DIGITS if not override.startswith("logger=")),
-    "trainer.max_epochs=3",
+    "trainer.max_epochs=2",
     "trainer.limit_train_batches=6",
-    "trainer.limit_val_batches=2",
+    "trainer.limit_val_batches=1",
+    "trainer.limit_test_batches=1",
     "trainer.log_every_n_steps=1",
     "trusted_packages=[harm]",
 )
@@ -68,7 +69,7 @@ def test_full_disk_while_a_checkpoint_is_written(small_disk, monkeypatch, capfd,
     monkeypatch.setattr("harm.fill_disk", lambda folder, left: None)
     assert line.endswith("'trusted_packages=[harm]'")
     assert command_line(monkeypatch, f"resume={run}", "trusted_packages=[harm]") == 0
-    assert torch.load(run / "checkpoints" / "last.ckpt", weights_only=True)["global_step"] == 18
+    assert torch.load(run / "checkpoints" / "last.ckpt", weights_only=True)["global_step"] == 12
 
 
 def test_full_disk_while_events_are_written(small_disk, monkeypatch, capfd):
@@ -101,9 +102,9 @@ def test_disk_without_room_for_the_record(small_disk, monkeypatch, capfd):
 
 
 def test_full_disk_of_the_cache_costs_time_only(small_disk, tmp_path, monkeypatch):
-    fill_disk(small_disk, 20_000)
+    fill_disk(small_disk, 4096)
     run = tmp_path / "run"
-    options = ("preprocessing=zca", f"paths.cache_dir={small_disk}", "logger=csv", "trainer.max_epochs=1")
+    options = ("preprocessing=zca", "preprocessing.patch=8", f"paths.cache_dir={small_disk}", "logger=csv", "trainer.max_epochs=1")
     assert command_line(monkeypatch, *RUN, *options, f"paths.output_dir={run}") == 0
     assert "(No space left on device): preprocessing is fitted again in each run" in (run / "train.log").read_text()
 

@@ -1,15 +1,20 @@
 """A loss that is no number: where it began, and what a run does about it."""
 
 import json
+import os
+from pathlib import Path
 
 import lightning as L
 import pytest
 import torch
-from program import draw_picture, run_program
 from harm import Poison
-from in_process import DIGITS, parts_of_a_run, train_in_process
+from in_process import DIGITS, config, parts_of_a_run, train_in_process
+from program import draw_picture
+from ranks import run_ranks
 
+from cnnlab import experiment
 from cnnlab.errors import DivergedError, InputError
+from cnnlab.runs.folder import RunFolder
 
 SHORT = (
     *DIGITS,
@@ -162,40 +167,38 @@ def test_number_that_cannot_be_is_refused(tmp_path, options):
         train_in_process(tmp_path / "run", *SHORT, f"divergence={policy}", f"divergence.{override}")
 
 
+def diverge(rank: int, folder: Path, options: list[str]) -> None:
+    """What a process of a DDP run does that ends with DivergedError; <folder>/<rank>.json gets what it found."""
+    cfg = config(folder / "run", *options)
+    run = RunFolder(folder / "run", cfg, options, writes=rank == 0)
+    try:
+        experiment.train(cfg, run)
+    except DivergedError as error:
+        (folder / f"{rank}.json").write_text(json.dumps([str(error), run.record["divergence"]]))
+        os._exit(error.exit_code)
+
+
 def test_two_processes_decide_alike(tmp_path):
-    """Only the second one's images are NaN: both skip step 1, both end at step 4."""
+    """Only the second one's images are NaN: both skip steps 1 and 3, both end at step 4."""
     (tmp_path / "states").mkdir()
     for label, shape in enumerate(("circle", "square")):
         for number in range(8):
             draw_picture(tmp_path / "pictures" / shape / f"{number}.png", shape, 100 * label + number)
-    with pytest.MonkeyPatch.context() as patched:
-        patched.setenv("OMP_NUM_THREADS", "1")
-        done = run_program(
-            "trainer=ddp_cpu",
-            "model=lenet5",
-            "augmentation=none",
-            "regularization=[batch_norm]",
-            "divergence=skip",
-            "divergence.at_most=1",
-            "data=image_folder",
-            f"data.root={tmp_path / 'pictures'}",
-            "data.batch_size=2",
-            "data.num_workers=0",
-            "trainer.max_epochs=3",
-            "trainer.limit_train_batches=3",
-            "logger=csv",
-            "callbacks=none",
-            f"+callbacks.states={{_target_: kept_states.KeptStates, folder: '{tmp_path / 'states'}'}}",
-            "+callbacks.poison={_target_: harm.Poison, steps: [1, 3, 4], rank: 1}",
-            "trusted_packages=[kept_states,harm]",
-            f"paths.output_dir={tmp_path / 'run'}",
-            cwd=tmp_path,
-        )
-    assert done.returncode == 4, done.stderr
-    record = json.loads((tmp_path / "run" / "run.json").read_text())
-    assert record["status"] == "failed"
-    assert record["error"].startswith("The loss is nan at step 4 (epoch 1")
-    assert done.stderr.count("The step is skipped") == 2
+    options = [
+        *("trainer=ddp_cpu", "model=lenet5", "augmentation=none", "regularization=[batch_norm]"),
+        *("divergence=skip", "divergence.at_most=1", "data=image_folder", f"data.root={tmp_path / 'pictures'}"),
+        *("data.batch_size=2", "data.num_workers=0", "trainer.max_epochs=3", "trainer.limit_train_batches=3"),
+        *("logger=csv", "callbacks=none", "trusted_packages=[kept_states,harm]"),
+        f"+callbacks.states={{_target_: kept_states.KeptStates, folder: '{tmp_path / 'states'}'}}",
+        "+callbacks.poison={_target_: harm.Poison, steps: [1, 3, 4], rank: 1}",
+    ]
+    assert run_ranks(diverge, tmp_path, options) == [4, 4]
+    (first_error, first_events), (second_error, second_events) = (
+        json.loads((tmp_path / f"{rank}.json").read_text()) for rank in range(2)
+    )
+    assert first_error == second_error
+    assert first_error.startswith("The loss is nan at step 4 (epoch 1")
+    assert [event["step"] for event in first_events] == [event["step"] for event in second_events] == [1, 3, 4]
     first, second = (torch.load(tmp_path / "states" / f"0-{rank}.pt", weights_only=True) for rank in range(2))
     assert differing(first, second) == []
     assert all(value.isfinite().all() for value in first.values())

@@ -145,7 +145,11 @@ def test_features_are_the_first_planes(records):
     [
         ({"features": 13}, InputError, "features=13: use 4, 12, 20 or 48"),
         ({"eye": "open"}, InputError, "eye=open"),
-        ({"channels": 3}, InputError, "takes 3 planes of 9 x 9, but the data have 48 of 9 x 9: set model.in_channels=48"),
+        (
+            {"channels": 3},
+            InputError,
+            "takes 3 planes of 9 x 9, but the data have 48 .*: set model.in_channels=48",
+        ),
         ({"size": 30, "image_size": 30}, InputError, "5 to 25 lines, got 30"),
         ({"positions_per_epoch": 0}, InputError, "data.positions_per_epoch=0"),
         ({"val_fraction": 0.6, "test_fraction": 0.5}, InputError, "add up to less than 1"),
