@@ -10,9 +10,9 @@ import pytest
 from PIL import Image
 from program import REPOSITORY
 
+from cnnlab.cli.visualize import known_pictures
 from cnnlab.config import check, compose, quote_path
 from cnnlab.config.options import parse_options
-from cnnlab.explain import PICTURES
 from cnnlab.tasks.classification import Classification
 from cnnlab.tasks.moves import Moves
 
@@ -54,7 +54,7 @@ def test_network_can_be_trained(name):
 
 
 def test_every_kind_of_picture_is_shown():
-    assert {words(picture)["what"] for picture in gallery.PICTURES} == set(PICTURES)
+    assert {words(picture)["what"] for picture in gallery.PICTURES} == set(known_pictures())
     assert len(set(NAMES)) == len(NAMES)
 
 

@@ -22,7 +22,7 @@ LENET5 = 61_706
 
 def dry_run(folder: Path, *overrides: str) -> DryRun:
     paths = [f"paths.root='{folder / 'outputs'}'", f"paths.cache_dir='{folder / 'cache'}'"]
-    return DryRun(config_of([*digits_with(*overrides), *paths]), seconds=0.05)
+    return DryRun(config_of([*digits_with(*overrides), *paths]), seconds=0.01)
 
 
 def files_below(folder: Path) -> list[str]:
@@ -91,7 +91,7 @@ def test_phases_are_tried_as_they_will_train(tmp_path):
 
 
 def test_features_that_a_run_has_kept_are_not_to_be_computed(tmp_path):
-    frozen = ("freeze=features", "trainer.max_epochs=2", "seed=3")
+    frozen = ("freeze=features", "trainer.max_epochs=2", "seed=3", "data.train_fraction=0.1")
     before = dry_run(tmp_path, *frozen)
     assert before.filling(before.phases[0]) > 0
     assert not (tmp_path / "cache" / "features").exists()

@@ -8,8 +8,8 @@ import pytest
 import torch
 import torchvision
 from in_process import digits_with, train_in_process
-from program import draw_picture
 from PIL import Image
+from program import draw_picture
 
 from cnnlab.cli.evaluate import evaluate_run, main
 from cnnlab.data.sources.imagenet_subset import imagenet_classes

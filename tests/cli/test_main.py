@@ -20,8 +20,8 @@ from program import REPOSITORY
 
 import cnnlab
 from cnnlab.cli import main as cli
+from cnnlab.cli.visualize import known_pictures
 from cnnlab.config import CONFIG_DIR, compose, plain_config, quote_path
-from cnnlab.explain import PICTURES
 
 DIGITS = ("model=lenet5", "data=digits")
 
@@ -210,7 +210,7 @@ def test_help_of_a_verb_lists_its_keys_with_types_and_defaults(monkeypatch, caps
 
 def test_help_of_visualize_lists_pictures_and_the_keys_of_one(monkeypatch, capsys):
     shown = shown_by(monkeypatch, capsys, "visualize", "--help")
-    assert all(f"what={name}" in shown for name in PICTURES)
+    assert all(f"what={name}" in shown for name in known_pictures())
     of_one = shown_by(monkeypatch, capsys, "visualize", "what=features", "--help")
     assert of_one.startswith("usage: cnnlab visualize what=features")
     assert "  layer=" in of_one

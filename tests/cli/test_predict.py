@@ -5,13 +5,13 @@ import io
 import shutil
 
 import pytest
-from program import draw_picture
 from PIL import Image
+from program import draw_picture
 
+from cnnlab.api import load_run
 from cnnlab.cli.predict import Options, main, predict
 from cnnlab.data.sources.digits import digits
 from cnnlab.errors import DataError, InputError
-from cnnlab.api import load_run
 
 
 @pytest.fixture

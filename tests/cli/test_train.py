@@ -19,7 +19,9 @@ SHORT = ("trainer.max_epochs=1", "trainer.limit_train_batches=2")
 
 def test_overfitting_learns_a_few_batches_by_heart(tmp_path):
     record = train_in_process(
-        tmp_path / "run", *digits_with("debug=overfit", "optimizer.lr=0.005", "data.batch_size=16")
+        tmp_path / "run",
+        *digits_with("debug=overfit", "optimizer.lr=0.005", "data.batch_size=16", "trainer.max_epochs=25"),
+        "trainer.check_val_every_n_epoch=25",
     )
     assert record["images"] == {"train": 48, "val": 48}
     assert record["last"]["val/acc"] == 1.0
@@ -83,7 +85,8 @@ def test_test_score_and_export_are_of_the_best_epoch(tmp_path, monkeypatch):
     )
     assert record["best"]["epoch"] == 0
     assert record["last"]["val/acc"] < record["best"]["val/acc"]
-    assert record["test"]["test/acc"] == pytest.approx(evaluate_run([f"run={tmp_path / 'run'}"]).metrics["acc"], abs=1e-6)
+    evaluated = evaluate_run([f"run={tmp_path / 'run'}"])
+    assert record["test"]["test/acc"] == pytest.approx(evaluated.metrics["acc"], abs=1e-6)
     assert record["test"]["test/acc"] > record["last"]["val/acc"]
     best = torch.load(tmp_path / "run" / "checkpoints" / "best.ckpt", weights_only=True)["state_dict"]
     exported = torch.load(tmp_path / "run" / "best_weights.pth", weights_only=True)
@@ -98,7 +101,7 @@ def test_colour_statistics_do_not_fit_a_grey_network(tmp_path):
 def test_weights_of_a_run_bring_their_preprocessing(tmp_path):
     """A second run that starts from the first one's folder, on its mean and deviation, begins at its accuracy."""
     first = train_in_process(
-        tmp_path / "first", *digits_with("trainer.max_epochs=2", "trainer.limit_train_batches=30", "optimizer.lr=0.005")
+        tmp_path / "first", *digits_with("trainer.max_epochs=1", "trainer.limit_train_batches=30", "optimizer.lr=0.005")
     )
     second = train_in_process(
         tmp_path / "second",
@@ -153,7 +156,7 @@ def test_what_the_trial_step_finds_ends_with_2_and_leaves_no_run(
     assert message in said
     assert said.count("Error: ") == 1
     assert "Traceback" not in said
-    assert [path for path in tmp_path.glob("outputs/*/*")] == []
+    assert list(tmp_path.glob("outputs/*/*")) == []
 
 
 def test_gpu_is_refused_where_there_is_none(tmp_path):

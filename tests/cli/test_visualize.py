@@ -9,12 +9,12 @@ import pytest
 import torch
 import torchvision
 from in_process import DIGITS, parts_of_a_run
-from program import draw_picture
 from PIL import Image
+from program import draw_picture
 
 from cnnlab.api import load_run
 from cnnlab.cli.subjects import ModelSubject
-from cnnlab.cli.visualize import PICTURES, visualize
+from cnnlab.cli.visualize import known_pictures, visualize
 from cnnlab.errors import CnnlabError, InputError
 from cnnlab.tasks.classification import Classification
 from cnnlab.tasks.moves import Moves
@@ -166,7 +166,7 @@ def test_what_cannot_be_drawn_is_one_clear_line(arguments, message, trunk, photo
 def test_every_picture_has_options_and_draw():
     """Whatever task draws it."""
     modules = {name: module for task in (Classification, Moves, Regression) for name, module in task.pictures.items()}
-    assert set(modules) == set(PICTURES)
+    assert modules == known_pictures()
     for name in modules.values():
         module = importlib.import_module(name)
         assert callable(module.draw)

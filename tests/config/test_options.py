@@ -81,3 +81,16 @@ def test_help_has_description_keys_and_example():
         "  cnnlab do run=outputs/x count=3",
     ]
     assert help_of(Nothing, "do") == "usage: cnnlab do key=value ...\n\nHas no keys."
+
+
+def test_help_shows_the_number_one_as_a_number():
+    @dataclass
+    class Numbers:
+        """Has numbers."""
+
+        one: int = 1
+        zero: float = 0.0
+        on: bool = True
+
+    shown = help_of(Numbers, "do")
+    assert all(f"  {text} " in shown for text in ("one=1", "zero=0.0", "on=true"))

@@ -13,7 +13,7 @@ from cnnlab.api import typed_like
 from cnnlab.cli import cache, predict
 from cnnlab.config import check, compose, quote_path
 from cnnlab.config.options import parse_options
-from cnnlab.config.overrides import every_combination, every_value, split, value_of
+from cnnlab.config.overrides import every_combination, every_value
 from cnnlab.errors import CnnlabError
 from cnnlab.runs.naming import job_names, run_name
 from cnnlab.runs.settings import typed

@@ -13,13 +13,13 @@ from hypothesis import strategies as st
 from safetensors.torch import save
 from torch import nn
 
+from cnnlab.api import load_run
 from cnnlab.cli.cache import listing
 from cnnlab.data.images import ImageArray
 from cnnlab.data.scanning import _load
 from cnnlab.data.splitting import select
 from cnnlab.data.store import Store
 from cnnlab.errors import CnnlabError
-from cnnlab.api import load_run
 from cnnlab.models.preprocessing import fit_once
 from cnnlab.system.files import load_tensors
 

@@ -14,6 +14,8 @@ from cnnlab.api import load_run
 from cnnlab.errors import InputError
 from cnnlab.models.building import build_network
 
+BLOCKS = "[[1,8,1,1],[6,8,1,2],[6,16,1,2]]"
+"""Three blocks of MobileNetV2: features.1 to features.3 of five stages."""
 PHASES = (
     "[{epoch: 0, train: classifier}, {epoch: 1, train: [classifier, last_2], lr_multiplier: 0.5}, "
     "{epoch: 2, train: all, lr_multiplier: 0.1}, {epoch: 3, train: classifier}]"
@@ -37,6 +39,7 @@ def run(tmp_path_factory):
             "trainer=ddp_cpu",
             "model=mobilenet_v2",
             "model.weights=null",
+            f"+model.network.inverted_residual_setting={BLOCKS}",
             "+model.network.width_mult=0.25",
             "model.image_size=32",
             "model.resize_size=32",
@@ -75,7 +78,9 @@ def test_one_folder_holds_the_run(run, run_folder):
 @pytest.fixture(scope="module")
 def states(run) -> list[dict[str, torch.Tensor]]:
     """The network as it is built, and after each epoch on rank 0."""
-    constructor = functools.partial(torchvision.models.mobilenet_v2, width_mult=0.25, dropout=0.2)
+    constructor = functools.partial(
+        torchvision.models.mobilenet_v2, inverted_residual_setting=json.loads(BLOCKS), width_mult=0.25, dropout=0.2
+    )
     initial = build_network(constructor, num_classes=2, weights=None, seed=0).state_dict()
     return [initial, *(torch.load(run[0] / "states" / f"{epoch}-0.pt", weights_only=True) for epoch in range(4))]
 
@@ -90,8 +95,8 @@ def test_ranks_agree_after_every_phase(run, states, epoch):
     ("epoch", "trained"),
     [
         (0, {"classifier"}),
-        (1, {"classifier", "features.17", "features.18"}),
-        (2, {"classifier", *(f"features.{number}" for number in range(19))}),
+        (1, {"classifier", "features.3", "features.4"}),
+        (2, {"classifier", *(f"features.{number}" for number in range(5))}),
         (3, {"classifier"}),
     ],
 )

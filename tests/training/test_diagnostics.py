@@ -12,6 +12,7 @@ OPTIONS = (
     "logger=tensorboard",
     "+callbacks.diagnostics._target_=cnnlab.training.callbacks.diagnostics.Diagnostics",
     "data.batch_size=16",
+    "trainer.log_every_n_steps=1",
     "trainer.limit_val_batches=1",
 )
 TAG = "layer_{quantity}/{layer}"

@@ -23,6 +23,7 @@ from cnnlab.training.feature_cache import build_feature_cache
 TINY = {
     "model": "mobilenet_v2",
     "model.weights": "null",
+    "+model.network.inverted_residual_setting": "[[1,8,1,1],[6,8,1,2],[6,16,1,2]]",
     "+model.network.width_mult": "0.25",
     "model.network.dropout": "0",
     "model.image_size": "32",
@@ -39,7 +40,7 @@ TINY = {
     "freeze": "features",
     "freeze.cache_views": "2",
 }
-"""MobileNetV2 of a quarter of the width, with a frozen random prefix, on pictures of 32 pixels."""
+"""Three blocks of MobileNetV2 of a quarter of the width, with a frozen random prefix, on pictures of 32 pixels."""
 
 
 def draw_twenty(folder: Path) -> Path:
@@ -246,7 +247,7 @@ def test_views_differ_and_do_not_depend_on_the_seed(tmp_path, few_pictures):
         ({"freeze__cache_views": "null"}, "cache_views=null asks for new views"),
         ({"trainer.limit_train_batches": "1"}, "trainer.limit_train_batches leaves out"),
         ({"regularization": "[dropout]", "regularization__dropout__conv_p": "0.1"}, "random in training"),
-        ({"speed__cache_gib": "1e-6"}, "there is room for 0.0"),
+        ({"speed__cache_gib": "1e-6"}, "there is room for .*0.0"),
     ],
 )
 def test_cache_says_why_it_is_off(tmp_path, few_pictures, computed, caplog, changes, reason):
@@ -285,11 +286,11 @@ def test_cache_ends_where_the_phase_unfreezes(tmp_path, few_pictures, computed, 
     with caplog.at_level(logging.INFO):
         train_in_process(tmp_path / "run", *overrides(few_pictures, freeze="schedule", freeze__phases=phases))
     assert "Features below classifier" in caplog.text
-    assert "Features below features.17" in caplog.text
+    assert "Features below features.3" in caplog.text
     assert "Feature cache off from epoch 2 on: features.0 trains." in caplog.text
     assert sum(computed) == 2 * (18 + 2)
     shapes = {info.parts["cut"] for info in Store(tmp_path / "cache").infos()}
-    assert shapes == {"classifier", "features.17"}
+    assert shapes == {"classifier", "features.3"}
 
 
 def test_interrupted_run_continues_on_the_same_features(tmp_path, few_pictures, monkeypatch):
@@ -323,9 +324,10 @@ def test_prefix_is_not_part_of_the_checkpoint(tmp_path, few_pictures, first_run)
 
 def test_pictures_of_the_input_and_of_features_are_drawn_all_the_same(tmp_path, few_pictures):
     changes = {"callbacks": "default", "logger": "tensorboard", "callbacks.progress": "null"}
+    changes |= {"trainer.log_every_n_steps": "1"}
     train_in_process(tmp_path / "run", *overrides(few_pictures, **changes))
     events = EventAccumulator(str(next((tmp_path / "run").rglob("events.*")).parent), {"images": 0}).Reload()
     tags = events.Tags()["images"]
     assert "input/train" in tags
-    assert "features/features.18/0" in tags
+    assert "features/features.4/0" in tags
     assert len(events.Images("input/train")) == 1  # every tenth epoch

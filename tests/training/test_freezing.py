@@ -21,6 +21,7 @@ from cnnlab.training.optimizers import parameter_groups
 TINY = (
     "model=mobilenet_v2",
     "model.weights=null",
+    "+model.network.inverted_residual_setting=[[1,8,1,1],[6,8,1,2],[6,16,1,2]]",
     "+model.network.width_mult=0.25",
     "model.image_size=32",
     "model.resize_size=32",
@@ -35,7 +36,7 @@ TINY = (
     "regularization.weight_decay.weight_decay=0.1",
     "optimizer.lr=0.01",
 )
-"""MobileNetV2 of a quarter of the width on pictures of 32 pixels, with AdamW and a strong weight decay."""
+"""Three blocks of MobileNetV2 of a quarter of the width on pictures of 32 pixels, with AdamW and a strong weight decay."""
 
 
 def state_of(network: nn.Module) -> dict[str, torch.Tensor]:
@@ -105,11 +106,11 @@ def test_schedule_unfreezes_at_its_epoch(tmp_path, few_pictures):
     stage = stage_of_parameter(classifier.network)
     assert {stage[name] for name in changed(states[0], states[1])} == {"classifier"}
     second = changed(states[1], states[2])
-    assert {stage[name] for name in second if name in stage} == {"classifier", "features.17", "features.18"}
-    last = classifier.network.features[18][1]
+    assert {stage[name] for name in second if name in stage} == {"classifier", "features.3", "features.4"}
+    last = classifier.network.features[4][1]
     assert last.num_batches_tracked == len(data.train_dataloader())
-    assert "features.18.1.running_mean" in second
-    assert "features.16.conv.1.1.running_mean" not in second
+    assert "features.4.1.running_mean" in second
+    assert "features.2.conv.1.1.running_mean" not in second
 
 
 def test_modes_follow_the_phases_there_and_back():

@@ -1,18 +1,19 @@
 """`cnnlab visualize`: draw what a network learned, its input, or its training schedule."""
 
+import functools
 import importlib
 from collections.abc import Sequence
 from dataclasses import fields
 from pathlib import Path
-from types import ModuleType
 
 from cnnlab.cli.subjects import ModelSubject, RunSubject
-from cnnlab.config import CONFIG_DIR, TrainConfig
+from cnnlab.config import CONFIG_DIR, TrainConfig, locate
 from cnnlab.config.options import help_of, parse_options
 from cnnlab.config.overrides import assignments, value_of
 from cnnlab.errors import InputError, nearest
 from cnnlab.explain import PICTURES
 from cnnlab.explain.subject import Subject
+from cnnlab.system.files import read_yaml
 
 OWN = ("what", "run", "output", "trusted_packages")
 ABOUT = """usage: cnnlab visualize what=... run=FOLDER key=value ...
@@ -27,11 +28,9 @@ train config. output=FOLDER is the folder of the pictures.
 def help_text(arguments: Sequence[str]) -> str:
     """Return the help of the picture that `what=` names; without it, the list of pictures."""
     what = assignments([argument for argument in arguments if "=" in argument], "cnnlab visualize").get("what")
-    if what in PICTURES:
-        name = "cnnlab.tasks.moves.policy" if what == "policy" else f"cnnlab.explain.{what}"
-        return help_of(importlib.import_module(name).Options, f"visualize what={what}")
-    listed = "\n".join(f"  what={name:<14} {text}" for name, text in PICTURES.items())
-    return f"{ABOUT}\n{listed}\n\ncnnlab visualize what=features --help lists the keys of a picture."
+    if module := known_pictures().get(what or ""):
+        return help_of(importlib.import_module(module).Options, f"visualize what={what}")
+    return f"{ABOUT}\n{_listed()}\n\ncnnlab visualize what=features --help lists the keys of a picture."
 
 
 def main(arguments: Sequence[str]) -> None:
@@ -45,8 +44,8 @@ def visualize(arguments: Sequence[str]) -> list[Path]:
     what = given.pop("what", None)
     if what is None:
         raise InputError(f"what=... is required.\n{_listed()}")
-    if what not in PICTURES and not given.get("run") and "task" not in given and not given.get("model"):
-        raise InputError(f"Unknown picture {what}. {nearest([what], list(PICTURES))}\n{_listed()}")
+    if what not in known_pictures() and not given.get("run") and "task" not in given and not given.get("model"):
+        raise InputError(f"Unknown picture {what}. {nearest([what], list(known_pictures()))}\n{_listed()}")
     output = given.pop("output", None)
     subject = subject_of(given, what)
     picture = importlib.import_module(subject.task.picture(what))
@@ -86,17 +85,25 @@ def subject_of(given: dict[str, str], what: str) -> Subject:
 
 def _keys_of(what: str, subject: Subject | None = None) -> list[str]:
     """Return the keys of a picture's own options; [] for a picture that only a task defines, without `subject`."""
-    if subject is not None:
-        module: ModuleType = importlib.import_module(subject.task.picture(what))
-    elif what in PICTURES:
-        module = importlib.import_module("cnnlab.tasks.moves.policy" if what == "policy" else f"cnnlab.explain.{what}")
-    else:
-        return []
-    return [field.name for field in fields(module.Options)]
+    module = subject.task.picture(what) if subject is not None else known_pictures().get(what)
+    return [field.name for field in fields(importlib.import_module(module).Options)] if module else []
+
+
+@functools.cache
+def known_pictures() -> dict[str, str]:
+    """Return what= -> module of every picture that cnnlab's tasks can draw."""
+    found: dict[str, str] = {}
+    for option in sorted((CONFIG_DIR / "task").glob("*.yaml")):
+        found |= locate(read_yaml(option)["implementation"]["_target_"]).pictures
+    return found
 
 
 def _listed() -> str:
-    return "\n".join(f"  what={name:<14} {text}" for name, text in PICTURES.items())
+    """Return a line for each picture; that of a task's own picture is the first one of its module."""
+    lines = {
+        name: PICTURES.get(name) or importlib.import_module(module).__doc__ for name, module in known_pictures().items()
+    }
+    return "\n".join(f"  what={name:<14} {(text or '').splitlines()[0].rpartition('`: ')[2].rstrip('.')}" for name, text in lines.items())
 
 
 def folder_of(subject: Subject, what: str) -> Path:

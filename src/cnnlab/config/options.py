@@ -94,7 +94,9 @@ def _default(field: dataclasses.Field) -> str:
         return "[]"
     if field.default in (MISSING, dataclasses.MISSING):
         return "..."
-    return {None: "null", True: "true", False: "false"}.get(field.default, str(field.default))
+    if field.default is None or isinstance(field.default, bool):  # 1 equals True
+        return {None: "null", True: "true", False: "false"}[field.default]
+    return str(field.default)
 
 
 def _sections(schema: type) -> tuple[str, list[str], dict[str, str]]:

@@ -20,10 +20,9 @@ PICTURES = {
     "augmentation": "one image as training sees it in several epochs, and every augmentation alone",
     "schedule": "learning rate and freezing over the epochs, without training",
     "explore": "one HTML page on which to draw an image and see every layer of a small network compute",
-    "policy": "the probability that a policy network gives to each move, on a Go board: sgf=game.sgf move=42",
 }
 """Picture -> what it shows, in one line."""
 OF_NETWORKS = {name: f"cnnlab.explain.{name}" for name in ("filters", "schedule")}
 """Pictures of any staged network -> the module that draws them."""
-OF_IMAGES = {name: f"cnnlab.explain.{name}" for name in PICTURES if name != "policy"}
+OF_IMAGES = {name: f"cnnlab.explain.{name}" for name in PICTURES}
 """Pictures of a network that classifies images -> the module that draws them."""

@@ -11,6 +11,7 @@ from torch.nn.modules.batchnorm import _BatchNorm
 from torch.nn.utils.fusion import fuse_conv_bn_eval
 
 from cnnlab.errors import InputError
+from cnnlab.models.modes import evaluating
 from cnnlab.models.stages import stages
 
 TOLERANCE = 1e-4
@@ -65,7 +66,7 @@ class Cut:
     def _prove(self, images: Tensor) -> None:
         """Build both parts and compare their outputs with that of the whole network."""
         name = type(self.network).__name__
-        with _eval_mode(self.network):
+        with evaluating(self.network):
             expected = self.network.forward(images)
         plain = _prefix_of(self.network, self.below)
         features = _until_stop(plain.eval(), images)
@@ -76,7 +77,7 @@ class Cut:
         folded = _fold_batch_norm(copy.deepcopy(plain.eval()))
         self._prefix = folded if _equal(features, _until_stop(folded, images)) else plain.eval()
         for tail in _tails_of(self.network, self.stage, self.below):
-            with _eval_mode(tail):
+            with evaluating(tail):
                 if _gives(tail, features, expected):
                     self._tail = tail
                     return
@@ -179,18 +180,3 @@ def _fold_batch_norm(module: nn.Module) -> nn.Module:
             setattr(module, first, fuse_conv_bn_eval(conv, norm))
             setattr(module, second, nn.Identity())
     return module
-
-
-class _eval_mode:  # noqa: N801
-    """Sets eval mode inside the block and restores the mode of each module afterwards."""
-
-    def __init__(self, module: nn.Module) -> None:
-        self.module = module
-
-    def __enter__(self) -> None:
-        self.modes = {layer: layer.training for layer in self.module.modules()}
-        self.module.eval()
-
-    def __exit__(self, *error: object) -> None:
-        for layer, mode in self.modes.items():
-            layer.training = mode
