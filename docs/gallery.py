@@ -315,8 +315,8 @@ def page() -> str:
     """docs/gallery/README.md."""
     parts = [
         "# Gallery",
-        "What `cnnlab visualize` draws, each by the command below it. `make gallery` (`docs/gallery.py`) trains the "
-        "networks, draws everything anew and writes this page; `make gallery DATA=FOLDER` if the data are elsewhere.",
+        "Pictures by `cnnlab visualize`, each with its command. `make gallery` (`docs/gallery.py`) trains the "
+        "networks, redraws everything and writes this page; add `DATA=FOLDER` if the data are elsewhere.",
     ]
     for picture in PICTURES:
         parts += [f"## {picture.title}", picture.caption, f"![{picture.title}]({picture.file})"]

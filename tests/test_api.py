@@ -113,7 +113,7 @@ def test_run_folder_gives_its_best_network_else_its_last(quick_run, tmp_path, mi
 
 @pytest.mark.parametrize("place", ["nowhere", "nowhere.ckpt", "."])
 def test_no_run_is_an_input_error(tmp_path, place):
-    with pytest.raises(InputError, match="holds no run"):
+    with pytest.raises(InputError, match="is not a run"):
         load_run(tmp_path / place)
 
 

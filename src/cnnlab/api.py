@@ -138,7 +138,7 @@ def checkpoint_of(path: Path) -> Path:
     else:
         found = path
     if not found.is_file():
-        raise InputError(f"{path} holds no run: there is no {found}.")
+        raise InputError(f"{path} is not a run: {found} does not exist.")
     return found
 
 

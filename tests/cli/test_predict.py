@@ -112,7 +112,7 @@ def test_animation_and_transparency_are_no_obstacle(quick_run, tmp_path):
     ("arguments", "message"),
     [
         (["images=x"], "run=... is required"),
-        (["run=nowhere", "images=x"], "holds no run"),
+        (["run=nowhere", "images=x"], "is not a run"),
         (["run={run}", "images={photos}", "topk=3"], "Unknown key topk of predict. Did you mean top_k"),
         (["run={run}", "images={photos}", "top_k=many"], "top_k=many is not of type int"),
         (["run={run}", "images={photos}", "top_k=0"], "top_k=0"),

@@ -104,7 +104,7 @@ def section(parts: dict[str, Any], name: str) -> dict[str, Any]:
 
 
 def size(count: float) -> str:
-    """Format bytes in the largest unit of which there is at least one."""
+    """Format bytes in the largest unit that gives at least 1."""
     for unit in ("B", "KiB", "MiB"):
         if count < 1024:
             return f"{count:.0f} {unit}" if unit == "B" else f"{count:.1f} {unit}"
@@ -113,7 +113,7 @@ def size(count: float) -> str:
 
 
 def age(seconds: float) -> str:
-    """Format the time since the last use in the largest unit of which there are at least two."""
+    """Format the time since the last use in the largest unit that gives at least 2."""
     for unit, length in (("days", DAY), ("hours", 3600.0), ("minutes", 60.0)):
         if seconds >= 2 * length:
             return f"{seconds / length:.0f} {unit} ago"

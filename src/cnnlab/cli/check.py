@@ -197,7 +197,7 @@ def has_bfloat16(device: torch.device) -> bool:
 
 
 def duration(seconds: float) -> str:
-    """Format seconds in the largest unit of which there are at least two."""
+    """Format seconds in the largest unit that gives at least 2."""
     unit, length = next(((unit, length) for unit, length in UNITS if seconds >= 2 * length), ("s", 1.0))
     count = seconds / length
     return f"{count:.2g} {unit}" if count < 10 else f"{count:,.0f} {unit}"

@@ -99,11 +99,13 @@ def known_pictures() -> dict[str, str]:
 
 
 def _listed() -> str:
-    """Return a line for each picture; that of a task's own picture is the first one of its module."""
-    lines = {
-        name: PICTURES.get(name) or importlib.import_module(module).__doc__ for name, module in known_pictures().items()
-    }
-    return "\n".join(f"  what={name:<14} {(text or '').splitlines()[0].rpartition('`: ')[2].rstrip('.')}" for name, text in lines.items())
+    """Return a line for each picture; a task's own picture is described by the first line of its module."""
+    lines = []
+    for name, module in known_pictures().items():
+        first = (importlib.import_module(module).__doc__ or "").splitlines()[0]
+        text = PICTURES.get(name) or first.rpartition("`: ")[2].rstrip(".")
+        lines.append(f"  what={name:<14} {text}")
+    return "\n".join(lines)
 
 
 def folder_of(subject: Subject, what: str) -> Path:
