@@ -3,7 +3,7 @@
 import re
 
 import pytest
-from in_process import DIGITS, config, digits_with, train_in_process
+from in_process import config, digits_with, train_in_process
 
 from cnnlab import experiment
 from cnnlab.errors import InputError

@@ -39,9 +39,7 @@ def test_plain_command_line_sweeps_nothing(compat):
 
 def test_combinations_are_in_the_order_of_the_basic_sweeper(compat):
     parsed = OverridesParser.create().parse_overrides(["a=1,2", "b=x", "c=choice(p,q,r)", "d=range(0,2)"])
-    expected = [
-        [f"a={a}", "b=x", f"c={c}", f"d={d}"] for a, c, d in itertools.product((1, 2), ("p", "q", "r"), (0, 1))
-    ]
+    expected = [[f"a={a}", "b=x", f"c={c}", f"d={d}"] for a, c, d in itertools.product((1, 2), ("p", "q", "r"), (0, 1))]
     assert compat.split_arguments(parsed) == expected
 
 

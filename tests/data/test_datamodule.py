@@ -10,11 +10,11 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 import torch
-from program import draw_picture
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from in_process import train_in_process
 from PIL import Image
+from program import draw_picture
 from torch.utils.data import DataLoader
 from torchvision.transforms import v2
 

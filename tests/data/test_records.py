@@ -7,9 +7,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from program import draw_picture
 from in_process import train_in_process
 from PIL import Image
+from program import draw_picture
 from safetensors import safe_open
 from torchvision.transforms import v2
 

@@ -51,7 +51,7 @@ def test_every_published_board_plane_by_plane(shared_data):
 @pytest.mark.parametrize(("capture_encoding", "eye"), [("0to7", "recursive"), ("1to8", "simple")])
 def test_random_games_agree_with_the_reference(capture_encoding, eye):
     @given(**GAMES)
-    @settings(max_examples=20, deadline=None)
+    @settings(max_examples=12, deadline=None)
     def check(seed, size, length):
         moves, _ = random_game(seed, size, length)
         options = {"capture_encoding": capture_encoding, "eye": eye}
@@ -73,7 +73,7 @@ def test_real_positions_agree_with_the_reference(shared_data):
 
 
 def test_planes_of_a_transformed_game_are_the_transformed_planes(shared_data):
-    for moves in real_games(shared_data, 3):
+    for moves in real_games(shared_data, 1):
         planes, labels = game_planes(moves)
         for symmetry, coordinates in enumerate(COORDINATES):
             moved = [(colour, point and coordinates(*point, 18)) for colour, point in moves]

@@ -104,7 +104,13 @@ def test_disk_without_room_for_the_record(small_disk, monkeypatch, capfd):
 def test_full_disk_of_the_cache_costs_time_only(small_disk, tmp_path, monkeypatch):
     fill_disk(small_disk, 4096)
     run = tmp_path / "run"
-    options = ("preprocessing=zca", "preprocessing.patch=8", f"paths.cache_dir={small_disk}", "logger=csv", "trainer.max_epochs=1")
+    options = (
+        "preprocessing=zca",
+        "preprocessing.patch=8",
+        f"paths.cache_dir={small_disk}",
+        "logger=csv",
+        "trainer.max_epochs=1",
+    )
     assert command_line(monkeypatch, *RUN, *options, f"paths.output_dir={run}") == 0
     assert "(No space left on device): preprocessing is fitted again in each run" in (run / "train.log").read_text()
 

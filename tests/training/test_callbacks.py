@@ -148,6 +148,7 @@ def test_pictures_change_nothing_of_the_training(tmp_path):
     short = (
         "trainer.max_epochs=2",
         "trainer.limit_train_batches=4",
+        "trainer.limit_val_batches=2",
         "trainer.log_every_n_steps=1",
         "regularization=[dropout]",
         "augmentation=[noise]",
@@ -166,7 +167,8 @@ def test_pictures_of_frozen_stages_are_logged_once(tmp_path):
     """Until they train: the features are frozen in the first two epochs, and learn in the third."""
     frozen = ["freeze=schedule", "freeze.phases=[{epoch: 0, train: classifier}, {epoch: 2, train: all}]"]
     options = digits_with("callbacks=default", "callbacks.progress=null", "logger=tensorboard", *frozen)
-    short = ("trainer.max_epochs=3", "trainer.limit_train_batches=2", "trainer.log_every_n_steps=1", "freeze.cache=off")
+    short = ("trainer.max_epochs=3", "trainer.limit_train_batches=2", "trainer.limit_val_batches=2", "freeze.cache=off")
+    options.append("trainer.log_every_n_steps=1")
     trainer, classifier, data = parts_of_a_run(tmp_path / "run", *options, *short)
     trainer.fit(classifier, datamodule=data)
     events = read_events(tmp_path / "run")

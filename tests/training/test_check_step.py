@@ -158,7 +158,10 @@ def test_memory_that_runs_out_is_not_called_wrong_input():
 @pytest.mark.parametrize(
     ("overrides", "message"),
     [
-        (["model.image_size=28", "model.resize_size=28"], "LeNet5 with CrossEntropyLoss cannot be trained on inputs of"),
+        (
+            ["model.image_size=28", "model.resize_size=28"],
+            "LeNet5 with CrossEntropyLoss cannot be trained on inputs of",
+        ),
         (["loss=mse"], "LeNet5 with MSELoss cannot be trained on inputs of 1 x 32 x 32"),
     ],
 )

@@ -1,21 +1,18 @@
 """Two processes on one CPU: one run folder, equal weights through all phases of freezing, and exact scores."""
 
-import functools
 import json
 
 import pytest
 import torch
-import torchvision
 from in_process import config
 from program import draw_picture, run_program
+from short_mobilenet import short_mobilenet
 
 from cnnlab import experiment
 from cnnlab.api import load_run
 from cnnlab.errors import InputError
 from cnnlab.models.building import build_network
 
-BLOCKS = "[[1,8,1,1],[6,8,1,2],[6,16,1,2]]"
-"""Three blocks of MobileNetV2: features.1 to features.3 of five stages."""
 PHASES = (
     "[{epoch: 0, train: classifier}, {epoch: 1, train: [classifier, last_2], lr_multiplier: 0.5}, "
     "{epoch: 2, train: all, lr_multiplier: 0.1}, {epoch: 3, train: classifier}]"
@@ -39,8 +36,7 @@ def run(tmp_path_factory):
             "trainer=ddp_cpu",
             "model=mobilenet_v2",
             "model.weights=null",
-            f"+model.network.inverted_residual_setting={BLOCKS}",
-            "+model.network.width_mult=0.25",
+            "model.network._target_=short_mobilenet.short_mobilenet",
             "model.image_size=32",
             "model.resize_size=32",
             "preprocessing=standardize",
@@ -54,7 +50,7 @@ def run(tmp_path_factory):
             "trainer.max_epochs=4",
             "callbacks=none",
             f"+callbacks.states={{_target_: kept_states.KeptStates, folder: '{folder / 'states'}'}}",
-            "trusted_packages=[kept_states]",
+            "trusted_packages=[kept_states,short_mobilenet]",
             cwd=folder,
         )
     assert done.returncode == 0, done.stderr
@@ -78,10 +74,7 @@ def test_one_folder_holds_the_run(run, run_folder):
 @pytest.fixture(scope="module")
 def states(run) -> list[dict[str, torch.Tensor]]:
     """The network as it is built, and after each epoch on rank 0."""
-    constructor = functools.partial(
-        torchvision.models.mobilenet_v2, inverted_residual_setting=json.loads(BLOCKS), width_mult=0.25, dropout=0.2
-    )
-    initial = build_network(constructor, num_classes=2, weights=None, seed=0).state_dict()
+    initial = build_network(short_mobilenet, num_classes=2, weights=None, seed=0).state_dict()
     return [initial, *(torch.load(run[0] / "states" / f"{epoch}-0.pt", weights_only=True) for epoch in range(4))]
 
 
@@ -112,7 +105,7 @@ def test_every_phase_changes_its_stages_alone(states, epoch, trained):
 
 def test_score_counts_every_image_once(run, run_folder):
     """Five validation images on two ranks: padding to six would score a multiple of 1/6."""
-    loaded = load_run(run_folder / "checkpoints" / "last.ckpt")
+    loaded = load_run(run_folder / "checkpoints" / "last.ckpt", ["short_mobilenet"])
     names = (run_folder / "splits" / "val.txt").read_text().split()
     truth = torch.tensor([loaded.classes.index(name.split("/")[0]) for name in names])
     probabilities = loaded.predict([run[0] / "pictures" / name for name in names])

@@ -5,8 +5,8 @@ from pathlib import Path
 import pytest
 import torch
 import torchvision
-from program import draw_picture
 from in_process import DIGITS, parts_of_a_run, quickly_composed, train_in_process
+from program import draw_picture
 from torch import nn
 
 from cnnlab.config import CONFIG_DIR
@@ -21,8 +21,8 @@ from cnnlab.training.optimizers import parameter_groups
 TINY = (
     "model=mobilenet_v2",
     "model.weights=null",
-    "+model.network.inverted_residual_setting=[[1,8,1,1],[6,8,1,2],[6,16,1,2]]",
-    "+model.network.width_mult=0.25",
+    "model.network._target_=short_mobilenet.short_mobilenet",
+    "trusted_packages=[short_mobilenet]",
     "model.image_size=32",
     "model.resize_size=32",
     "preprocessing=standardize",

@@ -12,8 +12,8 @@ from in_process import DIGITS, digits_with, parts_of_a_run, train_in_process
 from sklearn.metrics import accuracy_score, f1_score, log_loss, top_k_accuracy_score
 from torch import nn
 
-from cnnlab.errors import DivergedError, InputError
 from cnnlab.api import load_run
+from cnnlab.errors import DivergedError, InputError
 from cnnlab.models.lenet5 import LeNet5
 from cnnlab.models.preprocessing import Normalize
 from cnnlab.tasks.classification.module import Classifier

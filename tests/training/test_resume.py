@@ -12,8 +12,8 @@ from types import SimpleNamespace
 
 import pytest
 import torch
-from program import REPOSITORY, draw_picture, run_program
 from in_process import DIGITS, KeptSignals, fork, interrupt_at_epoch, parts_of_a_run, train_in_process
+from program import REPOSITORY, draw_picture, run_program
 from tensorboard.backend.event_processing.event_file_loader import LegacyEventFileLoader
 
 from cnnlab.runs.events import END, START

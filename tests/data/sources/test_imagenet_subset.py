@@ -71,7 +71,9 @@ def test_other_folders_are_named(tmp_path, files, message):
 
 
 def test_missing_folder_says_what_to_put_where(tmp_path):
-    with pytest.raises(DataError, match=rf"folder {tmp_path}/nothing not found.*no free download.*train/<wnid>/.*data\.root"):
+    with pytest.raises(
+        DataError, match=rf"folder {tmp_path}/nothing not found.*no free download.*train/<wnid>/.*data\.root"
+    ):
         imagenet_subset(str(tmp_path / "nothing"))
 
 

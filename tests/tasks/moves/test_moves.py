@@ -20,16 +20,16 @@ from PIL import Image
 from sklearn.metrics import log_loss, top_k_accuracy_score
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
+from cnnlab.api import load_run
+from cnnlab.cli import play as verb
 from cnnlab.cli.evaluate import evaluate_run
 from cnnlab.cli.predict import main as predict
 from cnnlab.cli.visualize import visualize
 from cnnlab.errors import InputError
 from cnnlab.go.planes import game_planes
 from cnnlab.go.symmetries import SYMMETRIES, restore, transform
-from cnnlab.api import load_run
 from cnnlab.system.files import read_json
 from cnnlab.tasks.moves.report import MoveScores, interval, report
-from cnnlab.cli import play as verb
 
 TINY = (
     *("model=alphago_policy", "model.network.k=4", "model.network.layers=2", "data=go", "data.size=9", "trainer=cpu"),

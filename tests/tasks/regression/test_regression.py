@@ -174,7 +174,9 @@ def test_report_has_scikit_learns_scores_and_a_row_for_each_image(tmp_path, coun
         assert metrics["r2"] is None
         assert "r2" not in scored.summary()
     else:
-        assert metrics["r2"] == pytest.approx(1 - ((truth - predicted) ** 2).sum() / ((truth - truth.mean()) ** 2).sum())
+        assert metrics["r2"] == pytest.approx(
+            1 - ((truth - predicted) ** 2).sum() / ((truth - truth.mean()) ** 2).sum()
+        )
     with (tmp_path / "predictions.csv").open(newline="") as file:
         rows = list(csv.DictReader(file))
     assert [float(row["true"]) for row in rows] == pytest.approx(truth, rel=1e-4)

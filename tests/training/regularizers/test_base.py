@@ -137,5 +137,7 @@ def test_run_with_an_entry_that_does_nothing_is_refused(tmp_path, target):
 def test_layers_that_do_not_exist_are_refused_by_the_base(tmp_path):
     entry = "+regularization.mine={_target_: user_regularizers.Clamp, limit: 1, modules: [features.9]}"
     cfg = config(tmp_path / "run", *digits_with(entry, "trusted_packages=[user_regularizers]"))
-    with pytest.raises(InputError, match=r"regularization\.mine\.modules: No layer with weights is named 'features\.9'"):
+    with pytest.raises(
+        InputError, match=r"regularization\.mine\.modules: No layer with weights is named 'features\.9'"
+    ):
         experiment.build(cfg)

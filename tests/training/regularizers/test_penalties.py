@@ -14,9 +14,9 @@ from omegaconf import OmegaConf
 from scipy.optimize import minimize_scalar
 from torch import nn
 
+from cnnlab.api import load_run
 from cnnlab.config import build
 from cnnlab.errors import InputError
-from cnnlab.api import load_run
 from cnnlab.training.freezing import FreezePlan
 from cnnlab.training.optimizers import parameter_groups
 from cnnlab.training.regularizers import Regularizer, require_together
@@ -177,7 +177,9 @@ GRADIENT = torch.tensor([[0.5, -1.0], [0.02, 3.0]])
 def test_weight_decay_is_in_the_gradient_except_where_it_is_decoupled(option):
     """One step with a given gradient g: what each paper makes of g + decay * w, or of g beside decay * w."""
     lr, decay = 0.1, 0.3
-    cfg = OmegaConf.to_container(quickly_composed([f"optimizer={option}", f"optimizer.lr={lr}"]).optimizer, resolve=True)
+    cfg = OmegaConf.to_container(
+        quickly_composed([f"optimizer={option}", f"optimizer.lr={lr}"]).optimizer, resolve=True
+    )
     network = Small()
     plan = FreezePlan(network, [{"epoch": 0, "train": "all"}])
     optimizer = build(cfg)(parameter_groups(network, plan, lr, WeightDecay(decay).weight_decay), lr=lr)

@@ -15,8 +15,8 @@ from cnnlab.models.building import build_network
 from cnnlab.models.lenet5 import LeNet5
 from cnnlab.models.plain import Plain
 from cnnlab.models.stages import with_features_and_classifier
-from cnnlab.training.regularizers.surgery import BatchNorm, Dropout, StochasticDepth
 from cnnlab.models.weights import Weights
+from cnnlab.training.regularizers.surgery import BatchNorm, Dropout, StochasticDepth
 
 
 def shapes(network: nn.Module) -> dict[str, tuple[int, ...]]:
@@ -169,7 +169,11 @@ def test_network_with_batch_norm_and_weights_computes_what_their_origin_does(bat
     for _ in range(3):  # statistics that are not those of a new layer
         origin.train()(torch.rand(8, 3, 16, 16))
     network = build_network(
-        SmallVgg, num_classes=3, weights=Weights(origin.state_dict(), "here"), surgery=[BatchNorm().modify_network], seed=0
+        SmallVgg,
+        num_classes=3,
+        weights=Weights(origin.state_dict(), "here"),
+        surgery=[BatchNorm().modify_network],
+        seed=0,
     )
     images = torch.rand(4, 3, 16, 16)
     found, expected = network.eval()(images), origin.eval()(images)
@@ -244,7 +248,9 @@ def test_weights_of_squeezenet_fill_the_convolutions_of_the_one_with_batch_norm(
 
 
 def test_network_with_surgery_trains_through_its_new_layers():
-    network = build_network(LeNet5, num_classes=3, weights=None, surgery=[BatchNorm().modify_network, Dropout(0.5).modify_network], seed=0)
+    network = build_network(
+        LeNet5, num_classes=3, weights=None, surgery=[BatchNorm().modify_network, Dropout(0.5).modify_network], seed=0
+    )
     network.train()(torch.rand(4, 1, 32, 32)).sum().backward()
     norms = [layer for layer in network.modules() if isinstance(layer, nn.BatchNorm2d)]
     assert [layer.num_features for layer in norms] == [6, 16]
