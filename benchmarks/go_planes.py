@@ -33,7 +33,7 @@ from cnnlab.go.positions import encode
 REPOSITORY = Path(__file__).parents[1]
 GOAL = 15_000
 PLACES = (REPOSITORY / "data" / "go", REPOSITORY.parent / "shared" / "data" / "go")
-REFERENCE = runpy.run_path(str(REPOSITORY / "tests" / "go" / "go_reference.py"))["Reference"]
+REFERENCE = runpy.run_path(str(REPOSITORY / "tests" / "helpers" / "go_reference.py"))["Reference"]
 FIRST_PLANES = "from cnnlab.go.planes import game_planes; game_planes([('B', (3, 3))])"
 EVERY = 40
 """Plain Python works out the planes of each 40th position: one takes it longer than a whole game takes us."""

@@ -25,7 +25,7 @@ from torchvision import transforms as v1
 from torchvision.transforms import v2
 
 from cnnlab.data.datamodule import ImageDataModule, build_data
-from cnnlab.data.records import keep_records
+from cnnlab.data.records import open_records
 from cnnlab.data.sources.flowers import flowers
 from cnnlab.data.store import Store
 from cnnlab.models.building import IMAGENET_MEAN, IMAGENET_STD
@@ -150,7 +150,7 @@ def our_speeds(root: Path, workers: int, scans: Path, records: bool) -> list[flo
     shutil.rmtree(scans / "records", ignore_errors=True)
     began = time.perf_counter()
     if records:
-        keep_records("on", data, Store(scans / "records"), epochs=10)
+        data.records = open_records("on", data.recordable, data.channels, Store(scans / "records"), epochs=10)
     batches = Normalized(data)
     return speeds_of(batches, began, batches.loader.batch_sampler.sampler.set_epoch)
 

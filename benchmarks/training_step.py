@@ -30,8 +30,9 @@ from cnnlab.models.lenet5 import LeNet5
 from cnnlab.models.preprocessing import Normalize
 from cnnlab.models.stages import with_features_and_classifier
 from cnnlab.system.memory import keep_freed_memory
-from cnnlab.tasks.classification.module import Classifier, Recipe
+from cnnlab.tasks.classification.module import Classifier
 from cnnlab.training.freezing import FreezePlan
+from cnnlab.training.recipe import Recipe
 from cnnlab.training.schedulers import constant
 
 CLASSES = 10
@@ -100,7 +101,6 @@ def classifier_of(network: nn.Module, preprocessing: nn.Module) -> Classifier:
         loss=nn.CrossEntropyLoss,
         plan=FreezePlan(network, [{"epoch": 0, "train": "all"}]),
         lr=1e-4,
-        scale_lr=lambda processes: 1,
         seed=0,
     )
     return Classifier(preprocessing, network, [str(number) for number in range(CLASSES)], {}, recipe)

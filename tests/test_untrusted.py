@@ -215,6 +215,7 @@ def test_names_in_pages_are_text_and_run_nothing(hostile_pages, tmp_path):
             text = browser.text_with("alert", *shown)
             assert all(word in text for word in shown), text[:500]
             assert "alert(" in text
+            browser.wait_for("document.readyState === 'complete'")
             assert browser.evaluate("document.readyState") == "complete"
             assert browser.evaluate("ran") == []
             assert browser.evaluate(INTRUDERS) == []

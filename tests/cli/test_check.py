@@ -20,9 +20,9 @@ FLOAT = 4
 LENET5 = 61_706
 
 
-def dry_run(folder: Path, *overrides: str) -> DryRun:
+def dry_run(folder: Path, *overrides: str, seconds: float = 0.01) -> DryRun:
     paths = [f"paths.root='{folder / 'outputs'}'", f"paths.cache_dir='{folder / 'cache'}'"]
-    return DryRun(config_of([*digits_with(*overrides), *paths]), seconds=0.01)
+    return DryRun(config_of([*digits_with(*overrides), *paths]), seconds)
 
 
 def files_below(folder: Path) -> list[str]:
@@ -123,7 +123,7 @@ def test_report_says_what_there_is(plain_run):
 
 def test_what_training_would_say_is_said(tmp_path):
     with pytest.raises(DivergedError, match="The loss is"):
-        dry_run(tmp_path, "optimizer.lr=1e38")
+        dry_run(tmp_path, "optimizer.lr=1e38", seconds=1)
     with pytest.raises(InputError, match="follows val/acc, but nothing is validated"):
         dry_run(tmp_path, "scheduler=plateau", "data.val_fraction=0")
     with pytest.raises(InputError, match=r"freeze.cache=maybe: use auto, on or off"):

@@ -55,7 +55,7 @@ def test_output_and_metric(sweep, tmp_path, capsys):
     [
         ([], "needs a folder"),
         (["metric=best/val/acc"], "needs a folder"),
-        (["nowhere"], "no folder"),
+        (["nowhere"], "does not exist"),
         (["{}", "metrics=best/val/acc"], "Unknown key metrics of compare. Did you mean metric"),
         (["{}", "metric=best/val/ac"], "Did you mean best/val/acc"),
     ],

@@ -141,7 +141,7 @@ def test_data_with_other_classes_are_refused(folder_run):
 
 
 def test_pretrained_weights_score_as_a_plain_loop(shared_data, tmp_path, monkeypatch):
-    """SqueezeNet on one photo of every 25th ImageNet class: torchvision's own preset and network, one by one."""
+    """SqueezeNet on one photo of every 50th ImageNet class: torchvision's own preset and network, one by one."""
     weights = shared_data / "weights" / "squeezenet1_1.pth"
     names = sorted(path.name for path in (shared_data / "imagenet_samples").glob("*.JPEG"))
     network = torchvision.models.squeezenet1_1()
@@ -150,7 +150,7 @@ def test_pretrained_weights_score_as_a_plain_loop(shared_data, tmp_path, monkeyp
     (tmp_path / "photos").mkdir()
     losses, first, five = [], 0, 0
     with torch.inference_mode():
-        for index in range(0, 1000, 25):
+        for index in range(0, 1000, 50):
             shutil.copy(shared_data / "imagenet_samples" / names[index], tmp_path / "photos")
             image = preset(Image.open(shared_data / "imagenet_samples" / names[index]).convert("RGB"))
             logits = network.eval()(image[None])
@@ -169,12 +169,12 @@ def test_pretrained_weights_score_as_a_plain_loop(shared_data, tmp_path, monkeyp
         ]
     )
     numbers = json.loads((tmp_path / "result" / "report" / "metrics.json").read_text())
-    assert numbers["n"] == 40
-    assert 10 < first < 40
-    assert numbers["acc"] == pytest.approx(first / 40, abs=0.026)
-    assert numbers["acc_top5"] == pytest.approx(five / 40, abs=0.026)
-    assert numbers["loss"] == pytest.approx(sum(losses) / 40, rel=0.03)
-    assert set(numbers["per_class"]) == {list(imagenet_classes().values())[index] for index in range(0, 1000, 25)}
+    assert numbers["n"] == 20
+    assert 5 < first < 20
+    assert numbers["acc"] == pytest.approx(first / 20, abs=0.051)
+    assert numbers["acc_top5"] == pytest.approx(five / 20, abs=0.051)
+    assert numbers["loss"] == pytest.approx(sum(losses) / 20, rel=0.03)
+    assert set(numbers["per_class"]) == {list(imagenet_classes().values())[index] for index in range(0, 1000, 50)}
 
 
 def test_weights_for_other_classes_are_refused(shared_data, tmp_path, monkeypatch):

@@ -80,7 +80,7 @@ def test_config_of_any_values(changes):
 
 
 @given(st.lists(OVERRIDES, max_size=1))
-@functools.partial(fuzzed, share=0.05, seconds=10)  # Hydra composes for 0.1 s, and several times to find a mistake
+@functools.partial(fuzzed, share=0.1, seconds=10)  # Hydra composes for 0.1 s, and several times to find a mistake
 def test_overrides_of_a_run(overrides):
     with contextlib.suppress(CnnlabError):
         check(compose(["model=lenet5", "data=digits", *map(quote_path, overrides)]))

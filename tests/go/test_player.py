@@ -86,7 +86,7 @@ def test_bad_options_and_answers_are_named():
     for temperature in (-1.0, float("nan"), float("inf")):
         with pytest.raises(InputError, match="temperature="):
             Player(constant(weights()), temperature)
-    with pytest.raises(InputError, match=r"shape \(1, 361\); \(1, 25\) is needed"):
+    with pytest.raises(InputError, match=r"shape \(1, 361\); this board needs \(1, 25\)"):
         Player(lambda planes: np.ones((len(planes), 361))).choose(Board(5), "B")
 
 

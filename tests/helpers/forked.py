@@ -9,6 +9,8 @@ import sys
 from multiprocessing.process import BaseProcess
 from pathlib import Path
 
+from program import REPOSITORY
+
 CONTEXT = multiprocessing.get_context("forkserver")
 CONTEXT.set_forkserver_preload(["cnnlab.experiment", "cnnlab.cli.train", "cnnlab.tasks.classification"])
 
@@ -23,6 +25,15 @@ def start_train(*arguments: str, cwd: Path, output: Path) -> BaseProcess:
     return process
 
 
+def run_train(*arguments: str, cwd: Path) -> tuple[int, str]:
+    """The exit code of `train.py ARGUMENTS` in `cwd`, and what it prints."""
+    output = cwd / "output.txt"
+    process = start_train(*arguments, cwd=cwd, output=output)
+    process.join()
+    assert process.exitcode is not None
+    return process.exitcode, output.read_text(encoding="utf-8")
+
+
 def _train(arguments: tuple[str, ...], cwd: Path, environment: dict[str, str], output: Path) -> None:
     from cnnlab.cli import main as cli
 
@@ -33,5 +44,6 @@ def _train(arguments: tuple[str, ...], cwd: Path, environment: dict[str, str], o
     os.dup2(file, 1)
     os.dup2(file, 2)
     sys.stdout, sys.stderr = os.fdopen(1, "w", closefd=False), os.fdopen(2, "w", closefd=False)
-    sys.argv = ["train.py", *arguments]
+    sys.path[:0] = [folder for folder in environment.get("PYTHONPATH", "").split(os.pathsep) if folder]
+    sys.argv = [str(REPOSITORY / "train.py"), *arguments]
     cli.train()

@@ -247,7 +247,7 @@ def test_unknown_name_lists_the_known():
 
 
 def test_unknown_option_lists_the_known():
-    with pytest.raises(InputError, match="zca has no option components. Available: epsilon, patch"):
+    with pytest.raises(InputError, match=r"zca has no option components\. Available: epsilon, patch"):
         fit("zca", torch.rand(9, 1, 2, 2), components=2)
 
 

@@ -4,18 +4,16 @@ import json
 import math
 import os
 import signal
-import subprocess
-import sys
 import time
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
+from forked import run_train, start_train
 from hydra.core.hydra_config import HydraConfig
 from in_process import DIGITS
 from in_slurm import install_slurm
-from program import REPOSITORY, run_program
 from sweeps import statuses, sweep_json, train
 
 from cnnlab.sweeping import jobs
@@ -27,7 +25,7 @@ TINY = (*DIGITS, "trainer.max_epochs=1", "trainer.limit_train_batches=2")
 
 # --- Searches ---
 
-TRIALS = 6
+TRIALS = 4
 SEARCH = ("-m", *DIGITS, "hparams_search=optuna", f"hydra.sweeper.n_trials={TRIALS}", "sweep.dir=s")
 
 
@@ -108,15 +106,15 @@ def test_search_has_one_metric(score, here, capsys):
 
 def test_search_that_is_stopped_goes_on(score, here):
     task, tried = score
-    task.stops_at, task.fails_at = 5, 2
+    task.stops_at, task.fails_at = 3, 2
     assert train(*SEARCH) == 130
     assert train(*SEARCH) == 2  # a search is there already
     assert train(*SEARCH, "sweep.resume=true") == 4
     found = trials(here / "s")
-    assert tried[5] == tried[4]  # the trial that was stopped is taken up again, with its own value
+    assert tried[3] == tried[2]  # the trial that was stopped is taken up again, with its own value
     assert [trial.state.name for trial in found].count("COMPLETE") == TRIALS
     assert [trial.state.name for trial in found].count("FAIL") == 1
-    assert [trial.params["optimizer.lr"] for trial in found] == [*tried[:5], *tried[6:]]
+    assert [trial.params["optimizer.lr"] for trial in found] == [*tried[:3], *tried[4:]]
     assert len({trial.params["optimizer.lr"] for trial in found}) == TRIALS + 1
     assert [job["number"] for job in sweep_json(here / "s")["jobs"]] == list(range(TRIALS + 1))
     before = list(tried)
@@ -177,14 +175,14 @@ OUTCOME = {"lr-0.01": "finished", "lr-1e+30": "failed"}
 
 
 def test_joblib_runs_jobs_side_by_side(tmp_path):
-    done = run_program(
+    code, said = run_train(
         "-m", *TINY, RATES, "hydra/launcher=joblib", "hydra.launcher.n_jobs=2", "sweep.dir=s", cwd=tmp_path
     )
-    assert done.returncode == 4, done.stderr
+    assert code == 4, said
     assert statuses(tmp_path / "s") == OUTCOME
-    assert "2 at a time" in done.stdout
-    assert "[2/2]" in done.stdout
-    assert "2 jobs: 1 finished, 1 failed" in done.stdout
+    assert "2 at a time" in said
+    assert "[2/2]" in said
+    assert "2 jobs: 1 finished, 1 failed" in said
     hosts = [json.loads((tmp_path / "s" / name / "run.json").read_text())["process"]["pid"] for name in OUTCOME]
     assert len(set(hosts)) == 2
 
@@ -193,8 +191,8 @@ def test_slurm_gets_a_job_array_that_it_may_requeue(tmp_path, monkeypatch):
     slurm = install_slurm(tmp_path / "slurm")
     monkeypatch.setenv("PATH", f"{slurm}:{os.environ['PATH']}")
     options = ["hydra.launcher.timeout_min=90", "hydra.launcher.partition=gpu", "hydra.launcher.max_num_timeout=3"]
-    done = run_program("-m", *TINY, RATES, "hydra/launcher=submitit_slurm", *options, "sweep.dir=s", cwd=tmp_path)
-    assert done.returncode == 4, done.stderr
+    code, said = run_train("-m", *TINY, RATES, "hydra/launcher=submitit_slurm", *options, "sweep.dir=s", cwd=tmp_path)
+    assert code == 4, said
     assert statuses(tmp_path / "s") == OUTCOME
     script = (slurm / "script.sh").read_text().splitlines()
     flags = {"array=0-1%2", "requeue", "time=90", "partition=gpu", "signal=USR2@120", "nodes=1", "open-mode=append"}
@@ -204,23 +202,24 @@ def test_slurm_gets_a_job_array_that_it_may_requeue(tmp_path, monkeypatch):
 
 
 def test_job_that_is_preempted_goes_on_from_its_checkpoint(tmp_path):
-    overrides = (*DIGITS, "trainer.max_epochs=20", "trainer.limit_train_batches=4", "seed=0", "sweep.dir=s")
-    command = [sys.executable, str(REPOSITORY / "train.py"), "-m", *overrides, "hydra/launcher=submitit_local"]
-    with subprocess.Popen(command, cwd=tmp_path, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as sweep:
-        while not (checkpoints := list(tmp_path.glob("s/*/checkpoints/last.ckpt"))):
-            assert sweep.poll() is None
-            time.sleep(0.02)
-        run = checkpoints[0].parents[1]
-        job = json.loads((run / "run.json").read_text())["process"]
-        os.kill(job["pid"], signal.SIGUSR2)  # the signal that submitit asks SLURM for
-        said, errors = sweep.communicate(timeout=300)
-    assert sweep.returncode == 0, errors
+    batches = ("trainer.max_epochs=20", "trainer.limit_train_batches=2", "trainer.limit_val_batches=1")
+    overrides = (*DIGITS, *batches, "seed=0", "sweep.dir=s")
+    output = tmp_path / "output.txt"
+    sweep = start_train("-m", *overrides, "hydra/launcher=submitit_local", cwd=tmp_path, output=output)
+    while not (checkpoints := list(tmp_path.glob("s/*/checkpoints/last.ckpt"))):
+        assert sweep.exitcode is None, output.read_text()
+        time.sleep(0.02)
+    run = checkpoints[0].parents[1]
+    job = json.loads((run / "run.json").read_text())["process"]
+    os.kill(job["pid"], signal.SIGUSR2)  # the signal that submitit asks SLURM for
+    sweep.join(300)
+    assert sweep.exitcode == 0, output.read_text()
     record = json.loads((run / "run.json").read_text())
     assert record["status"] == "finished"
     assert len(record["resumed"]) == 1
     assert record["process"]["pid"] != job["pid"]
-    assert torch.load(run / "checkpoints" / "last.ckpt", weights_only=True)["global_step"] == 20 * 4
-    assert "1 job: 1 finished" in said
+    assert torch.load(run / "checkpoints" / "last.ckpt", weights_only=True)["global_step"] == 20 * 2
+    assert "1 job: 1 finished" in output.read_text()
 
 
 # --- Several processes a job ---
@@ -259,8 +258,8 @@ def ranks_of(run: Path) -> list[dict]:
 
 def test_every_rank_trains_the_job_it_belongs_to(probed):
     """The first job loses its second rank, which takes down the first one, and nothing else."""
-    done = run_program("-m", *PROBED, "seed=1,2", "sweep.dir=s", cwd=probed)
-    assert done.returncode == 1, done.stderr
+    code, said = run_train("-m", *PROBED, "seed=1,2", "sweep.dir=s", cwd=probed)
+    assert code == 1, said
     assert statuses(probed / "s") == {"seed-1": "failed", "seed-2": "finished"}
     assert sorted(path.name for path in (probed / "s").iterdir()) == ["seed-1", "seed-2", "sweep.json"]
     assert not (probed / "outputs").exists()
@@ -275,8 +274,8 @@ def test_every_rank_trains_the_job_it_belongs_to(probed):
 @pytest.mark.slow
 def test_every_rank_trains_the_trial_it_belongs_to(probed):
     search = ("hparams_search=optuna", "hydra.sweeper.n_trials=3", "seed=2", "sweep.dir=s")
-    done = run_program("-m", *PROBED, *search, cwd=probed)
-    assert done.returncode == 0, done.stderr
+    code, said = run_train("-m", *PROBED, *search, cwd=probed)
+    assert code == 0, said
     jobs = sweep_json(probed / "s")["jobs"]
     assert [job["status"] for job in jobs] == ["finished"] * 3
     tried = [trial.params["optimizer.lr"] for trial in trials(probed / "s")]

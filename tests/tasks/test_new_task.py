@@ -81,7 +81,7 @@ def draw(subject, options, output):
 
 
 CONFIGS = {
-    "task/dots": "name: dots\nimplementation: {_target_: test_new_task.Dots}\nmetric: mae\nmetrics: {mae: min, loss: min}",
+    "task/dots": "name: dots\nimplementation: {_target_: test_new_task.Dots}\nmetric: mae\nmetrics: {mae: min}",
     "data/dots": "defaults: [override /task@_global_.task: dots, override /loss@_global_.loss: l1, "
     "override /augmentation@_global_.augmentation: none]\nname: dots\nbatch_size: 9\nchannels: 1",
     "loss/l1": "_target_: torch.nn.L1Loss\n_partial_: true",

@@ -150,6 +150,7 @@ def test_pictures_change_nothing_of_the_training(tmp_path):
         "trainer.limit_train_batches=4",
         "trainer.limit_val_batches=2",
         "trainer.log_every_n_steps=1",
+        "data.batch_size=8",
         "regularization=[dropout]",
         "augmentation=[noise]",
     )
@@ -168,7 +169,7 @@ def test_pictures_of_frozen_stages_are_logged_once(tmp_path):
     frozen = ["freeze=schedule", "freeze.phases=[{epoch: 0, train: classifier}, {epoch: 2, train: all}]"]
     options = digits_with("callbacks=default", "callbacks.progress=null", "logger=tensorboard", *frozen)
     short = ("trainer.max_epochs=3", "trainer.limit_train_batches=2", "trainer.limit_val_batches=2", "freeze.cache=off")
-    options.append("trainer.log_every_n_steps=1")
+    options += ["trainer.log_every_n_steps=1", "callbacks.histograms=null", "callbacks.diagnostics=null"]
     trainer, classifier, data = parts_of_a_run(tmp_path / "run", *options, *short)
     trainer.fit(classifier, datamodule=data)
     events = read_events(tmp_path / "run")

@@ -1,17 +1,21 @@
 """Two processes on one CPU: one run folder, equal weights through all phases of freezing, and exact scores."""
 
 import json
+from pathlib import Path
 
 import pytest
 import torch
 from in_process import config
-from program import draw_picture, run_program
+from program import draw_picture
+from ranks import run_ranks
 from short_mobilenet import short_mobilenet
 
 from cnnlab import experiment
 from cnnlab.api import load_run
 from cnnlab.errors import InputError
 from cnnlab.models.building import build_network
+from cnnlab.runs.folder import RunFolder
+from cnnlab.system.processes import is_rank_zero
 
 PHASES = (
     "[{epoch: 0, train: classifier}, {epoch: 1, train: [classifier, last_2], lr_multiplier: 0.5}, "
@@ -19,68 +23,70 @@ PHASES = (
 )
 
 
+def train_as(rank: int, folder: Path, options: list[str]) -> None:
+    """What one process of a DDP run does."""
+    cfg = config(folder / "run", *options)
+    run = RunFolder(folder / "run", cfg, options, writes=is_rank_zero())
+    experiment.train(cfg, run)
+    (folder / f"{rank}.json").write_text(json.dumps([run.writes, run.record["last"]]))
+    run.update(status="finished")
+
+
 @pytest.fixture(scope="module")
 def run(tmp_path_factory):
-    """The folder of a two-process run of a small MobileNetV2 that is unfrozen in phases, and the program's output.
+    """The folder of a two-process run of a small MobileNetV2 that is unfrozen in phases.
 
-    `states` in it holds the network of each rank after each epoch. On rank 0 validation takes a batch more.
+    `run` in it is the run folder; `states` has the network of each rank after each epoch. On rank 0 validation takes a
+    batch more.
     """
     folder = tmp_path_factory.mktemp("ddp")
     (folder / "states").mkdir()
     for label, (shape, count) in enumerate({"circle": 20, "square": 14}.items()):
         for number in range(count):
             draw_picture(folder / "pictures" / shape / f"{number:02d}.png", shape, 100 * label + number)
-    with pytest.MonkeyPatch.context() as patched:
-        patched.setenv("OMP_NUM_THREADS", "1")
-        done = run_program(
-            "trainer=ddp_cpu",
-            "model=mobilenet_v2",
-            "model.weights=null",
-            "model.network._target_=short_mobilenet.short_mobilenet",
-            "model.image_size=32",
-            "model.resize_size=32",
-            "preprocessing=standardize",
-            "freeze=schedule",
-            f"freeze.phases={PHASES}",
-            "data=image_folder",
-            f"data.root={folder / 'pictures'}",
+    options = [
+        *("trainer=ddp_cpu", "trainer.max_epochs=4", "freeze=schedule", f"freeze.phases={PHASES}"),
+        *("model=mobilenet_v2", "model.network._target_=short_mobilenet.short_mobilenet", "model.weights=null"),
+        *("model.image_size=32", "model.resize_size=32", "preprocessing=standardize"),
+        *("data=image_folder", f"data.root={folder / 'pictures'}", "data.val_fraction=0.15"),
+        *(
             "data.batch_size=2",
             "data.num_workers=0",
-            "data.val_fraction=0.15",
-            "trainer.max_epochs=4",
             "callbacks=none",
-            f"+callbacks.states={{_target_: kept_states.KeptStates, folder: '{folder / 'states'}'}}",
             "trusted_packages=[kept_states,short_mobilenet]",
-            cwd=folder,
-        )
-    assert done.returncode == 0, done.stderr
-    return folder, done
+        ),
+        f"+callbacks.states={{_target_: kept_states.KeptStates, folder: '{folder / 'states'}'}}",
+    ]
+    assert run_ranks(train_as, folder, options) == [0, 0]
+    return folder
 
 
 @pytest.fixture(scope="module")
 def run_folder(run):
-    (found,) = [path.parent for path in (run[0] / "outputs").rglob("run.json")]
-    return found
+    return run / "run"
 
 
-def test_one_folder_holds_the_run(run, run_folder):
-    assert [path.parent for path in (run[0] / "outputs").rglob("config.yaml")] == [run_folder]
+def test_one_process_writes_and_both_know_the_same_scores(run, run_folder):
     record = json.loads((run_folder / "run.json").read_text())
     assert record["status"] == "finished"
     assert record["world_size"] == 2
     assert record["images"] == {"train": 29, "val": 5}
+    (writes, first), (waits, second) = (json.loads((run / f"{rank}.json").read_text()) for rank in range(2))
+    assert (writes, waits) == (True, False)
+    for name in ("val/loss", "val/acc", "val/f1", "val/balanced_acc", "train/loss_epoch", "train/acc_epoch"):
+        assert first[name] == second[name] == record["last"][name]
 
 
 @pytest.fixture(scope="module")
 def states(run) -> list[dict[str, torch.Tensor]]:
     """The network as it is built, and after each epoch on rank 0."""
     initial = build_network(short_mobilenet, num_classes=2, weights=None, seed=0).state_dict()
-    return [initial, *(torch.load(run[0] / "states" / f"{epoch}-0.pt", weights_only=True) for epoch in range(4))]
+    return [initial, *(torch.load(run / "states" / f"{epoch}-0.pt", weights_only=True) for epoch in range(4))]
 
 
 @pytest.mark.parametrize("epoch", range(4))
 def test_ranks_agree_after_every_phase(run, states, epoch):
-    other = torch.load(run[0] / "states" / f"{epoch}-1.pt", weights_only=True)
+    other = torch.load(run / "states" / f"{epoch}-1.pt", weights_only=True)
     assert [name for name, value in states[epoch + 1].items() if not torch.equal(value, other[name])] == []
 
 
@@ -108,16 +114,12 @@ def test_score_counts_every_image_once(run, run_folder):
     loaded = load_run(run_folder / "checkpoints" / "last.ckpt", ["short_mobilenet"])
     names = (run_folder / "splits" / "val.txt").read_text().split()
     truth = torch.tensor([loaded.classes.index(name.split("/")[0]) for name in names])
-    probabilities = loaded.predict([run[0] / "pictures" / name for name in names])
+    probabilities = loaded.predict([run / "pictures" / name for name in names])
     last = json.loads((run_folder / "run.json").read_text())["last"]
     assert len(names) == 5
     assert last["val/acc"] == pytest.approx((probabilities.argmax(1) == truth).float().mean().item(), abs=1e-6)
     expected = torch.nn.functional.nll_loss(probabilities.log(), truth).item()
     assert last["val/loss"] == pytest.approx(expected, rel=1e-4)
-
-
-def test_messages_are_printed_once(run):
-    assert run[1].stderr.count("Run folder:") == 1
 
 
 def test_fewer_validation_images_than_processes_are_refused(tmp_path):

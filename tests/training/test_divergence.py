@@ -18,6 +18,7 @@ from cnnlab.runs.folder import RunFolder
 
 SHORT = (
     *DIGITS,
+    "data.batch_size=8",
     "trainer.max_epochs=2",
     "trainer.limit_train_batches=6",
     "trainer.limit_val_batches=2",

@@ -36,7 +36,7 @@ TINY = (
     "regularization.weight_decay.weight_decay=0.1",
     "optimizer.lr=0.01",
 )
-"""Three blocks of MobileNetV2 of a quarter of the width on pictures of 32 pixels, with AdamW and a strong weight decay."""
+"""Three blocks of MobileNetV2, a quarter of the width, on pictures of 32 pixels, with AdamW and strong weight decay."""
 
 
 def state_of(network: nn.Module) -> dict[str, torch.Tensor]:
@@ -285,6 +285,7 @@ def test_phases_and_schedules_do_not_disturb_each_other(tmp_path, scheduler):
             "trainer.max_epochs=3",
             "trainer.limit_train_batches=2",
             "trainer.limit_val_batches=2",
+            "data.batch_size=8",
         )
         rates, states = [], [state_of(classifier.network)]
         stage = stage_of_parameter(classifier.network)

@@ -69,12 +69,17 @@ def test_no_failure_of_processes_that_go_on():
 
 
 def test_record_says_that_a_process_was_killed(tmp_path, monkeypatch):
+    """Both processes of `train.py` share one folder, and say once what there is to say."""
     monkeypatch.setenv("OMP_NUM_THREADS", "1")
     kill = ("+callbacks.kill={_target_: harm.Kill, step: 3, rank: 1}", "trusted_packages=[harm]")
     options = [override for override in DIGITS if override != "trainer=cpu"]
-    done = run_program(*options, "trainer=ddp_cpu", *kill, f"paths.output_dir={tmp_path / 'run'}", cwd=tmp_path)
+    done = run_program(*options, "trainer=ddp_cpu", *kill, cwd=tmp_path)
     assert done.returncode == 3, done.stderr
-    record = json.loads((tmp_path / "run" / "run.json").read_text())
+    (folder,) = [path.parent for path in (tmp_path / "outputs").rglob("config.yaml")]
+    assert [path.parent for path in (tmp_path / "outputs").rglob("run.json")] == [folder]
+    assert done.stderr.count("Run folder:") == 1
+    record = json.loads((folder / "run.json").read_text())
+    assert record["world_size"] == 2
     assert record["status"] == "failed"
     assert record["exit_code"] == 3
     assert record["error"].startswith("Process 1 of the run was killed (SIGKILL), most likely because memory ran out.")
