@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 import torch
 from in_process import DIGITS, parts_of_a_run
+from PIL import Image
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 from torch.nn import functional as F
 
@@ -34,6 +35,14 @@ def scalars(folder) -> dict[tuple[str, int], float]:
     events = EventAccumulator(str(folder), size_guidance={"scalars": 0})
     events.Reload()
     return {(tag, entry.step): entry.value for tag in events.Tags()["scalars"] for entry in events.Scalars(tag)}
+
+
+@pytest.fixture(scope="module", autouse=True)
+def small_pictures():
+    """Matplotlib takes longer for the picture of an epoch than everything else of it; what it shows is not tested."""
+    with pytest.MonkeyPatch.context() as patched:
+        patched.setattr("cnnlab.training.callbacks.diagnostics.figure_image", lambda _: Image.new("RGB", (2, 2)))
+        yield
 
 
 @pytest.fixture(scope="module")

@@ -13,6 +13,7 @@ from types import SimpleNamespace
 import pytest
 import torch
 from in_process import DIGITS, KeptSignals, fork, interrupt_at_epoch, parts_of_a_run, train_in_process
+from PIL import Image
 from program import REPOSITORY, draw_picture, run_program
 from tensorboard.backend.event_processing.event_file_loader import LegacyEventFileLoader
 
@@ -85,6 +86,14 @@ def assert_equal_to_the_bit(whole, twin):
     assert first["lr_schedulers"] == second["lr_schedulers"]
     assert (twin / "metrics.csv").read_text() == (whole / "metrics.csv").read_text()
     assert events(twin) == events(whole)
+
+
+@pytest.fixture(scope="module", autouse=True)
+def small_pictures():
+    """Matplotlib takes longer for the picture of an epoch than everything else of it; what it shows is not tested."""
+    with pytest.MonkeyPatch.context() as patched:
+        patched.setattr("cnnlab.training.callbacks.diagnostics.figure_image", lambda _: Image.new("RGB", (2, 2)))
+        yield
 
 
 @pytest.fixture(scope="module")
