@@ -83,7 +83,7 @@ def test_file_that_is_there_is_not_fetched_again(server, tmp_path):
 @pytest.mark.parametrize(
     ("name", "checksum", "max_bytes", "message"),
     [
-        ("file", "0" * 64, 1 << 24, f"has SHA-256 {SHA256}, expected 0000"),
+        ("file", "0" * 64, 1 << 24, f"not the expected file: SHA-256 {SHA256}, expected 0000"),
         ("file", SHA256, len(CONTENTS) - 1, f"sends more than {len(CONTENTS) - 1} bytes"),
         ("unannounced", SHA256, 5, "sends more than 5 bytes"),
         ("short", SHA256, 1 << 24, "not the expected file|cannot be downloaded"),
@@ -152,7 +152,7 @@ def test_plain_archive_is_unpacked(tmp_path):
         (["good", link("evil", tarfile.LNKTYPE, "good")], "link or device"),
         (["good", link("evil", tarfile.LNKTYPE, "../secret")], "link or device"),
         (["good", link("evil", tarfile.FIFOTYPE, "")], "link or device"),
-        (["good", "x" * 97], "unpack to 101 bytes, more than 100"),
+        (["good", "x" * 97], "holds 101 bytes, more than 100"),
     ],
 )
 def test_dangerous_archive_is_refused_and_nothing_is_unpacked(tmp_path, members, message):

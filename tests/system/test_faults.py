@@ -65,6 +65,8 @@ def test_full_disk_while_a_checkpoint_is_written(small_disk, monkeypatch, capfd,
     assert f"Then continue with: python train.py resume={run}" in line
     assert torch.load(run / "checkpoints" / "last.ckpt", weights_only=True)["global_step"] == 6
     assert {path.name for path in (run / "checkpoints").iterdir()} == {"best.ckpt", "last.ckpt"}
+    if logger == "none":
+        return  # to continue is the same as with metrics.csv
     (small_disk / "full").unlink()
     monkeypatch.setattr("harm.fill_disk", lambda folder, left: None)
     assert line.endswith("'trusted_packages=[harm]'")
