@@ -149,6 +149,12 @@ def test_network_of_a_regression_with_several_outputs_is_refused():
     check_leaves_no_trace(module_of(Noisy(1), nn.MSELoss, Regressor), (batch_of()[0], torch.rand(6)))
 
 
+def test_loss_that_would_broadcast_the_targets_is_refused():
+    module = Classifier(nn.Identity(), Noisy(2), ["cat", "dog"], {}, module_of(Noisy(), nn.MSELoss).recipe)
+    with pytest.raises(InputError, match=r"^Noisy with MSELoss cannot be trained on .*target size"):
+        check_leaves_no_trace(module, (batch_of()[0][:2], torch.arange(2)))  # 2 targets broadcast to 2 x 2 outputs
+
+
 def test_memory_that_runs_out_is_not_called_wrong_input():
     with pytest.raises(torch.OutOfMemoryError):
         check_leaves_no_trace(module_of(Full()), batch_of())

@@ -45,5 +45,8 @@ def adopt_messages() -> None:
     for name in ("lightning.pytorch.utilities.rank_zero", "lightning.fabric.utilities.rank_zero"):
         logging.getLogger(name).setLevel(logging.WARNING)
     warnings.filterwarnings("ignore", message="Checkpoint directory .* exists and is not empty")  # a resumed run
+    warnings.filterwarnings(
+        "ignore", message="Be aware that when using `ckpt_path`"
+    )  # best.ckpt holds averaged weights
     warnings.filterwarnings("ignore", message="You're resuming from a checkpoint that ended before")  # ResumedEpochs
     warnings.filterwarnings("ignore", message=".*isinstance.treespec, LeafSpec.*")  # Lightning 2.6 on torch 2.14

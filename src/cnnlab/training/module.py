@@ -2,6 +2,7 @@
 
 import math
 import time
+import warnings
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
@@ -175,7 +176,10 @@ class TaskModule(L.LightningModule, ABC):
                 inputs, targets = batch
                 self.check_outputs(self.network(self.preprocessed(inputs)), targets)
                 outputs, targets = self.outputs_of(batch)
-                self.loss_of(outputs, targets)
+                with warnings.catch_warnings():
+                    # A regression loss broadcasts targets of another shape, and only warns.
+                    warnings.filterwarnings("error", "Using a target size", UserWarning)
+                    self.loss_of(outputs, targets)
                 for metric in self.build_metrics().values():
                     metric(outputs, batch[1])
         except Exception as error:
