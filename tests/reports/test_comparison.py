@@ -175,6 +175,8 @@ def test_runs_that_did_not_finish_are_listed_and_left_out(tmp_path):
     (cut / "metrics.csv").write_text((cut / "metrics.csv").read_text()[:-9])
     plant(folder / "foreign", [], 11, [0.1])
     (folder / "foreign" / "run.json").write_text('{"name": "other"}')
+    old = plant(folder / "old", [], 11, [0.1]) / "run.json"
+    old.write_text(json.dumps({key: value for key, value in json.loads(old.read_text()).items() if key != "metric"}))
     plant(folder / "broken", [], 11, [0.1])
     (folder / "broken" / "run.json").write_text('{"status": "fini')
     it = compare(folder)
@@ -188,6 +190,7 @@ def test_runs_that_did_not_finish_are_listed_and_left_out(tmp_path):
         "stopped: interrupted",
         "cut: metrics.csv is cut off or damaged at line 5",
         "foreign: run.json is not from cnnlab: it has no status",
+        "old: it does not record its metric: an earlier version of cnnlab trained it",
         "broken: run.json cannot be read",
     ):
         assert line in text
@@ -195,7 +198,7 @@ def test_runs_that_did_not_finish_are_listed_and_left_out(tmp_path):
     write_comparison(folder, "T", it, sections(it))
     listed = {row["run"]: row for row in table(folder / "comparison_runs.csv")}
     assert listed["failed-one"]["status"] == "failed"
-    assert len(listed) == 18
+    assert len(listed) == 19
     assert "failed-one" in (folder / "comparison.md").read_text()
     assert "failed-one" in (folder / "comparison.html").read_text()
 

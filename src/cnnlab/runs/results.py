@@ -40,7 +40,7 @@ class RunResult:
     @property
     def metric(self) -> str:
         """The metric that chose the run's best epoch, such as val/acc."""
-        return str(self.record.get("metric", "val/loss"))
+        return str(self.record["metric"])
 
     @property
     def modes(self) -> dict[str, str]:
@@ -102,6 +102,8 @@ def read_result(folder: Path) -> RunResult:
         return RunResult(folder, _ending(record), **known)
     if not isinstance(seed, int):
         return RunResult(folder, "its seed is not recorded", **known)
+    if not isinstance(record.get("metric"), str):
+        return RunResult(folder, "it does not record its metric: an earlier version of cnnlab trained it", **known)
     try:
         curves = read_curves(folder / "metrics.csv", dict(_section(record, "last")))
     except ValueError as error:
@@ -175,7 +177,7 @@ def _numbers(record: dict[str, Any], curves: dict[str, Curve]) -> dict[str, floa
     gap/<metric> is how much better training was than validation in the last epoch; epochs_to_best is the number of
     epochs up to and including the best one.
     """
-    monitor, modes = str(record.get("metric", "val/loss")), dict(_section(record, "modes"))
+    monitor, modes = record["metric"], dict(_section(record, "modes"))
     numbers: dict[str, Any] = {f"last/{key}": value for key, value in _section(record, "last") if "/" in key}
     best_of_run = dict(_section(record, "best"))
     numbers |= {f"best/{key}": value for key, value in best_of_run.items() if "/" in key}
