@@ -17,7 +17,7 @@ $(INSTALLED): pyproject.toml constraints.txt
 	$(BIN)/pip install --quiet --disable-pip-version-check --constraint constraints.txt --editable '.[dev]'
 	@touch $@
 
-quickstart: setup  ## Train LeNet-5 on scikit-learn's handwritten digits (under a minute, no download)
+quickstart: setup  ## Train LeNet-5 on scikit-learn's handwritten digits (under a minute after the packages are installed)
 	$(BIN)/python train.py experiment=quickstart
 	@echo
 	@echo "See it:      source $(VENV)/bin/activate && tensorboard --logdir outputs"

@@ -116,7 +116,8 @@ def resumed_overrides(overrides: list[str], config_dir: str | None) -> list[str]
     if fixed := [override for override in new if not may_change(split(override))]:
         raise InputError(f"{', '.join(fixed)} cannot change when a run is resumed. These can: {', '.join(RESUMABLE)}.")
     if not (folder / "checkpoints" / "last.ckpt").is_file():
-        raise InputError(f"{folder} cannot be resumed: it has no checkpoints/last.ckpt.")
+        reason = "it has no checkpoints/last.ckpt" if folder.exists() else "there is no such folder"
+        raise InputError(f"{folder} cannot be resumed: {reason}.")
     changed = {split(override).key for override in new}
     whole = read_overrides(folder)
     stored = [override for override in whole if split(override).key not in changed]

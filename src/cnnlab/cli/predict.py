@@ -100,7 +100,7 @@ def predict(cfg: Options, of_task: Sequence[str] = ()) -> Path:
     write_csv(folder / "predictions.csv", ["image", *tables[0]], cells)
     captions = [prediction.caption for _, prediction in rows[: len(shown)]]
     write_bytes(folder / "sheet.png", png(captioned(shown, captions)))
-    print(f"{len(rows)} pictures: {folder}/predictions.csv, {folder}/sheet.png")
+    print(f"{len(rows)} {'image' if len(rows) == 1 else 'images'}: {folder}/predictions.csv, {folder}/sheet.png")
     return folder
 
 
