@@ -161,7 +161,7 @@ def test_several_mistakes_are_named_at_once():
     assert found == [
         "optimizer=adm: unknown option adm of optimizer. Did you mean adam or adamw?",
         "regularization=[dropot]: unknown option dropot of regularization. Did you mean dropout?",
-        "optimzer.lr=1: unknown key optimzer.lr. Did you mean optimizer.lr or optimizer?",
+        "optimzer.lr=1: unknown key optimzer.lr. Did you mean optimizer.lr?",
         "data.root=... is required.",
         "seed='abc' is not int.",
         "optimizer.weight_decai is not an argument of torch.optim.AdamW. Did you mean weight_decay?",

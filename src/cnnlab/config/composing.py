@@ -80,10 +80,9 @@ def _explain(override: str, cfg: DictConfig, failure: Exception, folders: list[P
         if unknown:
             return f"unknown option {', '.join(unknown)} of {key}. {nearest(unknown, options)}"
         return one_line(failure)  # the option exists, so its file is wrong
-    known = [
-        *(name for name, _ in flat(cfg)),
-        *(path.name for folder in folders for path in folder.iterdir() if path.is_dir()),
-    ]
+    known = [name for name, _ in flat(cfg)]
+    if "." not in key:
+        known += [path.name for folder in folders for path in folder.iterdir() if path.is_dir()]
     return f"unknown key {key}. {nearest([key], known)}" if key not in known else one_line(failure)
 
 
