@@ -46,13 +46,20 @@ def nearest(wanted: Sequence[str], options: Sequence[str]) -> str:
 
     If none is similar, the sentence lists all options; it is empty if there are more than 40.
     """
-    near = [match for word in wanted for match in difflib.get_close_matches(word, options, n=3, cutoff=0.55)]
+    near = [match for word in wanted for match in _similar(word, options)]
     if not near:
         near = [option for word in wanted for option in options if option.rsplit(".", 1)[-1] == word.rsplit(".", 1)[-1]]
     if near:
         *others, last = dict.fromkeys(near)
         return f"Did you mean {', '.join(others)} or {last}?" if others else f"Did you mean {last}?"
     return f"Available: {', '.join(options)}." if 0 < len(options) <= 40 else ""
+
+
+def _similar(word: str, options: Sequence[str]) -> list[str]:
+    """Return the options that are spelled most like the word, at most three."""
+    found = difflib.get_close_matches(word, options, n=3, cutoff=0.55)
+    scores = [difflib.SequenceMatcher(None, word, option).ratio() for option in found]
+    return [option for option, score in zip(found, scores, strict=True) if score > scores[0] - 0.15]
 
 
 def several(problems: list[str], heading: str) -> InputError:

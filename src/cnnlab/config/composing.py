@@ -50,18 +50,29 @@ def _compose(overrides: Sequence[str], with_hydra: bool = False) -> DictConfig:
 
 
 def _composition_problems(search: list[str], overrides: Sequence[str], folders: list[Path]) -> list[str]:
-    """Apply the overrides one by one, group choices first, and say why each one fails and what else is wrong."""
-    accepted, problems = list(search), []
+    """Find the overrides that do not compose, group choices first, and say why each fails and what else is wrong."""
+    accepted = list(search)
     try:
         cfg = _compose(accepted)
     except _FAILURES as failure:  # local/default.yaml, which is always included
         return [one_line(failure)]
-    for override in sorted(overrides, key=lambda text: not _options(split(text).key, folders)):
+
+    def rejected(untried: list[str]) -> list[str]:
+        """Accept what composes; halving finds one wrong override among many in fewer steps than going through them."""
+        nonlocal cfg
+        if not untried:
+            return []
         try:
-            cfg = _compose([*accepted, override])
-            accepted.append(override)
+            cfg = _compose([*accepted, *untried])
         except _FAILURES as failure:
-            problems.append(f"{override}: {_explain(override, cfg, failure, folders)}")
+            if len(untried) == 1:
+                return [f"{untried[0]}: {_explain(untried[0], cfg, failure, folders)}"]
+            middle = len(untried) // 2
+            return rejected(untried[:middle]) + rejected(untried[middle:])
+        accepted.extend(untried)
+        return []
+
+    problems = rejected(sorted(overrides, key=lambda text: not _options(split(text).key, folders)))
     return problems + problems_of(cfg)
 
 
@@ -80,9 +91,10 @@ def _explain(override: str, cfg: DictConfig, failure: Exception, folders: list[P
         if unknown:
             return f"unknown option {', '.join(unknown)} of {key}. {nearest(unknown, options)}"
         return one_line(failure)  # the option exists, so its file is wrong
-    known = [name for name, _ in flat(cfg)]
-    if "." not in key:
-        known += [path.name for folder in folders for path in folder.iterdir() if path.is_dir()]
+    known = [
+        *(name for name, _ in flat(cfg)),
+        *(path.name for folder in folders for path in folder.iterdir() if path.is_dir()),
+    ]
     return f"unknown key {key}. {nearest([key], known)}" if key not in known else one_line(failure)
 
 
