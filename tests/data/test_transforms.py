@@ -56,6 +56,31 @@ def augmented_batch(steps, images: torch.Tensor, labels: torch.Tensor, seed: int
         return v2.Compose(steps)(images, labels)
 
 
+@pytest.mark.parametrize("size", [(90, 61), (37, 80), (12, 9)], ids=["wide", "tall", "small"])
+@pytest.mark.parametrize("interpolation", ["bilinear", "bicubic"])
+@pytest.mark.parametrize(
+    ("crop_mode", "crop_pct"), [("center", 0.875), ("center", 1.15), ("squash", 1.0), ("squash", 0.9), ("border", 0.9)]
+)
+def test_image_for_evaluation_is_the_one_of_timm(crop_mode, crop_pct, interpolation, size):
+    """timm resizes with Pillow, which rounds and clips between its two passes: single levels differ."""
+    timm_data = pytest.importorskip("timm.data", reason="timm is an extra: pip install 'cnnlab[timm]'")
+    mean, side = (0.5, 0.25, 0.75), 48
+    shape = (size[1], size[0], 3)
+    image = Image.fromarray(np.random.default_rng(3).integers(0, 256, shape, dtype=np.uint8))
+    published = {"crop_pct": crop_pct, "crop_mode": crop_mode, "interpolation": interpolation, "mean": mean}
+    expected = timm_data.create_transform((3, side, side), **published, normalize=False)(image)
+    resizing = {"interpolation": interpolation, "crop_mode": crop_mode, "fill": [round(255 * value) for value in mean]}
+
+    found = EvalTransform(side, math.floor(side / crop_pct), **resizing)(image)
+
+    assert (found.shape, found.dtype) == ((3, side, side), torch.uint8)
+    differences = (found.int() - expected.int()).abs()
+    assert differences.max() <= (2 if interpolation == "bilinear" else 6)
+    assert differences.float().mean() < 0.5
+    other = EvalTransform(side, side, "bilinear", "center")(image)
+    assert (other.int() - expected.int()).abs().float().mean() > 1
+
+
 @pytest.mark.parametrize("mode", SIZES)
 @pytest.mark.parametrize("names", [*([kind] for kind in KINDS), KINDS, KINDS[::-1]], ids=lambda names: "+".join(names))
 def test_every_augmentation_alone_and_all_together(names, mode):

@@ -175,6 +175,7 @@ class ImageDataModule(DataModule):
     """Train, validation and test images as batches of (uint8 N x C x H x W, int64 classes or float32 values N).
 
     digests: name -> hash of the content of each training image. augmentations: of training images, in order.
+    image_size, resize_size, resizing: arguments of EvalTransform.
     """
 
     parts: Splits
@@ -194,6 +195,7 @@ class ImageDataModule(DataModule):
         batch_size: int,
         num_workers: int | None,
         seed: int,
+        **resizing: Any,
     ) -> None:
         super().__init__(
             parts, skipped=skipped, channels=channels, batch_size=batch_size, num_workers=num_workers, seed=seed
@@ -203,8 +205,8 @@ class ImageDataModule(DataModule):
         self.digests = digests or {}
         self.records: dict[str, Records] = {}
         """Part -> its images as that part's transform prepares them; empty if records are off."""
-        self.train_transform = TrainTransform(augmentations, image_size, resize_size)
-        self.eval_transform = EvalTransform(image_size, resize_size)
+        self.train_transform = TrainTransform(augmentations, image_size, resize_size, **resizing)
+        self.eval_transform = EvalTransform(image_size, resize_size, **resizing)
 
     @property
     def classes(self) -> list[str]:
@@ -223,7 +225,7 @@ class ImageDataModule(DataModule):
         return found | ({"val": (self.parts.val, self.eval_transform)} if self.parts.val is not None else {})
 
     def check_augmentation(self) -> None:
-        side = self.eval_transform.resize.size[0]
+        side = self.eval_transform.resize_size
         with derived_rng("trial"):
             try:
                 self.train_transform(Image.new("L" if self.channels == 1 else "RGB", (side, side)))
@@ -317,10 +319,12 @@ def build_data(
     images_per_class: int | None = None,
     train_fraction: float = 1.0,
     stratified: bool = True,
+    **resizing: Any,
 ) -> ImageDataModule:
     """Load, select, check and split a data set, and return its DataModule.
 
     channels: input channels of the network, 1 or 3; images are converted. image_size, resize_size: pixels.
+    resizing: further arguments of EvalTransform (interpolation, crop_mode, fill).
     num_workers: None chooses a number by the machine and the data. stratified: True if labels are classes, so that
     each part gets its share of every class; False if they are values.
     Raises InputError or DataError if the options or the data cannot work.
@@ -360,6 +364,7 @@ def build_data(
         batch_size=batch_size,
         num_workers=num_workers,
         seed=seed,
+        **resizing,
     )
 
 

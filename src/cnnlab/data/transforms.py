@@ -22,14 +22,28 @@ BORDERS = ("constant", "edge", "reflect", "symmetric")
 
 
 class EvalTransform:
-    """Resize the short side to `resize_size`, then crop the central square of `image_size` (as torchvision evaluates).
+    """Resize an image and cut out its middle, as the weights of the network are evaluated.
 
+    crop_mode, as in timm: "center" resizes the short side to `resize_size` and crops the central square of `image_size`
+    (torchvision's way); "squash" resizes both sides to `resize_size`, whatever the shape of the image; "border" resizes
+    the long side and fills the rest with the colour `fill` (0 to 255 for each channel; None: black).
+    interpolation: "bilinear", "bicubic" or "nearest", with antialiasing.
     `prepare` is the same for an image each time, so its result can be cached; `augment` is random.
     """
 
-    def __init__(self, image_size: int, resize_size: int) -> None:
+    def __init__(
+        self,
+        image_size: int,
+        resize_size: int,
+        interpolation: str = "bilinear",
+        crop_mode: str = "center",
+        fill: Sequence[int] | None = None,
+    ) -> None:
         self.image_size = image_size
-        self.resize = v2.Resize(resize_size, antialias=True)
+        self.resize_size = resize_size
+        self.interpolation = v2.InterpolationMode(interpolation)
+        self.crop_mode = crop_mode
+        self.fill = fill
         self.crop = v2.CenterCrop(image_size)
 
     def __call__(self, image: Image.Image | Tensor) -> Tensor:
@@ -40,6 +54,21 @@ class EvalTransform:
         """Return the resized and cropped image as uint8 C x image_size x image_size."""
         return self.crop(self.resize(image if isinstance(image, Tensor) else to_pixels(image)))
 
+    def resize(self, pixels: Tensor) -> Tensor:
+        """Return uint8 C x H x W in the size from which `image_size` is cropped."""
+        sides = [self.resize_size]
+        if self.crop_mode == "squash":
+            sides = [self.resize_size, self.resize_size]
+        elif self.crop_mode == "border":
+            ratio = max(pixels.shape[-2:]) / self.resize_size
+            sides = [max(1, round(side / ratio)) for side in pixels.shape[-2:]]
+        resized = v2.functional.resize(pixels, sides, self.interpolation, antialias=True)
+        if self.crop_mode != "border":
+            return resized
+        height, width = (max(0, self.image_size - side) for side in resized.shape[-2:])
+        margins = [width // 2, height // 2, (width + 1) // 2, (height + 1) // 2]
+        return v2.functional.pad(resized, margins, fill=None if self.fill is None else list(self.fill))
+
     def augment(self, pixels: Tensor) -> Tensor:
         """Return the image unchanged."""
         return pixels
@@ -47,20 +76,29 @@ class EvalTransform:
     def needed_side(self) -> None:
         """Return None: `prepare` resizes every image, so records need no size of their own."""
 
-    def prepared_as(self) -> dict[str, int]:
+    def prepared_as(self) -> dict[str, Any]:
         """Return everything that the result of `prepare` depends on besides the image."""
-        return {"resize_size": self.resize.size[0], "image_size": self.image_size}
+        return {**self.resized_as(), "image_size": self.image_size}
+
+    def resized_as(self) -> dict[str, Any]:
+        """Return everything that the result of `resize` depends on besides the image."""
+        border = {"image_size": self.image_size, "fill": self.fill} if self.crop_mode == "border" else {}
+        how = {"interpolation": self.interpolation.value, "crop_mode": self.crop_mode}
+        return {"resize_size": self.resize_size, **how, **border}
 
 
 class TrainTransform:
     """Applies the augmentations in the given order to the image as evaluation sees it, unless one of them crops.
 
-    RandomResizedCrop crops from the whole image, RandomCrop from the image resized to a short side of `resize_size`.
+    RandomResizedCrop crops from the whole image, RandomCrop from the image as evaluation resizes it.
+    resizing: further arguments of EvalTransform.
     """
 
-    def __init__(self, augmentations: Iterable[torch.nn.Module], image_size: int, resize_size: int) -> None:
+    def __init__(
+        self, augmentations: Iterable[torch.nn.Module], image_size: int, resize_size: int, **resizing: Any
+    ) -> None:
         self.augmentations = [step for step in augmentations if not isinstance(step, BATCH_TRANSFORMS)]
-        self.evaluation = EvalTransform(image_size, resize_size)
+        self.evaluation = EvalTransform(image_size, resize_size, **resizing)
 
     def __call__(self, image: Image.Image | Tensor) -> Tensor:
         """Return the augmented image as uint8 C x image_size x image_size."""
@@ -89,14 +127,14 @@ class TrainTransform:
         crop = self._first(v2.RandomResizedCrop)
         if crop is None:
             return None
-        return min(math.ceil(max(crop.size) / math.sqrt(crop.scale[0])), 2 * self.evaluation.resize.size[0])
+        return min(math.ceil(max(crop.size) / math.sqrt(crop.scale[0])), 2 * self.evaluation.resize_size)
 
-    def prepared_as(self) -> dict[str, int]:
+    def prepared_as(self) -> dict[str, Any]:
         """Return everything that the result of `prepare` depends on besides the image."""
         if self._first(v2.RandomResizedCrop):
             return {}
         if self._first(v2.RandomCrop):
-            return {"resize_size": self.evaluation.resize.size[0]}
+            return self.evaluation.resized_as()
         return self.evaluation.prepared_as()
 
     def _first(self, kind: type) -> Any:
@@ -111,8 +149,9 @@ def resized_crop(step: v2.RandomResizedCrop, pixels: Tensor) -> Tensor:
     """
     top, left, height, width = draw_window(step, *pixels.shape[-2:])
     window = pixels[None, :, top : top + height, left : left + width].contiguous(memory_format=torch.channels_last)
-    if step.antialias and step.interpolation in ("bilinear", v2.InterpolationMode.BILINEAR):
-        return interpolate(window, list(step.size), mode="bilinear", antialias=True)[0]
+    mode = v2.InterpolationMode(step.interpolation)
+    if step.antialias and mode in (v2.InterpolationMode.BILINEAR, v2.InterpolationMode.BICUBIC):
+        return interpolate(window, list(step.size), mode=mode.value, antialias=True)[0]
     return v2.functional.resize(window, step.size, step.interpolation, antialias=step.antialias)[0]
 
 
