@@ -79,7 +79,7 @@ def test_verb_exists_and_takes_keys(command):
     verb, *arguments = shlex.split(command, comments=True)[1:]
     assert verb in VERBS
     assert arguments
-    assert all("=" in argument for argument in arguments) or verb in ("compare", "cache")
+    assert all("=" in argument for argument in arguments) or verb in ("cache", "compare", "diff", "ls")
     if verb == "visualize":
         arguments = of_the_config(arguments)
     if any(argument.startswith("model=") for argument in arguments):

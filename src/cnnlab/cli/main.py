@@ -21,6 +21,8 @@ VERBS = {
     "evaluate": "score a run, or pretrained weights, and write a report: cnnlab evaluate run=outputs/...",
     "predict": "predict what is in pictures: cnnlab predict run=outputs/... images=photos/",
     "compare": "compare the settings of a sweep, with tests of significance: cnnlab compare outputs/...",
+    "ls": "list runs: cnnlab ls outputs sort=metric",
+    "diff": "show what differs between two runs: cnnlab diff RUN RUN",
     "visualize": "draw what a network learned: cnnlab visualize run=outputs/... what=features layer=0",
     "cache": "list or remove cached features and images: cnnlab cache ls, cnnlab cache rm unused_days=30",
     "play": "play Go over GTP, the protocol of Sabaki and GoGui: cnnlab play run=outputs/...",
