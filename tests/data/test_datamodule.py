@@ -15,13 +15,11 @@ from hypothesis import strategies as st
 from in_process import train_in_process
 from PIL import Image
 from program import draw_picture
-from torch.utils.data import DataLoader
 from torchvision.transforms import v2
 
 from cnnlab.data.datamodule import ImageDataModule, build_data, default_workers
 from cnnlab.data.images import ImageArray, Splits
 from cnnlab.data.sampling import EpochSampler
-from cnnlab.data.shared import SLOTS, SharedLoader
 from cnnlab.data.sources.flowers import flowers
 from cnnlab.data.sources.image_folder import image_folder
 from cnnlab.errors import DataError, InputError
@@ -201,20 +199,6 @@ def test_workers_change_nothing():
     assert not equal(none[0], none[1])
 
 
-def test_without_room_in_shared_memory_batches_are_sent_as_they_are(monkeypatch, caplog):
-    """As in a container, where a page too many ends the worker with a bus error."""
-    alone = epochs(data_of(augmentations=RANDOM), 1)
-    room = 2 * SLOTS * 4 * 12 * 12 * 3  # workers, slots, images, pixels
-    for free, kind in ((room, DataLoader), (room + 1, SharedLoader)):
-        monkeypatch.setattr(shutil, "disk_usage", lambda folder, free=free: SimpleNamespace(free=free))
-        data = data_of(augmentations=RANDOM, workers=2)
-        caplog.clear()
-        with caplog.at_level(logging.INFO):
-            assert type(data.train_dataloader()) is kind
-        assert ("docker run --shm-size" in caplog.text) == (kind is DataLoader)
-        assert equal(alone[0], epochs(data, 1)[0])
-
-
 def test_seed_and_epoch_and_index_change_the_augmentation():
     plain = data_of(augmentations=RANDOM)
     dataset, other = plain.train_dataloader().dataset, data_of(seed=1, augmentations=RANDOM).train_dataloader().dataset
@@ -337,9 +321,9 @@ def test_options_that_cannot_work_are_refused(folder, options, message):
 
 
 def test_small_data_need_no_workers(monkeypatch):
-    monkeypatch.setattr("joblib.cpu_count", lambda: 16)
+    monkeypatch.setattr("cnnlab.data.datamodule.cores", lambda: 16)
     assert (default_workers(2500), default_workers(2501)) == (0, 8)
-    monkeypatch.setattr("joblib.cpu_count", lambda: 2)
+    monkeypatch.setattr("cnnlab.data.datamodule.cores", lambda: 2)
     assert default_workers(10_000) == 2
 
 

@@ -5,6 +5,7 @@ import logging
 import zipfile
 
 import pytest
+from container import in_container
 from go_engine import GOOD, MOVES
 from real_games import real_games
 
@@ -167,6 +168,7 @@ def test_folders_and_archives_in_order_and_in_parallel(tmp_path):
         games = list(read(tmp_path, workers=workers))
         assert [game.name for game in games] == names
         assert all(game.moves == MOVES for game in games)
+    assert in_container("ro", lambda: [game.name for game in read(tmp_path, workers=1)]) == names  # none can start
     assert only((tmp_path / "b.zip").read_bytes()).moves == MOVES
     assert not list(tmp_path.parent.glob("escape.sgf"))
 

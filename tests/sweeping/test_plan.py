@@ -10,12 +10,14 @@ from pathlib import Path
 
 import pytest
 import torch
+from container import in_container
 from forked import start_train
 from in_process import DIGITS, train_in_process
 from sweeps import statuses, sweep_json, train
 
 from cnnlab.config import compose
 from cnnlab.config.overrides import every_combination
+from cnnlab.errors import InputError
 from cnnlab.runs.sweep import Sweep
 from cnnlab.runs.tensorboard import HOST, SAMPLES, link
 from cnnlab.sweeping import plan
@@ -224,6 +226,12 @@ def test_job_without_a_checkpoint_begins_with_clean_events(here, tasks):
     assert train(*command, "sweep.resume=true") == 0
     assert not list((here / "s" / "seed-0").glob("events*"))
     assert list((here / "s" / "seed-1").glob("events*"))
+
+
+def test_jobs_side_by_side_need_processes_that_can_be_started(here):
+    """Where they cannot, joblib would run the jobs as threads of one process."""
+    with pytest.raises(InputError, match=r"cannot start processes \(/dev/shm: Read-only file system\): leave out"):
+        in_container("ro", lambda: prepare([*DIGITS, "seed=0,1", "hydra/launcher=joblib"]))
 
 
 @pytest.mark.parametrize(

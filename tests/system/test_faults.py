@@ -1,8 +1,13 @@
 """Full disks, folders that may not be written or vanish, processes that are killed: the run says so and ends."""
 
+import errno
 import json
+import mmap
+import multiprocessing
+import os
 import shutil
 import subprocess
+from concurrent.futures import ProcessPoolExecutor
 
 import pytest
 import torch
@@ -202,15 +207,32 @@ def test_killed_worker_is_recognised_behind_the_error_that_its_signal_met():
     assert translate_error(TypeError("unsupported callable")) is None
 
 
+def test_pool_that_loses_a_process_says_so():
+    with ProcessPoolExecutor(1, multiprocessing.get_context("fork")) as pool:
+        lost = pool.submit(os._exit, 9).exception()
+    assert str(translate_error(lost)).startswith("A data loading process was killed")
+
+
+def test_limit_on_processes_is_trouble_with_the_machine():
+    error = translate_error(BlockingIOError(errno.EAGAIN, os.strerror(errno.EAGAIN)))  # as os.fork raises it
+    assert str(error).startswith("no further process may be started. Raise the limit on processes")
+
+
 def cuda_runs_out() -> None:
     raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB.")
 
 
 @pytest.mark.parametrize(
-    "allocate", [lambda: torch.empty(1 << 60, dtype=torch.uint8), cuda_runs_out, lambda: bytearray(1 << 62)]
+    "allocate",
+    [
+        lambda: torch.empty(1 << 60, dtype=torch.uint8),
+        cuda_runs_out,
+        lambda: bytearray(1 << 62),
+        lambda: mmap.mmap(-1, 1 << 62),
+    ],
 )
 def test_memory_that_runs_out_is_no_bug(allocate):
-    with pytest.raises((RuntimeError, MemoryError)) as error:
+    with pytest.raises((RuntimeError, MemoryError, OSError)) as error:
         allocate()
     found = translate_error(error.value)
     assert isinstance(found, DataError)

@@ -85,8 +85,8 @@ def test_fused_steps_are_the_plain_ones(tmp_path):
 
 
 def test_workers_are_as_many_as_the_cores_that_may_be_used(monkeypatch):
-    monkeypatch.setattr("joblib.cpu_count", lambda: 3)
+    monkeypatch.setattr("cnnlab.data.datamodule.cores", lambda: 3)
     assert default_workers(10_000) == 3
     assert default_workers(100) == 0
-    monkeypatch.setattr("joblib.cpu_count", lambda: 96)
+    monkeypatch.setattr("cnnlab.data.datamodule.cores", lambda: 96)
     assert default_workers(10_000) == 8

@@ -6,7 +6,6 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-import joblib
 import torch
 
 from cnnlab.cli.cache import size
@@ -16,6 +15,7 @@ from cnnlab.config.hydra_compat import parse_command_line
 from cnnlab.config.overrides import split
 from cnnlab.errors import InputError
 from cnnlab.reports.bottleneck import Setup, diagnose, on_filling
+from cnnlab.system.processes import cores
 from cnnlab.training.callbacks.progress import peak_memory
 from cnnlab.training.lightning_compat import adopt_messages
 from cnnlab.training.step_probe import size_of
@@ -169,7 +169,7 @@ def setup_of(run: DryRun, phase: Phase) -> Setup:
         unit=data.examples.lower(),
         batch_size=data.batch_size,
         workers=data.num_workers,
-        cores=joblib.cpu_count(),
+        cores=cores(),
         threads=torch.get_num_threads(),
         gpu=run.device.type != "cpu",
         bf16=has_bfloat16(run.device),

@@ -7,23 +7,23 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any, Protocol
 
-import joblib
 import lightning as L
 import numpy as np
 import torch
 from PIL import Image
 from torch import Tensor
-from torch.utils.data import BatchSampler, DataLoader, Dataset, default_collate
+from torch.utils.data import BatchSampler, DataLoader, Dataset
 
 from cnnlab.data.images import ImageFiles, LabelledImages, Splits
 from cnnlab.data.records import Records
 from cnnlab.data.sampling import Draw, EpochBatches, EpochSampler, ResumedEpochs
 from cnnlab.data.scanning import scan
-from cnnlab.data.shared import channels_last_batch, image_loader
+from cnnlab.data.shared import Loader, Transport, channels_last_batch, default_batch, image_loader
 from cnnlab.data.splitting import content_hash, fewer, report_copies, select, split
 from cnnlab.data.transforms import EvalTransform, TrainTransform
 from cnnlab.errors import InputError
 from cnnlab.seeds import derive, derived_rng
+from cnnlab.system.processes import cores
 
 
 class Cached(Protocol):
@@ -99,7 +99,7 @@ class DataModule(L.LightningDataModule, ABC):
 
     def collate(self, examples: list) -> Any:
         """Return examples as a batch, as the loaders do."""
-        return default_collate(examples)
+        return default_batch(examples)
 
     def probe_batch(self) -> Any:
         """Return a batch of two training examples for a trial step, made in this process."""
@@ -160,15 +160,7 @@ class DataModule(L.LightningDataModule, ABC):
 
     def loader(self, dataset: Dataset, batches: Iterable) -> DataLoader:
         """Return a loader of `dataset` whose workers prepare the batches of draws in `batches`."""
-        return DataLoader(dataset, batch_sampler=batches, pin_memory=torch.cuda.is_available(), **self._workers())
-
-    def _workers(self) -> dict[str, Any]:
-        """Return DataLoader's arguments about its workers."""
-        return {
-            "num_workers": self.num_workers,
-            "persistent_workers": self.num_workers > 0,
-            "worker_init_fn": _one_thread if self.num_workers else None,
-        }
+        return Loader(dataset, batches, Transport(self.collate), self.num_workers)
 
 
 class ImageDataModule(DataModule):
@@ -254,9 +246,7 @@ class ImageDataModule(DataModule):
         return ImageDataset(part, self.eval_transform, self.channels, self.seed, records)
 
     def loader(self, dataset: Dataset, batches: Iterable) -> DataLoader:
-        if not isinstance(dataset, ImageDataset):
-            return super().loader(dataset, batches)
-        return image_loader(dataset, batches, self.batch_size, self.image_size, self.channels, **self._workers())
+        return image_loader(dataset, batches, self.batch_size, self.image_size, self.channels, self.num_workers)
 
     def teardown(self, stage: str) -> None:
         """Write the records that this process has made, if it loads images itself; workers write their own."""
@@ -381,8 +371,4 @@ def default_workers(images: int) -> int:
 
     Cores are limited by the container's CPU quota.
     """
-    return min(8, joblib.cpu_count()) if images > 2500 else 0
-
-
-def _one_thread(worker: int) -> None:
-    torch.set_num_threads(1)
+    return min(8, cores()) if images > 2500 else 0

@@ -1,28 +1,49 @@
-"""Pass batches from workers to the main process in shared memory that is reused, without copying or sending them.
+"""Pass batches from workers to the main process: in shared memory that is reused, or else as bytes.
 
+Nothing of it is in /dev/shm, of which containers often have only 64 MiB, and where torch would put every tensor.
 Allocating new memory costs more than preparing a small image, in the worker and again in the main process.
 """
 
-import logging
 import math
+import mmap
+import multiprocessing
+import multiprocessing.queues
 import os
-import shutil
+import pickle
+import sys
 from collections import deque
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from typing import Any, NamedTuple
 from weakref import finalize
 
 import torch
 from torch import Tensor
+from torch.utils._pytree import tree_map_only
 from torch.utils.data import DataLoader, Dataset, get_worker_info
+from torch.utils.data._utils.collate import collate, default_collate_fn_map
 
-log = logging.getLogger(__name__)
-SHARED_MEMORY = "/dev/shm"
-MIB = 1 << 20
+from cnnlab.errors import DataError
+from cnnlab.system.processes import can_start_workers
+
+FORKS = sys.platform == "linux"
+"""Whether workers are forked, and so share the data set and the slots as they are."""
+CONTEXT = multiprocessing.get_context("fork" if FORKS else None)
 AHEAD = 4
 """Batches that each worker prepares in advance (`prefetch_factor`); with fewer, cores are idle at times."""
 SLOTS = AHEAD + 2
 """Slots for each worker: the batches prepared in advance, the one being processed, and the one requested next."""
+
+
+class Sent(NamedTuple):
+    """A pickled batch."""
+
+    contents: bytes
+
+
+class Failed(NamedTuple):
+    """Why a batch could not be sent."""
+
+    reason: str
 
 
 class Place(NamedTuple):
@@ -33,31 +54,54 @@ class Place(NamedTuple):
     labels: list[int]
 
 
-class Slots:
+class Transport:
+    """Sends batches of any kind as bytes. A worker calls `pack`, the main process calls `unpack`.
+
+    collate: makes a batch of a list of examples.
+    """
+
+    def __init__(self, collate: Callable[[list], Any]) -> None:
+        self.collate = collate
+
+    def pack(self, examples: list) -> Any:
+        """Return the batch as it is sent to the main process; the batch itself if this is the main process."""
+        batch = self.collate(examples)
+        return batch if get_worker_info() is None else Sent(pickle.dumps(batch, pickle.HIGHEST_PROTOCOL))
+
+    def unpack(self, packed: Any) -> Any:
+        """Return the batch that `pack` was given; raise DataError if it could not be sent."""
+        if isinstance(packed, Failed):
+            raise DataError(f"A data loading process could not send a batch: {packed.reason}")
+        return pickle.loads(packed.contents) if isinstance(packed, Sent) else packed
+
+
+class Slots(Transport):
     """Shared memory for batches in transit: uint8, of `shape` workers x SLOTS x N x H x W x C.
 
-    The worker calls the object as DataLoader's collate_fn; the main process calls `batch`.
+    Batches are lists of (uint8 C x H x W, number); those that do not fit are sent as bytes.
     """
 
     def __init__(self, shape: tuple[int, ...]) -> None:
-        self.memory = torch.empty(shape, dtype=torch.uint8).share_memory_()
-        self.held = torch.zeros(shape[:2], dtype=torch.bool).share_memory_()
+        super().__init__(channels_last_batch)
+        self.memory = shared_zeros(shape, torch.uint8)
+        self.held = shared_zeros(shape[:2], torch.bool)
         """Workers x SLOTS: True for slots whose batch the main process has taken and still uses."""
         self.recent: deque[int] = deque(maxlen=AHEAD)
         """Slots of this worker's last batches, which the main process may not have taken yet."""
 
-    def __call__(self, examples: list[tuple[Tensor, int]]) -> Place | tuple[Tensor, Tensor]:
+    def pack(self, examples: list[tuple[Tensor, int]]) -> Any:
         """Write a batch to a free slot and return its place.
 
-        Returns the batch itself if no slot is free or if it does not fit, because it is too large or not uint8.
+        Returns what Transport does if no slot is free or if it does not fit, because it is too large or not uint8.
         """
-        images, labels = zip(*examples, strict=True)
         worker = get_worker_info()
-        assert worker is not None
+        if worker is None:
+            return super().pack(examples)
+        images, labels = zip(*examples, strict=True)
         rows = [image.permute(1, 2, 0) for image in images]
         slot = self._free_slot(worker.id)
         if slot is None or not self._fit(rows):
-            return channels_last_batch(examples)
+            return super().pack(examples)
         torch.stack(rows, out=self.memory[worker.id, slot, : len(rows)])
         self.recent.append(slot)
         return Place(worker.id, slot, list(labels))
@@ -70,66 +114,99 @@ class Slots:
         room = self.memory[0, 0]
         return len(rows) <= len(room) and all(row.shape == room.shape[1:] and row.dtype == room.dtype for row in rows)
 
-    def batch(self, place: Place) -> tuple[Tensor, Tensor]:
+    def unpack(self, packed: Any) -> Any:
         """Return the batch as `channels_last_batch` would; its slot is reused when nothing refers to it any more.
 
         On a machine with a GPU it is a copy in pinned memory. Call this before requesting the next batch.
         """
-        images = self.memory[place.worker, place.slot, : len(place.labels)]
+        if not isinstance(packed, Place):
+            return super().unpack(packed)
+        images = self.memory[packed.worker, packed.slot, : len(packed.labels)]
         if torch.cuda.is_available():
             images = torch.empty(images.shape, dtype=images.dtype, pin_memory=True).copy_(images)
         else:
             pixels = images.numpy()
-            self.held[place.worker, place.slot] = True
-            finalize(pixels, self._release, place, os.getpid()).atexit = False
+            self.held[packed.worker, packed.slot] = True
+            finalize(pixels, self._release, packed, os.getpid()).atexit = False
             images = torch.from_numpy(pixels)  # refers to `pixels` as long as anything refers to its memory
-        return images.permute(0, 3, 1, 2), torch.tensor(place.labels)
+        return images.permute(0, 3, 1, 2), torch.tensor(packed.labels)
 
     def _release(self, place: Place, owner: int) -> None:
         if os.getpid() == owner:  # not in a worker forked later, which has copies of the main process's objects
             self.held[place.worker, place.slot] = False
 
 
-class SharedLoader(DataLoader):
-    """A DataLoader of (uint8 C x H x W, int) that passes its batches through `Slots`."""
+class Loader(DataLoader):
+    """A DataLoader that passes its batches through `transport`; where no worker can be started it works without."""
 
-    def __init__(self, dataset: Dataset, batches: Iterable, slots: Slots, **options: Any) -> None:
-        super().__init__(dataset, batch_sampler=batches, collate_fn=slots, prefetch_factor=AHEAD, **options)
-        self.slots = slots
+    def __init__(self, dataset: Dataset, batches: Iterable, transport: Transport, num_workers: int) -> None:
+        super().__init__(
+            dataset,
+            batch_sampler=batches,
+            collate_fn=transport.pack,
+            num_workers=num_workers,
+            persistent_workers=num_workers > 0,
+            prefetch_factor=AHEAD if num_workers else None,
+            worker_init_fn=begin_worker,
+            multiprocessing_context=CONTEXT if num_workers else None,
+        )
+        self.transport = transport
+        self._started = False
 
     def __iter__(self) -> Iterator[Any]:
-        for made in super().__iter__():
-            yield self.slots.batch(made) if isinstance(made, Place) else made
+        if self.num_workers and not self._started and not can_start_workers(self.num_workers):
+            self.num_workers = 0
+        self._started = True
+        for packed in super().__iter__():
+            yield pinned(self.transport.unpack(packed))  # without a name here: its slot is free when the caller is done
 
 
 def image_loader(
-    dataset: Dataset, batches: Iterable, batch_size: int, image_size: int, channels: int, **options: Any
-) -> DataLoader:
-    """Return a loader of (uint8 C x H x W, int) that uses shared memory if it has workers and the memory suffices.
-
-    options: DataLoader's arguments about its workers.
-    """
-    shape = (options["num_workers"], SLOTS, batch_size, image_size, image_size, channels)
-    if options["num_workers"] and _has_room(math.prod(shape)):
-        return SharedLoader(dataset, batches, Slots(shape), **options)
-    return DataLoader(dataset, batch_sampler=batches, collate_fn=channels_last_batch, **options)
+    dataset: Dataset, batches: Iterable, batch_size: int, image_size: int, channels: int, num_workers: int
+) -> Loader:
+    """Return a loader of (uint8 C x H x W, number)."""
+    slots = Slots((num_workers, SLOTS, batch_size, image_size, image_size, channels))
+    return Loader(dataset, batches, slots, num_workers)
 
 
-def _has_room(size: int) -> bool:
-    """Return whether `size` bytes of shared memory are free; without them a worker would be killed.
+def pinned(batch: Any) -> Any:
+    """Return the batch in pinned memory on a machine with a GPU."""
+    return tree_map_only(Tensor, Tensor.pin_memory, batch) if torch.cuda.is_available() else batch
 
-    Containers often have only 64 MiB.
-    """
-    try:
-        free = shutil.disk_usage(SHARED_MEMORY).free
-    except OSError:  # macOS and Windows have it elsewhere
-        return True
-    if free <= size:
-        log.info(
-            "Batches are sent one by one: %s has %.0f MiB free, shared batches need %.0f (docker run --shm-size).",
-            *(SHARED_MEMORY, free / MIB, size / MIB),
-        )
-    return free > size
+
+@torch.inference_mode(False)  # the tensor is also written to outside of the mode in which Lightning makes loaders
+def shared_zeros(shape: tuple[int, ...], dtype: torch.dtype) -> Tensor:
+    """Return zeros in memory that workers share; pages that are never written to take none."""
+    if not math.prod(shape):
+        return torch.zeros(shape, dtype=dtype)
+    if not FORKS:
+        return torch.zeros(shape, dtype=dtype).share_memory_()
+    return torch.frombuffer(mmap.mmap(-1, math.prod(shape) * dtype.itemsize), dtype=dtype).view(shape)
+
+
+def begin_worker(worker: int) -> None:
+    """Prepare a worker: one thread, and an answer to the main process for every batch."""
+    torch.set_num_threads(1)
+    # A hook of Python's own: by default the error is printed, and the main process waits for the batch forever.
+    multiprocessing.queues.Queue._on_queue_feeder_error = report_unsent  # type: ignore[attr-defined]
+
+
+def report_unsent(queue: Any, error: Exception, item: tuple[int, Any]) -> None:
+    """Send the reason why a batch could not be sent; end the worker if even that is not possible."""
+    number, contents = item
+    if isinstance(contents, Failed):
+        os._exit(1)
+    lines = str(getattr(contents, "exc_msg", error)).strip().splitlines()  # of an error that cannot be pickled
+    queue.put((number, Failed(lines[-1] if lines else type(error).__name__)))
+
+
+def default_batch(examples: list) -> Any:
+    """Return examples as a batch like torch's default_collate, but in memory of this process also in a worker."""
+    return collate(examples, collate_fn_map={**default_collate_fn_map, Tensor: _stacked})
+
+
+def _stacked(tensors: list[Tensor], *, collate_fn_map: Any = None) -> Tensor:
+    return torch.stack(tensors)
 
 
 def channels_last_batch(examples: list[tuple[Tensor, int]]) -> tuple[Tensor, Tensor]:

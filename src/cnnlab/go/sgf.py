@@ -15,6 +15,7 @@ from cnnlab.go import NEEDS_EXTRA, rules
 from cnnlab.go.positions import Move, Point, encode, new_position, turns_of, vertex, why_illegal
 from cnnlab.go.sgf_sources import MAX_BYTES, as_ascii_superset, documents
 from cnnlab.go.sgf_syntax import BrokenGameError, is_collection, main_lines, pieces
+from cnnlab.system.processes import can_start_workers
 
 try:
     from sgfmill import sgf as sgfmill
@@ -131,7 +132,7 @@ def _tasks(found: Iterator[tuple[str, bytes | str]]) -> Iterator[Task]:
 
 def _parsed(tasks: Iterator[Task], workers: int) -> Iterator[tuple[Task, list[Game | Skipped]]]:
     """Yield each task with its games, in order; at most a few tasks per worker are pending at a time."""
-    if not workers:
+    if not workers or not can_start_workers(workers):
         yield from ((task, _parse(task)) for task in tasks)
         return
     with ProcessPoolExecutor(workers, multiprocessing.get_context("spawn")) as pool:

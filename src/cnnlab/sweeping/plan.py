@@ -26,7 +26,7 @@ from cnnlab.errors import InputError, Problems
 from cnnlab.runs.naming import claim, job_name, job_names, run_name
 from cnnlab.runs.sweep import NAME, Sweep
 from cnnlab.sweeping.console import describe
-from cnnlab.system.processes import cores, device_count, starts_processes
+from cnnlab.system.processes import MORE_MEMORY, cores, device_count, starts_processes, why_no_workers
 
 EXTRAS = {
     "hydra/launcher=joblib": ("hydra_joblib_launcher", "sweep"),
@@ -141,6 +141,11 @@ def _require_one_process(trainer: DictConfig, launcher: str) -> None:
         raise InputError(
             f"trainer.num_nodes={trainer.num_nodes} in a sweep: let SLURM start the jobs, with "
             f"hydra/launcher=submitit_slurm hydra.launcher.nodes={trainer.num_nodes}."
+        )
+    if launcher == "joblib" and (reason := why_no_workers(1)):
+        raise InputError(
+            f"hydra/launcher=joblib cannot start processes ({reason}): leave out the launcher to run the jobs one by "
+            f"one. {MORE_MEMORY}"
         )
     if launcher == "joblib" and starts_processes(trainer, when_auto=1):
         raise InputError(

@@ -1,9 +1,9 @@
 """The processors that this process computes on."""
 
-import joblib
 import torch
 
 from cnnlab.errors import InputError
+from cnnlab.system.processes import cores
 
 
 def require_device(accelerator: str) -> None:
@@ -16,4 +16,4 @@ def require_device(accelerator: str) -> None:
 
 def set_threads(count: int | None) -> None:
     """Set this process's CPU threads; None uses every core the process may run on."""
-    torch.set_num_threads(count or min(torch.get_num_threads(), joblib.cpu_count()))
+    torch.set_num_threads(count or min(torch.get_num_threads(), cores()))

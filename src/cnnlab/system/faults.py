@@ -3,6 +3,7 @@
 import errno
 import re
 import traceback
+from concurrent.futures import BrokenExecutor
 
 from cnnlab.errors import CnnlabError, DataError
 
@@ -14,11 +15,13 @@ REASON = {
     errno.EACCES: "permission is denied",
     errno.EPERM: "the operation is not permitted",
     errno.EMFILE: "too many files are open",
+    errno.EAGAIN: "no further process may be started",
 }
 REMEDY = {
     errno.ENOSPC: "Free some space, or choose other folders with paths.output_dir and paths.cache_dir.",
     errno.EDQUOT: "Free some space, or choose other folders with paths.output_dir and paths.cache_dir.",
     errno.EMFILE: "Raise the limit on open files (ulimit -n), or lower data.num_workers.",
+    errno.EAGAIN: "Raise the limit on processes (ulimit -u, docker run --pids-limit), or lower data.num_workers.",
 }
 ELSEWHERE = "Change its permissions, or choose other folders with paths.output_dir and paths.cache_dir."
 FROM_WORKER = re.compile(r"Caught \w+ in DataLoader worker.*\n[\w.]*Error: (?P<message>.*)", re.DOTALL)
@@ -35,6 +38,10 @@ def translate_error(error: BaseException) -> CnnlabError | None:
             "A data loading process was killed, most likely because the machine ran out of memory. "
             "Use fewer of them: data.num_workers=1, or 0 for none."
         )
+    if isinstance(error, RuntimeError) and "shared memory" in str(error):  # of torch and of NCCL
+        return DataError(
+            "Out of shared memory: /dev/shm is too small. In a container, give it more (docker run --shm-size=1g)."
+        )
     if _out_of_memory(error):
         return DataError("Out of memory. Use smaller batches (data.batch_size) or images (model.image_size).")
     return _of_system(error) if isinstance(error, OSError) else None
@@ -43,11 +50,12 @@ def translate_error(error: BaseException) -> CnnlabError | None:
 def _out_of_memory(error: BaseException) -> bool:
     """Return whether Python, a GPU (torch.OutOfMemoryError) or torch's allocator on the CPU is out of memory."""
     refused = isinstance(error, RuntimeError) and "can't allocate memory" in str(error)
+    refused |= isinstance(error, OSError) and error.errno == errno.ENOMEM
     return refused or isinstance(error, MemoryError) or type(error).__name__ == "OutOfMemoryError"
 
 
 def _lost_a_worker(error: BaseException) -> bool:
-    """Return whether a DataLoader worker died: torch reports it, or the pipe from the worker broke.
+    """Return whether a worker died: torch or its pool reports it, or the pipe from the worker broke.
 
     Torch reports it from a signal handler, so whatever code was running may have wrapped the error in its own.
     """
@@ -57,6 +65,8 @@ def _lost_a_worker(error: BaseException) -> bool:
         chain.append(link)
         link = link.__cause__ or link.__context__
     if any(isinstance(each, RuntimeError) and str(each).startswith("DataLoader worker (pid") for each in chain):
+        return True
+    if any(isinstance(each, BrokenExecutor) for each in chain):
         return True
     files = (frame.filename for frame in traceback.extract_tb(error.__traceback__))
     return isinstance(error, ConnectionError | EOFError) and any("multiprocessing" in file for file in files)

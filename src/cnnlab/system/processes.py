@@ -1,20 +1,28 @@
 """Processes of a run: which one writes, whether it is still alive, and how many there are."""
 
+import logging
+import multiprocessing
 import os
 import signal
 import socket
 import threading
 import time
+import warnings
 from collections.abc import Mapping
+from functools import cache
 from pathlib import Path
 from typing import Any
 
 from cnnlab.errors import InputError
 
+log = logging.getLogger(__name__)
 PARENT = "CNNLAB_PARENT"
 CONFIG_HASH = "CNNLAB_CONFIG_HASH"
 RUN_FOLDER = "CNNLAB_RUN_FOLDER"
 """Environment variable by which a process tells those that it starts which folder it has claimed for their run."""
+SPARE_SEMAPHORES = 16
+"""Semaphores of a pool of workers besides those of the queue of each."""
+MORE_MEMORY = "In a container, give /dev/shm some memory (docker run --shm-size=64m)."
 
 
 def this_process() -> dict[str, Any]:
@@ -71,8 +79,36 @@ def require_one_config(config_hash: str, rank_zero: bool) -> None:
 
 
 def cores() -> int:
-    """Return the number of CPU cores that this process may use."""
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else (os.cpu_count() or 1)
+    """Return the number of CPU cores that this process may use, by its affinity and its container's quota."""
+    with warnings.catch_warnings():  # joblib's parallel loops, which a read-only /dev/shm rules out, are not used
+        warnings.filterwarnings("ignore", message=".*joblib will operate in serial mode")
+        from joblib.externals.loky import cpu_count
+    return int(cpu_count())  # joblib.cpu_count says 1 there
+
+
+def why_no_workers(count: int) -> str:
+    """Return why so many worker processes cannot be sent work; an empty string if they can.
+
+    A queue between processes needs semaphores, which the C library keeps in /dev/shm: a page each, three per queue.
+    """
+    try:
+        held = [multiprocessing.Lock() for _ in range(3 * count + SPARE_SEMAPHORES)]
+    except OSError as error:
+        return f"/dev/shm: {error.strerror or error}"
+    held.clear()
+    return ""
+
+
+def can_start_workers(count: int) -> bool:
+    """Return whether so many worker processes can be sent work; say so once if not."""
+    if reason := why_no_workers(count):
+        _warn_of_missing_workers(reason)
+    return not reason
+
+
+@cache
+def _warn_of_missing_workers(reason: str) -> None:
+    log.warning("Data are loaded in the main process, since no other can be started (%s). %s", reason, MORE_MEMORY)
 
 
 def device_count(accelerator: str) -> int:
