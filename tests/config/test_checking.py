@@ -8,10 +8,12 @@ from pathlib import Path
 
 import pytest
 import yaml
+from lightning.pytorch.strategies import StrategyRegistry
 from omegaconf import DictConfig, OmegaConf
 from program import REPOSITORY
 
 from cnnlab.config import CONFIG_DIR, build, build_entries, check, compose, quote_path, trusted_prefixes
+from cnnlab.config.checking import problems_of
 from cnnlab.config.overrides import split, value_of
 from cnnlab.errors import InputError
 
@@ -225,6 +227,21 @@ def test_mistake_is_named(override, message):
     found = problems(override)
     assert len(found) == 1
     assert found[0].startswith(message)
+
+
+def test_strategies_whose_processes_are_copies_are_refused():
+    """Of all that Lightning registers, and of a strategy that is built by its class."""
+    methods = {name: StrategyRegistry[name]["init_params"].get("start_method") for name in StrategyRegistry}
+    assert {"spawn", "fork", "popen", None} == set(methods.values())
+    start = "{_target_: lightning.pytorch.strategies.DDPStrategy, start_method: %s}"
+    methods |= {start % method: method for method in ("spawn", "forkserver", "popen")}
+    for name, method in methods.items():
+        cfg = unchanged().copy()
+        cfg.trainer.strategy = value_of(f"trainer.strategy={name}")
+        found = problems_of(cfg)
+        copies = method not in ("popen", None)
+        assert len(found) == copies, name
+        assert not copies or (found[0].startswith("trainer.strategy=") and "Use ddp, which starts" in found[0])
 
 
 CHOICES = (

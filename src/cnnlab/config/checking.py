@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import inspect
+import re
 import types
 import typing
 from collections.abc import Iterator, Sequence
@@ -53,7 +54,8 @@ def problems_of(cfg: DictConfig) -> list[str]:
     packages = plain.get("trusted_packages")
     trusted = trusted_prefixes(plain if isinstance(packages, list) else {})
     problems = [f"{key}=... is required." for key in missing] + unknown_metric
-    return problems + _check_node(plain, TrainConfig, "", trusted) + _monitor_problems(plain)
+    problems += _check_node(plain, TrainConfig, "", trusted)
+    return problems + _monitor_problems(plain) + _strategy_problems(plain)
 
 
 def stored_problems(plain: Any) -> list[str]:
@@ -100,6 +102,22 @@ def _monitor_problems(plain: dict[str, Any]) -> list[str]:
         if isinstance(entry, dict) and "monitor" in entry
         for key, value in expected.items()
         if entry.get(key, value) != value
+    ]
+
+
+def _strategy_problems(plain: dict[str, Any]) -> list[str]:
+    """Return why the strategy cannot be used, if its processes are copies of this one.
+
+    They would begin with the objects of this process, and it would learn nothing of what they did.
+    """
+    trainer = plain.get("trainer")
+    strategy = trainer.get("strategy") if isinstance(trainer, dict) else None
+    text = str(strategy.get("start_method") or strategy.get("_target_") if isinstance(strategy, dict) else strategy)
+    if not re.search("spawn|fork|notebook", text):
+        return []
+    return [
+        f"trainer.strategy={strategy}: processes that are copies of this one cannot train its run. "
+        "Use ddp, which starts the command once for each device."
     ]
 
 
