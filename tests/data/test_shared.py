@@ -1,6 +1,7 @@
 """Batches of workers are those of a plain loop over the data set, however small /dev/shm is, and stay what they are."""
 
 import logging
+import multiprocessing
 import os
 import time
 from itertools import islice
@@ -19,7 +20,6 @@ from cnnlab.data.shared import (
     Transport,
     channels_last_batch,
     default_batch,
-    image_loader,
 )
 from cnnlab.errors import DataError
 from cnnlab.system import processes
@@ -45,7 +45,8 @@ class Counted(Dataset):
 
 
 def loader_of(dataset: Dataset, workers: int = 2, batch_size: int = 3) -> Loader:
-    return image_loader(dataset, BatchSampler(range(100), batch_size, drop_last=False), batch_size, SIZE, 3, workers)
+    batches = BatchSampler(range(100), batch_size, drop_last=False)
+    return Loader(dataset, batches, Slots(workers, batch_size, SIZE, 3), workers)
 
 
 def check(batches: list, dtype: torch.dtype = torch.uint8, side: int = SIZE) -> None:
@@ -122,6 +123,16 @@ def test_memory_of_batches_that_nothing_refers_to_is_used_again(monkeypatch):
     assert not loader.transport.held.any()
 
 
+def test_closed_loader_has_no_workers_and_works_again():
+    loader = loader_of(Counted(), workers=1)
+    before = multiprocessing.active_children()
+    check(list(loader))
+    (worker,) = set(multiprocessing.active_children()) - set(before)
+    loader.close()
+    assert not worker.is_alive()
+    check(list(loader))
+
+
 def test_plain_batch_has_the_same_layout():
     images, labels = channels_last_batch([Counted()[index] for index in range(4)])
     assert torch.equal(images, torch.stack([Counted()[index][0] for index in range(4)]))
@@ -181,7 +192,7 @@ def test_loaders_of_a_run_work_together_where_shared_memory_holds_less_than_a_ba
         size, pixels = 256, torch.arange(256, dtype=torch.uint8).expand(3, 256, 256)
         images = [(pixels.roll(number, 2), number) for number in range(20)]
         batches = BatchSampler(range(20), 4, drop_last=False)
-        train, val = (image_loader(images, batches, 4, size, 3, num_workers=2) for _ in range(2))
+        train, val = (Loader(images, batches, Slots(2, 4, size, 3), num_workers=2) for _ in range(2))
         for first, second in zip(train, val, strict=True):
             expected = [images[number][0] for number in first[1].tolist()]
             assert same(first, second)

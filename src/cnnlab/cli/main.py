@@ -7,6 +7,7 @@ import importlib
 import os
 import sys
 import traceback
+import warnings
 from collections.abc import Sequence
 
 from cnnlab import __version__
@@ -34,7 +35,7 @@ DEBUG = "CNNLAB_DEBUG"
 
 def main() -> None:
     """Entry point of `cnnlab`."""
-    keep_freed_memory()
+    prepare_process()
     verb, arguments = (sys.argv[1], sys.argv[2:]) if len(sys.argv) > 1 else ("--help", [])
     if verb in HELP:
         print(usage())
@@ -46,6 +47,13 @@ def main() -> None:
         train(arguments)
     else:
         run_verb(verb, arguments)
+
+
+def prepare_process() -> None:
+    """Set what holds for the whole process of a command."""
+    keep_freed_memory()
+    # Of joblib, where /dev/shm is read-only; a sweep that would use it says so itself.
+    warnings.filterwarnings("ignore", message=".*joblib will operate in serial mode")
 
 
 def usage() -> str:
@@ -78,7 +86,7 @@ def train(arguments: Sequence[str] | None = None) -> None:
     """
     from cnnlab.cli.train import start
 
-    keep_freed_memory()
+    prepare_process()
     program = sys.argv[:1] if arguments is None else sys.argv[:2]
     try:
         sys.exit(start(program, list(sys.argv[1:] if arguments is None else arguments)))

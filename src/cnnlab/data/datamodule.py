@@ -6,6 +6,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any, Protocol
+from weakref import WeakSet
 
 import lightning as L
 import numpy as np
@@ -18,7 +19,7 @@ from cnnlab.data.images import ImageFiles, LabelledImages, Splits
 from cnnlab.data.records import Records
 from cnnlab.data.sampling import Draw, EpochBatches, EpochSampler, ResumedEpochs
 from cnnlab.data.scanning import scan
-from cnnlab.data.shared import Loader, Transport, channels_last_batch, default_batch, image_loader
+from cnnlab.data.shared import Loader, Slots, Transport, channels_last_batch, default_batch
 from cnnlab.data.splitting import content_hash, fewer, report_copies, select, split
 from cnnlab.data.transforms import EvalTransform, TrainTransform
 from cnnlab.errors import InputError
@@ -71,6 +72,7 @@ class DataModule(L.LightningDataModule, ABC):
         self.seed = seed
         self.epoch_size = epoch_size
         self.cached: Cached | None = None
+        self._loaders: WeakSet[Loader] = WeakSet()
 
     @property
     def classes(self) -> list[str]:
@@ -160,7 +162,18 @@ class DataModule(L.LightningDataModule, ABC):
 
     def loader(self, dataset: Dataset, batches: Iterable) -> DataLoader:
         """Return a loader of `dataset` whose workers prepare the batches of draws in `batches`."""
-        return Loader(dataset, batches, Transport(self.collate), self.num_workers)
+        loader = Loader(dataset, batches, self.transport(), self.num_workers)
+        self._loaders.add(loader)
+        return loader
+
+    def transport(self) -> Transport:
+        """Return how a loader's batches come from its workers."""
+        return Transport(self.collate)
+
+    def close(self) -> None:
+        """End the workers of all loaders."""
+        for loader in self._loaders:
+            loader.close()
 
 
 class ImageDataModule(DataModule):
@@ -245,8 +258,8 @@ class ImageDataModule(DataModule):
         records = self.records.get("val") if part is self.parts.val else None
         return ImageDataset(part, self.eval_transform, self.channels, self.seed, records)
 
-    def loader(self, dataset: Dataset, batches: Iterable) -> DataLoader:
-        return image_loader(dataset, batches, self.batch_size, self.image_size, self.channels, self.num_workers)
+    def transport(self) -> Transport:
+        return Slots(self.num_workers, self.batch_size, self.image_size, self.channels)
 
     def teardown(self, stage: str) -> None:
         """Write the records that this process has made, if it loads images itself; workers write their own."""

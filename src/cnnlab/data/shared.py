@@ -76,15 +76,15 @@ class Transport:
 
 
 class Slots(Transport):
-    """Shared memory for batches in transit: uint8, of `shape` workers x SLOTS x N x H x W x C.
+    """Shared memory for batches in transit: uint8, workers x SLOTS x N x H x W x C.
 
     Batches are lists of (uint8 C x H x W, number); those that do not fit are sent as bytes.
     """
 
-    def __init__(self, shape: tuple[int, ...]) -> None:
+    def __init__(self, num_workers: int, batch_size: int, image_size: int, channels: int) -> None:
         super().__init__(channels_last_batch)
-        self.memory = shared_zeros(shape, torch.uint8)
-        self.held = shared_zeros(shape[:2], torch.bool)
+        self.memory = shared_zeros((num_workers, SLOTS, batch_size, image_size, image_size, channels), torch.uint8)
+        self.held = shared_zeros((num_workers, SLOTS), torch.bool)
         """Workers x SLOTS: True for slots whose batch the main process has taken and still uses."""
         self.recent: deque[int] = deque(maxlen=AHEAD)
         """Slots of this worker's last batches, which the main process may not have taken yet."""
@@ -153,20 +153,18 @@ class Loader(DataLoader):
         self.transport = transport
         self._started = False
 
+    def close(self) -> None:
+        """End the workers, which otherwise live as long as the loader."""
+        if self.num_workers and self._iterator is not None:
+            self._iterator._shutdown_workers()  # type: ignore[attr-defined]
+            self._iterator = None
+
     def __iter__(self) -> Iterator[Any]:
         if self.num_workers and not self._started and not can_start_workers(self.num_workers):
             self.num_workers = 0
         self._started = True
         for packed in super().__iter__():
             yield pinned(self.transport.unpack(packed))  # without a name here: its slot is free when the caller is done
-
-
-def image_loader(
-    dataset: Dataset, batches: Iterable, batch_size: int, image_size: int, channels: int, num_workers: int
-) -> Loader:
-    """Return a loader of (uint8 C x H x W, number)."""
-    slots = Slots((num_workers, SLOTS, batch_size, image_size, image_size, channels))
-    return Loader(dataset, batches, slots, num_workers)
 
 
 def pinned(batch: Any) -> Any:

@@ -7,7 +7,6 @@ import signal
 import socket
 import threading
 import time
-import warnings
 from collections.abc import Mapping
 from functools import cache
 from pathlib import Path
@@ -80,10 +79,9 @@ def require_one_config(config_hash: str, rank_zero: bool) -> None:
 
 def cores() -> int:
     """Return the number of CPU cores that this process may use, by its affinity and its container's quota."""
-    with warnings.catch_warnings():  # joblib's parallel loops, which a read-only /dev/shm rules out, are not used
-        warnings.filterwarnings("ignore", message=".*joblib will operate in serial mode")
-        from joblib.externals.loky import cpu_count
-    return int(cpu_count())  # joblib.cpu_count says 1 there
+    from joblib.externals.loky import cpu_count
+
+    return int(cpu_count())  # joblib.cpu_count returns 1 where /dev/shm is read-only
 
 
 def why_no_workers(count: int) -> str:

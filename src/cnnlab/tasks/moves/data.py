@@ -6,7 +6,7 @@ core computes planes faster than a network worth training consumes them (`cnnlab
 """
 
 import hashlib
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
@@ -15,11 +15,11 @@ from typing import Any
 import numpy as np
 import torch
 from torch import Tensor
-from torch.utils.data import DataLoader, Dataset
+from torch.utils.data import Dataset
 
 from cnnlab.data.datamodule import DataModule, check_loading, default_workers
 from cnnlab.data.sampling import Draw
-from cnnlab.data.shared import channels_last_batch, image_loader
+from cnnlab.data.shared import Slots, Transport, channels_last_batch
 from cnnlab.errors import DataError, InputError
 from cnnlab.go.archive import Archive, Filters, open_archive
 from cnnlab.go.board import Board
@@ -184,8 +184,8 @@ class GoDataModule(DataModule):
     def collate(self, examples: list) -> Any:
         return channels_last_batch(examples)
 
-    def loader(self, dataset: Dataset, batches: Iterable) -> DataLoader:
-        return image_loader(dataset, batches, self.batch_size, self.image_size, self.channels, self.num_workers)
+    def transport(self) -> Transport:
+        return Slots(self.num_workers, self.batch_size, self.image_size, self.channels)
 
     def listing(self, part: Positions) -> Iterator[str]:
         return (self.archive.names[game] for game in part.games)
