@@ -1,19 +1,19 @@
 """cnnlab in Python: `train`, `evaluate`, `predict`, and `load_run`, which brings a trained network back."""
 
 import logging
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import torch
-from PIL import Image
 from torch import Tensor, nn
 
 from cnnlab import experiment
 from cnnlab.config import Config, build, check, compose, plain_config, quote_path, trusted_prefixes
 from cnnlab.config.overrides import value_of
 from cnnlab.data.datamodule import DataModule
-from cnnlab.data.decoding import decode
+from cnnlab.data.decoding import ImageLike, read_image, separate
+from cnnlab.data.levels import Ranges
 from cnnlab.data.sources.image_folder import find_pictures
 from cnnlab.data.transforms import EvalTransform
 from cnnlab.errors import DataError, InputError, nearest
@@ -34,26 +34,30 @@ PARTS = ("train", "val", "test")
 class LoadedRun:
     """A trained network in eval mode with its preprocessing, its class names, and `predict`."""
 
-    def __init__(self, task: Task, module: TaskModule, sizes: dict[str, int]) -> None:
+    def __init__(self, task: Task, module: TaskModule, sizes: dict[str, int], ranges: Ranges) -> None:
         self.task = task
         self.network: TaskModule = module.eval()
         self.classes = module.classes
-        self.spec = InputSpec(**sizes, mean=IMAGENET_MEAN, std=IMAGENET_STD)
+        self.spec = InputSpec(**sizes, mean=IMAGENET_MEAN, std=IMAGENET_STD, ranges=ranges)
         self.channels = self.spec.channels
         self.transform = EvalTransform(self.spec.image_size, self.spec.resize_size)
 
     @torch.inference_mode()
-    def predict(self, images: Sequence[str | Path | Image.Image] | Tensor) -> Tensor:
-        """Return what predictions are made of: of a classifier probabilities N x classes, float32.
+    def predict(self, images: ImageLike | Iterable[ImageLike]) -> Tensor:
+        """Return what predictions are made of: of a classifier probabilities N x classes, float32; N = 1 for one image.
 
-        images: files, PIL images, or uint8 N x C x H x W of the network's size.
-        Raises DataError, naming the file, for one that is not a readable image.
+        images: one picture of any size, or several: paths of files, bytes of their contents, PIL images, NumPy arrays
+        H x W or H x W x C, tensors C x H x W. A picture gives the same result in each of these forms; it is prepared as
+        in evaluation. Arrays and tensors hold uint8, or values as the files of the run do (uint16, float, ...); floats
+        are in [0, 1] unless the run was trained on floating-point images. They may have 1 to 4 channels, the second or
+        fourth being opacity. Arrays N x H x W x C and tensors N x C x H x W hold several pictures.
+        Raises DataError, naming the file, for one that is not a readable image, and InputError for what is no picture.
         """
-        if not len(images):
+        pictures = [self.prepare(image) for image in separate(images)]
+        if not pictures:
             return torch.empty(0, len(self.classes))
-        batch = images if isinstance(images, Tensor) else torch.stack([self.prepare(image) for image in images])
         device = next(self.network.parameters()).device
-        return self.network.predict(batch.to(device)).cpu()
+        return self.network.predict(torch.stack(pictures).to(device)).cpu()
 
     def predictions(self, images: Tensor, options: Any = None) -> Sequence[Prediction]:
         """Return a prediction for each image, uint8 N x C x H x W, which can be drawn or written as a row.
@@ -63,14 +67,9 @@ class LoadedRun:
         device = next(self.network.parameters()).device
         return self.task.predict(self.network, images.to(device), options or self.task.predict_options())
 
-    def prepare(self, image: str | Path | Image.Image) -> Tensor:
-        """Return uint8 C x H x W, resized and cut as in evaluation."""
-        picture = (
-            image.convert("L" if self.channels == 1 else "RGB")
-            if isinstance(image, Image.Image)
-            else decode(Path(image), self.channels)
-        )
-        return self.transform(picture)
+    def prepare(self, image: ImageLike) -> Tensor:
+        """Return one picture, in any form that `predict` takes, as uint8 C x H x W, resized and cut for the network."""
+        return self.transform(read_image(image, self.channels, self.spec.ranges or {}))
 
 
 def train(overrides: Sequence[str], config_dir: str | None = None) -> dict[str, Any]:
@@ -125,7 +124,7 @@ def load_run(folder: str | Path, trusted_packages: Sequence[str] = ()) -> Loaded
         task: Task = build(node["implementation"], trusted, name=node["name"], metrics=node["metrics"])
         module = task.build_module(from_state(state), network, stored["classes"], stored)
         module.load_state_dict(state)
-        return LoadedRun(task, module, sizes)
+        return LoadedRun(task, module, sizes, stored.get("ranges", {}))
     except (KeyError, TypeError, ValueError, AttributeError, RuntimeError) as error:
         raise DataError(f"{path} is not a checkpoint of cnnlab, or a damaged one: {error}") from error
 

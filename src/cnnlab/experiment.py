@@ -171,7 +171,7 @@ def build(cfg: Config) -> Experiment:
     weights = find_weights_of(cfg)
     preprocessing = build_preprocessing(cfg, spec, weights, data, trusted)
     network = build_filled_network(cfg, constructor, weights, data, preprocessing, regularizers, trusted)
-    description = describe_network(cfg, spec, data.classes, regularizers)
+    description = describe_network(cfg, spec, data, regularizers)
     module = task.build_module(preprocessing, network, data.classes, description, recipe)
     trainer = build_trainer(cfg, module, trusted)
     require_work_for_all(data, trainer.world_size)
@@ -301,9 +301,7 @@ def build_filled_network(
     return network
 
 
-def describe_network(
-    cfg: Config, spec: InputSpec, classes: Sequence[str], regularizers: Mapping[str, Any]
-) -> dict[str, Any]:
+def describe_network(cfg: Config, spec: InputSpec, data: DataModule, regularizers: Mapping[str, Any]) -> dict[str, Any]:
     """Return what `load_run` needs to rebuild the network: plain values only, kept in every checkpoint."""
     changing = [name for name, each in regularizers.items() if acting([each], "modify_network")]
     return {
@@ -311,14 +309,15 @@ def describe_network(
         "task": cfg["task"],
         "network": {**cfg["model"]["network"], "_partial_": True},
         "surgery": [cfg["regularization"][name] for name in changing],
-        "classes": list(classes),
+        "classes": list(data.classes),
         "input": input_sizes(spec),
+        "ranges": {kind: list(values) for kind, values in data.ranges.items()},
     }
 
 
 def input_sizes(spec: InputSpec) -> dict[str, int]:
     """Return channels, image_size and resize_size."""
-    return {key: value for key, value in dataclasses.asdict(spec).items() if key not in ("mean", "std")}
+    return {key: value for key, value in dataclasses.asdict(spec).items() if key not in ("mean", "std", "ranges")}
 
 
 def find_feature_cache(experiment: Experiment, setting: str | None = None) -> FeatureCache | None:

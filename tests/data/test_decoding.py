@@ -10,30 +10,15 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
+from raw_images import GREY, GREY_ALPHA, PALETTE, RGB, RGBA, chunk, png
 
 from cnnlab.data import decoding
 from cnnlab.data.decoding import decode
 from cnnlab.errors import DataError
 
 RNG = np.random.default_rng(0)
-GREY, RGB, PALETTE, GREY_ALPHA, RGBA = 0, 2, 3, 4, 6
-"""Colour types of a PNG (PNG specification, table 11.1)."""
 COLOURS = RNG.integers(0, 256, (20, 30, 3), dtype=np.uint8)
 WIDE = RNG.integers(0, 65536, (20, 30, 3), dtype=np.uint16)
-
-
-def chunk(kind: bytes, contents: bytes) -> bytes:
-    return struct.pack(">I", len(contents)) + kind + contents + struct.pack(">I", zlib.crc32(kind + contents))
-
-
-def png(levels: np.ndarray, colour_type: int, before: bytes = b"") -> bytes:
-    """A PNG file of H x W (x C) samples, written after the specification rather than by the library under test."""
-    height, width = levels.shape[:2]
-    samples = levels.astype(levels.dtype.newbyteorder(">"))
-    lines = b"".join(b"\0" + row.tobytes() for row in samples)
-    header = struct.pack(">IIBBBBB", width, height, 8 * levels.itemsize, colour_type, 0, 0, 0)
-    data = chunk(b"IDAT", zlib.compress(lines))
-    return b"".join([b"\x89PNG\r\n\x1a\n", chunk(b"IHDR", header), before, data, chunk(b"IEND", b"")])
 
 
 def encoded(image: Image.Image, kind: str, **options) -> bytes:
@@ -70,49 +55,6 @@ def test_grey_is_the_luma_of_rec_601(tmp_path):
 def test_grey_file_gives_three_equal_channels(tmp_path):
     found = pixels(tmp_path, png(COLOURS[..., 0], GREY))
     assert np.array_equal(found, np.repeat(COLOURS[..., :1], 3, axis=2))
-
-
-@pytest.mark.parametrize("channels", [1, 3])
-def test_16_bit_grey_keeps_its_upper_bits(tmp_path, channels):
-    found = pixels(tmp_path, png(WIDE[..., 0], GREY), channels=channels).reshape(20, 30, channels)
-    assert np.array_equal(found, np.repeat(WIDE[..., :1] >> 8, channels, axis=2))
-
-
-def test_16_bit_colours_keep_their_upper_bits(tmp_path):
-    assert np.array_equal(pixels(tmp_path, png(WIDE, RGB)), WIDE >> 8)
-
-
-@pytest.mark.parametrize("order", ["<", ">"])
-def test_16_bit_tiff_keeps_its_upper_bits(tmp_path, order):
-    """A TIFF of one strip, written after the TIFF 6.0 specification, in either byte order."""
-    levels = WIDE[..., 0]
-    tags = {256: 30, 257: 20, 258: 16, 259: 1, 262: 1, 273: 8, 277: 1, 278: 20, 279: levels.nbytes}
-    entries = b"".join(struct.pack(order + "HHII", tag, 4, 1, value) for tag, value in tags.items())
-    contents = levels.astype(np.dtype(np.uint16).newbyteorder(order)).tobytes()
-    magic = (b"II" if order == "<" else b"MM") + struct.pack(order + "HI", 42, 8 + len(contents))
-    file = magic + contents + struct.pack(order + "H", len(tags)) + entries + bytes(4)
-    assert np.array_equal(pixels(tmp_path, file, channels=1), levels >> 8)
-
-
-def test_16_bit_pgm_is_scaled_to_its_white(tmp_path):
-    """Its header says which level is white: here 1023 is, and becomes 255."""
-    levels = np.arange(1024, dtype=">u2").reshape(32, 32)
-    found = pixels(tmp_path, b"P5\n32 32\n1023\n" + levels.tobytes(), channels=1)
-    assert np.abs(found - levels / 1023 * 255).max() <= 1
-    assert (found[0, 0], found[-1, -1]) == (0, 255)
-
-
-@pytest.mark.parametrize(
-    ("image", "message"),
-    [
-        (Image.fromarray(np.full((4, 4), 0.5, np.float32)), "floating-point"),
-        (Image.fromarray(np.full((4, 4), 70_000, np.int32)), "from 70000 to 70000"),
-        (Image.fromarray(np.full((4, 4), -1, np.int32)), "from -1 to -1"),
-    ],
-)
-def test_pictures_without_a_known_white_are_refused(tmp_path, image, message):
-    with pytest.raises(DataError, match=rf"picture\.jpg: .*{message}"):
-        pixels(tmp_path, encoded(image, "TIFF"))
 
 
 @pytest.mark.parametrize(("kind", "tolerance"), [("TIFF", 1), ("JPEG", 12)])

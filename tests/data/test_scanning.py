@@ -23,12 +23,12 @@ def reads(monkeypatch) -> Counter:
     """How often each file has been decoded, by name."""
     counts: Counter = Counter()
 
-    def decode(path, channels):
+    def examine(path):
         counts[path.name] += 1
-        return original(path, channels)
+        return original(path)
 
-    original = scanning.decode_pixels
-    monkeypatch.setattr(scanning, "decode_pixels", decode)
+    original = scanning.examine
+    monkeypatch.setattr(scanning, "examine", examine)
     return counts
 
 
@@ -55,7 +55,7 @@ def test_equal_contents_and_only_they_have_equal_digests(folder, tmp_path):
 
 
 def spoil(folder: Path) -> None:
-    """Two files that are no pictures and one that is cut off."""
+    """A file that is no picture, an empty one that claims to be one, and one that is cut off."""
     (folder / "circle" / "notes.txt").write_text("three circles")
     (folder / "square" / "empty.png").touch()
     whole = (folder / "square" / "3.png").read_bytes()
@@ -67,9 +67,9 @@ def test_every_bad_file_is_named_at_once(folder, tmp_path):
     with pytest.raises(DataError) as error:
         scan(class_folders(folder), "error", tmp_path / "cache")
     first, *listed, last = str(error.value).splitlines()
-    assert first == "3 of 8 files cannot be read as images:"
+    assert first == "2 of 7 files cannot be read as images:"
     assert [line.split(": ")[0] for line in listed] == [
-        f"  {folder}/{name}" for name in ("circle/notes.txt", "square/3.png", "square/empty.png")
+        f"  {folder}/{name}" for name in ("square/3.png", "square/empty.png")
     ]
     assert "data.bad_images=skip" in last
 
@@ -83,14 +83,15 @@ def test_bad_files_are_left_out_on_demand(folder, tmp_path, caplog):
     assert len(found.digests) == 5
     assert list(found.skipped) == ["circle/notes.txt", "square/3.png", "square/empty.png"]
     assert all(reason.startswith(f"{folder}/{name}: ") for name, reason in found.skipped.items())
-    (message,) = [record.getMessage() for record in caplog.records]
-    assert message.splitlines()[1:] == [f"  {reason}" for reason in found.skipped.values()]
+    bad, others = [record.getMessage().splitlines() for record in caplog.records]
+    assert bad[1:] == [f"  {reason}" for reason in list(found.skipped.values())[1:]]
+    assert others == ["Left out 1 file that is not a picture:", "  circle/notes.txt"]
 
 
 @pytest.mark.parametrize("bad_images", ["error", "skip"])
 def test_long_lists_are_cut(folder, tmp_path, caplog, bad_images):
     for number in range(25):
-        (folder / "circle" / f"{number:03d}.txt").touch()
+        (folder / "circle" / f"{number:03d}.png").touch()
     if bad_images == "error":
         with pytest.raises(DataError) as error:
             scan(class_folders(folder), "error", tmp_path / "cache")
@@ -99,13 +100,28 @@ def test_long_lists_are_cut(folder, tmp_path, caplog, bad_images):
         assert len(scan(class_folders(folder), "skip", tmp_path / "cache").skipped) == 25
         message = caplog.records[0].getMessage()
     assert message.startswith("25 of 31 files cannot be read")
-    assert message.count(".txt: ") == 10
+    assert message.count("the file is empty") == 10
     assert "... and 15 more" in message
+
+
+@pytest.mark.parametrize("bad_images", ["error", "skip"])
+def test_files_that_are_not_pictures_are_counted_and_named(folder, tmp_path, caplog, bad_images):
+    """By their content: a picture without a suffix counts."""
+    for number in range(12):
+        (folder / "circle" / f"{number:02d}.xml").write_text("<annotation/>")
+    (folder / "square" / "5.png").rename(folder / "square" / "five")
+    with caplog.at_level(logging.WARNING, "cnnlab"):
+        found = scan(class_folders(folder), bad_images, tmp_path / "cache")
+    assert names(found.images)[3:] == ["square/3.png", "square/4.png", "square/five"]
+    assert len(found.skipped) == 12
+    (message,) = [record.getMessage() for record in caplog.records]
+    assert message.startswith("Left out 12 files that are not pictures:\n  circle/00.xml\n")
+    assert message.endswith("  ... and 2 more")
 
 
 def test_class_without_a_readable_image_is_named(folder, tmp_path):
     for path in (folder / "square").iterdir():
-        path.write_text("nothing")
+        path.write_bytes(path.read_bytes()[:40])
     with pytest.raises(DataError, match=rf"Class square of {folder} has no readable image"):
         scan(class_folders(folder), "skip", tmp_path / "cache")
 
@@ -192,11 +208,11 @@ def test_file_of_another_time_is_read_again(folder, tmp_path, reads):
 def test_file_that_could_not_be_read_is_tried_again(folder, tmp_path, monkeypatch):
     """Its size and time do not tell that a permission or a connection has come back."""
 
-    def fail(path, channels):
+    def fail(path):
         raise DataError(f"{path}: Permission denied")
 
     with monkeypatch.context() as broken:
-        broken.setattr(scanning, "decode_pixels", fail)
+        broken.setattr(scanning, "examine", fail)
         with pytest.raises(DataError, match="6 of 6"):
             scan(class_folders(folder), "error", tmp_path / "cache")
     assert len(scan(class_folders(folder), "error", tmp_path / "cache").images) == 6
@@ -214,7 +230,9 @@ def test_file_that_could_not_be_read_is_tried_again(folder, tmp_path, monkeypatc
         lambda text: json.dumps({name: [*entry[:2], ""] for name, entry in json.loads(text).items()}),
         lambda text: json.dumps({name: [*entry[:2], None] for name, entry in json.loads(text).items()}),
         lambda text: json.dumps({name: entry[:2] for name, entry in json.loads(text).items()}),
-        lambda text: json.dumps({name: ["x", float("inf"), entry[2]] for name, entry in json.loads(text).items()}),
+        lambda text: json.dumps({name: ["x", float("inf"), *entry[2:]] for name, entry in json.loads(text).items()}),
+        lambda text: json.dumps({name: [*entry[:3], ["int16", 0]] for name, entry in json.loads(text).items()}),
+        lambda text: json.dumps({name: [*entry[:3], "int16"] for name, entry in json.loads(text).items()}),
     ],
 )
 def test_damaged_cache_is_read_anew(folder, tmp_path, reads, damage):

@@ -16,6 +16,7 @@ from torch import Tensor
 from torch.utils.data import BatchSampler, DataLoader, Dataset
 
 from cnnlab.data.images import ImageFiles, LabelledImages, Splits
+from cnnlab.data.levels import NO_RANGES, Ranges
 from cnnlab.data.records import Records
 from cnnlab.data.sampling import Draw, EpochBatches, EpochSampler, ResumedEpochs
 from cnnlab.data.scanning import scan
@@ -78,6 +79,11 @@ class DataModule(L.LightningDataModule, ABC):
     def classes(self) -> list[str]:
         """Names of the classes in the order of the labels; empty if targets are not classes."""
         return []
+
+    @property
+    def ranges(self) -> Ranges:
+        """Kind of sample -> the values of black and white, for images whose samples are not unsigned 8-bit numbers."""
+        return NO_RANGES
 
     @property
     @abstractmethod
@@ -218,6 +224,10 @@ class ImageDataModule(DataModule):
         return self.parts.train.classes
 
     @property
+    def ranges(self) -> Ranges:
+        return (self.parts.train.ranges or NO_RANGES) if isinstance(self.parts.train, ImageFiles) else NO_RANGES
+
+    @property
     def decodes_files(self) -> bool:
         return isinstance(self.parts.train, ImageFiles)
 
@@ -322,6 +332,7 @@ def build_data(
     images_per_class: int | None = None,
     train_fraction: float = 1.0,
     stratified: bool = True,
+    ranges: Ranges | None = None,
     **resizing: Any,
 ) -> ImageDataModule:
     """Load, select, check and split a data set, and return its DataModule.
@@ -329,7 +340,8 @@ def build_data(
     channels: input channels of the network, 1 or 3; images are converted. image_size, resize_size: pixels.
     resizing: further arguments of EvalTransform (interpolation, crop_mode, fill).
     num_workers: None chooses a number by the machine and the data. stratified: True if labels are classes, so that
-    each part gets its share of every class; False if they are values.
+    each part gets its share of every class; False if they are values. ranges: of samples that are not unsigned 8-bit
+    numbers (see `levels`); None takes those of the training images.
     Raises InputError or DataError if the options or the data cannot work.
     """
     if channels not in (1, 3):
@@ -338,9 +350,9 @@ def build_data(
         )
     check_loading(batch_size, num_workers)
     published = dataset()
-    train = scan(select(published.train, classes, images_per_class, split_seed), bad_images, cache_dir)
+    train = scan(select(published.train, classes, images_per_class, split_seed), bad_images, cache_dir, ranges)
     others = [
-        scan(select(part, classes, None, split_seed), bad_images, cache_dir) if part is not None else None
+        scan(select(part, classes, None, split_seed), bad_images, cache_dir, train.ranges) if part is not None else None
         for part in (published.val, published.test)
     ]
     for name, part in zip(("val", "test"), others, strict=True):

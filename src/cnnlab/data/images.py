@@ -14,6 +14,7 @@ from PIL import Image
 from torch import Tensor
 
 from cnnlab.data.decoding import decode, decode_pixels, to_pixels
+from cnnlab.data.levels import NO_RANGES, Ranges
 
 
 class LabelledImages(Protocol):
@@ -78,15 +79,17 @@ class ImageFiles:
     wnids: list[str] | None = None
     digests: list[str] | None = None
     """Result of `digest` for each file; None before the files have been scanned."""
+    ranges: Ranges | None = None
+    """Kind of sample -> the values of black and white (see `levels`); None until chosen or found by the scan."""
 
     def __len__(self) -> int:
         return len(self.paths)
 
     def load(self, index: int, channels: int) -> Image.Image:
-        return decode(self.paths[index], channels)
+        return decode(self.paths[index], channels, self.ranges or NO_RANGES)
 
     def tensor(self, index: int, channels: int, side: int | None = None) -> Tensor:
-        return decode_pixels(self.paths[index], channels, side)
+        return decode_pixels(self.paths[index], channels, side, self.ranges or NO_RANGES)
 
     def name(self, index: int) -> str:
         return self.paths[index].relative_to(self.root).as_posix()

@@ -79,9 +79,10 @@ def source(subject: Subject, images: str | None) -> tuple[str, list[Image.Image]
         part = subject.data.parts.train
         return part.name(0), [part.load(index, subject.spec.channels) for index in (0, len(part) - 1)]
     _, paths = find_pictures(Path(images))
-    first = decode(paths[0], subject.spec.channels)
+    channels, ranges = subject.spec.channels, subject.spec.ranges or {}
+    first = decode(paths[0], channels, ranges)
     mirrored = first.transpose(Image.Transpose.FLIP_LEFT_RIGHT)
-    return paths[0].name, [first, decode(paths[1], subject.spec.channels) if len(paths) > 1 else mirrored]
+    return paths[0].name, [first, decode(paths[1], channels, ranges) if len(paths) > 1 else mirrored]
 
 
 def augmented(

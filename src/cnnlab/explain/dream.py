@@ -124,7 +124,7 @@ def source(subject: Subject, options: Options) -> Tensor:
     """Return the image as float32 1 x C x H x W in [0, 1], its longer side at most `options.size` pixels."""
     if options.image is None:
         return subject.picture(None).batch
-    picture = decode(find_pictures(Path(options.image))[1][0], subject.spec.channels)
+    picture = decode(find_pictures(Path(options.image))[1][0], subject.spec.channels, subject.spec.ranges or {})
     if min(picture.size) < SMALLEST:
         raise DataError(f"{options.image} has {picture.width} x {picture.height} pixels; {SMALLEST} a side are needed.")
     picture.thumbnail((options.size, options.size), Image.Resampling.LANCZOS)

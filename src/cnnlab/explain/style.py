@@ -179,7 +179,7 @@ def _read(subject: Subject, key: str, path: str | None, size: int) -> Tensor:
     """Read an image as float32 1 x C x H x W in [0, 1], resized to a longer side of `size`."""
     if path is None:
         raise InputError(f"{key}=FILE is required: content=FILE style=FILE.")
-    image = decode(Path(path), subject.spec.channels)
+    image = decode(Path(path), subject.spec.channels, subject.spec.ranges or {})
     if min(image.size) < SMALLEST:
         raise InputError(f"{key}={path} has {image.width} x {image.height} pixels; {SMALLEST} a side are needed.")
     factor = size / max(image.size)

@@ -137,7 +137,7 @@ class Subject(ABC):
         return self.pictures(image, 1)[0]
 
     def _picture(self, path: Path, name: str) -> Picture:
-        image = decode(path, self.spec.channels)
+        image = decode(path, self.spec.channels, self.spec.ranges or {})
         if min(image.size) < SMALLEST:
             raise DataError(f"{path} has {image.width} x {image.height} pixels; at least {SMALLEST} a side are needed.")
         pixels = EvalTransform(self.spec.image_size, self.spec.resize_size)(image)

@@ -37,6 +37,8 @@ class InputSpec:
     resize_size: int
     mean: list[float]
     std: list[float]
+    ranges: Mapping[str, Sequence[float]] | None = None
+    """Kind of sample -> the values of black and white (data.levels); None if they are to be found in the data."""
 
 
 def input_spec(model: Mapping[str, Any]) -> InputSpec:

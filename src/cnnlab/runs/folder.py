@@ -146,6 +146,7 @@ class RunFolder:
             images=counts,
             classes=len(data.classes),
             split_hash=data.split_hash,
+            **({"value_ranges": {kind: list(values) for kind, values in data.ranges.items()}} if data.ranges else {}),
         )
         if data.classes:
             self.write_json("class_indices.json", dict(enumerate(data.classes)))

@@ -1,11 +1,12 @@
 """Write files atomically and read them without executing anything in them."""
 
 import json
+import logging
 import math
 import os
 import pickle
 import tempfile
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import IO, TYPE_CHECKING, Any
 
@@ -14,6 +15,7 @@ from cnnlab.errors import DataError
 if TYPE_CHECKING:
     from torch import Tensor
 
+log = logging.getLogger(__name__)
 DTYPES = {"torch.uint8": "U8", "torch.float32": "F32", "torch.float16": "F16", "torch.bfloat16": "BF16"}
 """Torch dtype -> its name in a safetensors header."""
 
@@ -110,6 +112,52 @@ class MappedTensors:
         """Return the tensor `name`; it must not be written to."""
         start, stop, dtype, shape = self._places[name]
         return self._tensors[start:stop].view(dtype).view(shape)
+
+
+def files_below(folder: Path) -> list[Path]:
+    """Return the files below `folder`, sorted, also those in linked folders; hidden files and folders are left out.
+
+    Broken links are included, so that opening them reports an error. A link back to a folder that contains it is not
+    followed; the log names it. Raises DataError for a folder that cannot be read.
+    """
+    return sorted(
+        walk(folder, lambda link: log.warning("%s leads back to a folder above it and is not followed.", link))
+    )
+
+
+def walk(folder: Path, skip_loop: Callable[[Path], object] = lambda link: None) -> Iterator[Path]:
+    """Yield what `files_below` returns, unsorted; call `skip_loop` with each folder that is not followed."""
+    waiting = [(folder, {_identity(parent.stat()) for parent in folder.resolve().parents})]
+    while waiting:
+        place, above = waiting.pop()
+        try:
+            identity = _identity(place.stat())
+            if identity in above:
+                skip_loop(place)
+                continue
+            with os.scandir(place) as found:
+                entries = [entry for entry in found if not entry.name.startswith(".")]
+        except OSError as error:
+            raise DataError(f"{place}: {error.strerror or error}") from error
+        for entry in entries:
+            path = place / entry.name
+            if not _is(entry.is_dir):
+                if _is(entry.is_file) or entry.is_symlink():
+                    yield path
+            else:
+                waiting.append((path, above | {identity}))
+
+
+def _identity(status: os.stat_result) -> tuple[int, int]:
+    return status.st_dev, status.st_ino
+
+
+def _is(kind: Callable[[], bool]) -> bool:
+    """Return whether a directory entry is of a kind; False for a link that leads to itself."""
+    try:
+        return kind()
+    except OSError:
+        return False
 
 
 def write_json(path: Path, value: Any) -> None:

@@ -90,13 +90,11 @@ def test_only_one_part_may_be_published(tmp_path, part):
 
 
 def test_folder_beside_the_parts_is_reported(tmp_path, caplog):
-    put(tmp_path, "train/a/1.jpg", "train/b/2.jpg", "valid/a/3.jpg", "valid/b/4.jpg")
+    put(tmp_path, "train/a/1.jpg", "train/b/2.jpg", "holdout/a/3.jpg", "holdout/b/4.jpg")
     with caplog.at_level(logging.WARNING, "cnnlab"):
         splits = image_folder(str(tmp_path))
-    assert splits.val is None
-    assert [record.getMessage() for record in caplog.records] == [
-        f"Ignored valid in {tmp_path}: only train, val, test are used."
-    ]
+    assert (splits.val, splits.test) == (None, None)
+    assert [record.getMessage() for record in caplog.records] == [f"Ignored holdout in {tmp_path}: only train is used."]
 
 
 def test_class_may_be_called_train(tmp_path):
@@ -115,7 +113,7 @@ def test_class_may_be_called_train(tmp_path):
         (["a/1.jpg", "b/", "c/.hidden"], r"ROOT has class folders without a file: b, c\. Fill or remove them"),
         (["train/1.jpg"], r"ROOT/train has no class folders"),
         (["train/1.jpg", "val/2.jpg"], r"ROOT/train has no class folders"),
-        (["val/a/1.jpg", "test/a/1.jpg"], r"ROOT has test and val but no train folder"),
+        (["val/a/1.jpg", "test/a/1.jpg"], r"ROOT has val and test but no train folder"),
         (["train/a/1.jpg", "train/b/1.jpg", "val/a/1.jpg"], r"ROOT/val and the train folder have different classes: b"),
         (["train/a/1.jpg", "val/a/1.jpg", "val/c/1.jpg"], r"ROOT/val and the train folder have different classes: c"),
         (["train/a/1.jpg", "test/a/"], r"ROOT/test has class folders without a file: a"),

@@ -57,5 +57,6 @@ def build_images(
         image_size=spec.image_size,
         resize_size=spec.resize_size,
         stratified=stratified,
+        ranges=spec.ranges,
         **options,
     )
