@@ -339,7 +339,7 @@ def test_run_lists_what_it_left_out(folder, tmp_path):
     (folder / "circle" / "notes.txt").write_text("three circles")
     whole = (folder / "square" / "03.png").read_bytes()
     (folder / "square" / "03.png").write_bytes(whole[:60])
-    Image.new("F", (9, 9)).save(folder / "square" / "floats.tiff")
+    Image.new("F", (9, 9), float("nan")).save(folder / "square" / "floats.tiff")
     run = tmp_path / "run"
     record = train_in_process(run, *RUN, f"data.root={folder}", "data.bad_images=skip")
     assert record["images"] == {"train": 21, "val": 2}
@@ -354,8 +354,8 @@ def test_run_lists_what_it_left_out(folder, tmp_path):
 
 
 def test_bad_image_ends_the_run_before_the_first_epoch(folder, tmp_path):
-    (folder / "circle" / "notes.txt").write_text("three circles")
-    with pytest.raises(DataError, match=r"1 of 25 files .*\n.*circle/notes\.txt"):
+    (folder / "circle" / "notes.png").write_text("three circles")
+    with pytest.raises(DataError, match=r"1 of 25 files .*\n.*circle/notes\.png"):
         train_in_process(tmp_path / "run", *RUN, f"data.root={folder}")
     assert not (tmp_path / "run").exists()
 

@@ -42,9 +42,9 @@ TYPES = [
     ("int16", np.int16, -1000, 3000),
     ("uint32", np.uint32, 0, 3_000_000_000),
     ("int32", np.int32, -70_000, 70_000),
-    ("float", np.float32, -1.5, 2.5),
-    ("float", np.float32, 0, 255),
-    ("float", np.float64, 0, 1e-3),
+    ("float32", np.float32, -1.5, 2.5),
+    ("float32", np.float32, 0, 255),
+    ("float32", np.float64, 0, 1e-3),
 ]
 
 
@@ -57,10 +57,12 @@ def test_grey_tiff_is_scaled_by_the_range(tmp_path, name, kind, low, high, order
         if (name, photometric) == ("int8", WHITE_IS_ZERO):
             continue  # Pillow does not open it
         path = tmp_path / f"{photometric}.tif"
-        found = pixels(path, tiff(levels, photometric, order, deflate), {name: (low, high)})
+        found = pixels(
+            path, tiff(levels, photometric, order, deflate), {"float" if name == "float32" else "integer": (low, high)}
+        )
         extent = examine(path)
-        held = levels.astype(np.float32) if name == "float" else levels
-        assert (extent.kind, extent.low, extent.high) == (name, held.min(), held.max())
+        held = levels.astype(np.float32) if name == "float32" else levels
+        assert (extent.dtype, extent.low, extent.high) == (name, held.min(), held.max())
         expected = scaled(levels, low, high)
         assert np.abs(found - (expected if photometric == BLACK_IS_ZERO else 255 - expected)).max() <= 1
         assert {found.flat[0], found.flat[-1]} == {0, 255}
@@ -72,7 +74,7 @@ def test_colours_of_16_bits_keep_all_of_them(tmp_path, file):
     levels = filling(np.uint16, 0, 4095, COLOURS)
     kind, *how = file.split()
     contents = png(levels, RGB) if kind == "png" else tiff(levels, RGB_TIFF, how[0], "deflate" in how)
-    found = pixels(tmp_path / "picture", contents, {"uint16": (0, 4095)}, channels=3)
+    found = pixels(tmp_path / "picture", contents, {"integer": (0, 4095)}, channels=3)
     assert np.array_equal(found, scaled(levels, 0, 4095))
 
 
@@ -93,7 +95,7 @@ def test_opacity_of_16_bits_lies_on_white(tmp_path):
         (filling(np.uint16, 0, 4095)[..., None], GREY_ALPHA),
         (filling(np.uint16, 0, 4095, COLOURS), RGBA),
     ):
-        found = pixels(tmp_path / "a.png", png(np.dstack([levels, alpha]), colour_type), {"uint16": (0, 4095)}, 3)
+        found = pixels(tmp_path / "a.png", png(np.dstack([levels, alpha]), colour_type), {"integer": (0, 4095)}, 3)
         expected = np.where(alpha[..., None] == 0, 255, scaled(levels, 0, 4095))
         assert np.array_equal(found, np.broadcast_to(expected, (20, 30, 3)))
 
@@ -125,7 +127,7 @@ def test_pgm_is_scaled_to_the_white_in_its_header(tmp_path):
         (filling(np.uint16, 0, 4095), "its uint16 values range from 0 to 4095, and nothing says which value is white"),
         (filling(np.int16, -1000, 1000), "its int16 values range from -1000 to 1000"),
         (filling(np.int32, 0, 255), "its int32 values range from 0 to 255"),
-        (filling(np.float32, 0, 300), "its float values range from 0 to 300"),
+        (filling(np.float32, 0, 300), "its float32 values range from 0 to 300"),
         (np.full((4, 4), np.nan, np.float32), "some of its pixels are NaN or infinite"),
         (np.full((4, 4), np.inf, np.float32), "some of its pixels are NaN or infinite"),
     ],
@@ -143,7 +145,7 @@ def test_floats_within_0_and_1_are_shares_of_white(tmp_path):
 
 def test_values_outside_the_range_are_clipped(tmp_path):
     levels = np.array([[-5000, -1000, 0, 1000, 30_000]], np.int16)
-    found = pixels(tmp_path / "picture.tif", tiff(levels, BLACK_IS_ZERO, "<"), {"int16": (-1000, 1000)})
+    found = pixels(tmp_path / "picture.tif", tiff(levels, BLACK_IS_ZERO, "<"), {"integer": (-1000, 1000)})
     assert found.tolist() == [[0, 0, 128, 255, 255]]
 
 

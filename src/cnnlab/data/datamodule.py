@@ -82,7 +82,7 @@ class DataModule(L.LightningDataModule, ABC):
 
     @property
     def ranges(self) -> Ranges:
-        """Kind of sample -> the values of black and white, for images whose samples are not unsigned 8-bit numbers."""
+        """Kind of values -> those of black and white, for images whose samples are not unsigned 8-bit numbers."""
         return NO_RANGES
 
     @property

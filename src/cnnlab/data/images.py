@@ -80,7 +80,7 @@ class ImageFiles:
     digests: list[str] | None = None
     """Result of `digest` for each file; None before the files have been scanned."""
     ranges: Ranges | None = None
-    """Kind of sample -> the values of black and white (see `levels`); None until chosen or found by the scan."""
+    """Kind of values -> the values of black and white (see `levels`); None until chosen or found by the scan."""
 
     def __len__(self) -> int:
         return len(self.paths)

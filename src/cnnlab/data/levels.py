@@ -18,10 +18,10 @@ from PIL import Image, TiffImagePlugin
 Range = tuple[float, float]
 """The values that become black (0) and white (255); values outside are clipped."""
 Ranges = Mapping[str, Sequence[float]]
-"""Kind of sample (int8, uint16, int16, uint32, int32, float) -> its range, two numbers."""
+"""Kind of values ("integer", "float") -> their range, two numbers."""
 NO_RANGES: Ranges = {}
+KINDS = ("integer", "float")
 
-KINDS = ("int8", "uint16", "int16", "uint32", "int32", "float")
 BITS, PHOTOMETRIC, SAMPLES, SAMPLE_FORMAT = 258, 262, 277, 339
 """Tags of a TIFF file (TIFF 6.0, sections 8 and 19)."""
 WHITE_IS_ZERO = 0
@@ -55,13 +55,18 @@ for (_format, _bits), (_mode, _little, _big) in _RAW.items():
 class Extent:
     """Which values the samples of an image have."""
 
-    kind: str
+    dtype: str
+    """Their NumPy type: uint16, int16, float32, ..."""
     low: float
     high: float
     bulk: Range
     """The range without the 0.1 % smallest and the 0.1 % largest values."""
     declared: Range | None = None
     """The range that the file's header declares; None if it declares none."""
+
+    @property
+    def kind(self) -> str:
+        return "float" if self.dtype.startswith("float") else "integer"
 
     def range_in(self, ranges: Ranges) -> Range:
         """Return the range of its kind; without one, the range that the file or its type tells.
@@ -76,13 +81,12 @@ class Extent:
             return self.declared
         if self.kind == "float" and 0 <= self.low <= self.high <= 1:
             return 0, 1
-        full = {"uint16": 2**16 - 1, "uint32": 2**32 - 1}.get(self.kind, 0)
+        full = {"uint16": 2**16 - 1, "uint32": 2**32 - 1}.get(self.dtype, 0)
         if full and self.high > full / 4:
             return 0, full
-        known = f"; the training images have {' and '.join(ranges)} values" if ranges else ""
         raise ValueError(
-            f"its {self.kind} values range from {self.low:g} to {self.high:g}, and nothing says which value is white"
-            f"{known}. Save it with 8 bits"
+            f"its {self.dtype} values range from {self.low:g} to {self.high:g}, and nothing says which value is white; "
+            "save it with 8 bits"
         )
 
 
@@ -90,7 +94,6 @@ class Extent:
 class Levels:
     """The samples of an image in the file's own units."""
 
-    kind: str
     values: np.ndarray
     """H x W for grey images, H x W x 3 for RGB."""
     alpha: np.ndarray | None = None
@@ -100,12 +103,12 @@ class Levels:
 
     def extent(self) -> Extent:
         """Return which values occur; raise ValueError if one is NaN or infinite."""
-        if self.kind == "float" and not np.isfinite(self.values).all():
+        if self.values.dtype.kind == "f" and not np.isfinite(self.values).all():
             raise ValueError("some of its pixels are NaN or infinite; replace them by numbers")
         left_out = self.values.size // 1000
         places = (0, left_out, self.values.size - 1 - left_out, self.values.size - 1)
         low, *bulk, high = np.partition(self.values, sorted(set(places)), axis=None)[list(places)].tolist()
-        return Extent(self.kind, low, high, (bulk[0], bulk[1]), self.declared)
+        return Extent(self.values.dtype.name, low, high, (bulk[0], bulk[1]), self.declared)
 
     def image(self, ranges: Ranges) -> Image.Image:
         """Return the image scaled to 8 bits, in mode L, LA, RGB or RGBA.
@@ -132,16 +135,15 @@ def eight_bit_image(values: np.ndarray, ranges: Ranges) -> Image.Image:
     if values.dtype in (np.bool_, np.uint8):
         pixels = values.astype(np.uint8) * (255 if values.dtype == np.bool_ else 1)
         return Image.fromarray(np.ascontiguousarray(pixels[..., 0] if channels == 1 else pixels))
-    kind = "float" if values.dtype.kind == "f" else values.dtype.name
-    if kind not in KINDS:
-        raise ValueError(f"its values are {kind}; use uint8")
+    if values.dtype.kind not in "iuf":
+        raise ValueError(f"its values are {values.dtype}; use uint8")
     colours, alpha = values[..., : channels - 1 + channels % 2], None
     if channels in (2, 4):
-        white = {"uint16": 65535.0, "float": 1.0}.get(kind)
+        white = {"uint16": 65535.0, "float32": 1.0, "float64": 1.0}.get(values.dtype.name)
         if white is None:
-            raise ValueError(f"its opacity is {kind}; use uint8")
+            raise ValueError(f"its opacity is {values.dtype}; use uint8")
         alpha = np.clip(values[..., -1] * (255 / white), 0, 255).round().astype(np.uint8)
-    return Levels(kind, colours[..., 0] if channels < 3 else colours, alpha).image(ranges)
+    return Levels(colours[..., 0] if channels < 3 else colours, alpha).image(ranges)
 
 
 def levels_of(image: Image.Image, reopen: Callable[[], Image.Image] | None = None) -> Levels | None:
@@ -150,16 +152,14 @@ def levels_of(image: Image.Image, reopen: Callable[[], Image.Image] | None = Non
     Loads the image. reopen: opens it again; without it, or if the image is loaded already, only the upper 8 bits of
     colours with 16 are there.
     """
-    kind, raw = _kind(image), _raw_mode(image)
-    if kind is None:
+    dtype, raw = _dtype(image), _raw_mode(image)
+    if dtype is None:
         return _wide_colours(image, raw, reopen) if reopen and raw.startswith(WIDE_COLOURS) else None
     if raw in _NATIVE and image.tile[0][0] == "libtiff":  # type: ignore[attr-defined]
         _set_raw_mode(image, _NATIVE[raw])  # libtiff has swapped the bytes, which Pillow overlooks
     values = np.asarray(image)
-    if kind in ("int8", "uint32"):
-        values = values.view(kind)
+    values = values.view(dtype) if dtype in ("int8", "uint32") else values.astype(dtype)  # Pillow has uint8 and int32
     return Levels(
-        kind,
         values,
         alpha=_keyed(image, values[..., None]),
         white_is_zero=_tag(image, PHOTOMETRIC, 1) == WHITE_IS_ZERO,
@@ -172,14 +172,14 @@ def _wide_colours(image: Image.Image, raw: str, reopen: Callable[[], Image.Image
     if raw == "LA;16B":  # two samples of a PNG, read as the four bytes that they are
         _set_raw_mode(image, "RGBA")
         samples = np.asarray(image).copy().view(">u2")
-        return Levels("uint16", samples[..., 0], (samples[..., 1] >> 8).astype(np.uint8))
+        return Levels(samples[..., 0], (samples[..., 1] >> 8).astype(np.uint8))
     again = reopen()
     is_little = raw[-1] == "L" or (raw[-1] == "N" and sys.byteorder == "little")
     _set_raw_mode(again, raw[:-1] + ("B" if is_little else "L"))
     upper, lower = np.asarray(image), np.asarray(again)
     samples = upper.astype(np.uint16) << 8 | lower
     alpha = upper[..., 3] if image.mode == "RGBA" else _keyed(image, samples)
-    return Levels("uint16", samples[..., :3], alpha)
+    return Levels(samples[..., :3], alpha)
 
 
 def _keyed(image: Image.Image, samples: np.ndarray) -> np.ndarray | None:
@@ -190,21 +190,18 @@ def _keyed(image: Image.Image, samples: np.ndarray) -> np.ndarray | None:
     return np.where((samples == key).all(axis=-1), 0, 255).astype(np.uint8)
 
 
-def _kind(image: Image.Image) -> str | None:
-    """Return the kind of the samples that Pillow loads in full; None if they are unsigned with at most 8 bits."""
+def _dtype(image: Image.Image) -> str | None:
+    """Return the type of the samples that Pillow loads in full; None if they are unsigned with at most 8 bits."""
     if image.mode == "F":
-        return "float"
+        return "float32"
     signed = _tag(image, SAMPLE_FORMAT, 1) == SIGNED
     if image.mode == "L":
         return "int8" if signed else None
-    if image.mode == "I" and image.format in ("PNG", "PPM", "JPEG2000"):
-        return "uint16"
-    if image.mode.startswith("I;16"):
+    if image.mode.startswith("I;16") or (image.mode == "I" and image.format in ("PNG", "PPM", "JPEG2000")):
         return "uint16"
     if image.mode != "I":
         return None
-    bits = _tag(image, BITS, 32)
-    return f"{'int' if signed or image.format != 'TIFF' else 'uint'}{bits}"
+    return f"{'int' if signed or image.format != 'TIFF' else 'uint'}{_tag(image, BITS, 32)}"
 
 
 def _declared(image: Image.Image) -> Range | None:

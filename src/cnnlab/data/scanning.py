@@ -93,7 +93,7 @@ def scan(images: LabelledImages, bad_images: str, cache_dir: Path, ranges: Range
 
 
 def found_ranges(readings: Sequence[Reading]) -> Ranges:
-    """Return the smallest and the largest value of each kind of sample that needs a range."""
+    """Return the smallest and the largest value of each kind."""
     return {
         kind: (min(each.low for each in extents), max(each.high for each in extents))
         for kind, extents in _by_kind(readings).items()
@@ -106,9 +106,10 @@ def report_ranges(readings: Sequence[Reading], ranges: Ranges) -> None:
     for kind, extents in _by_kind(readings).items():
         low, high = found[kind]
         black, white = ranges.get(kind, extents[0].range_in(ranges))
+        dtypes = ", ".join(sorted({each.dtype for each in extents}))
         log.info(
-            "%d of %d images have %s values, from %g to %g: %g becomes black and %g white.",
-            *(len(extents), len(readings), kind, low, high, black, white),
+            "%d of %d images have %s values (%s), from %g to %g: %g becomes black and %g white.",
+            *(len(extents), len(readings), kind, dtypes, low, high, black, white),
         )
         bulk = min(each.bulk[0] for each in extents), max(each.bulk[1] for each in extents)
         if bulk[1] - bulk[0] < (white - black) / 4:
@@ -217,8 +218,8 @@ def _load(cache_file: Path) -> dict[str, tuple[list[int], Reading]]:
         return {}
 
 
-def _unpacked(kind: str, low: float, high: float, bulk: list[float], declared: list[float] | None) -> Extent:
-    return Extent(str(kind), float(low), float(high), _pair(bulk), None if declared is None else _pair(declared))
+def _unpacked(dtype: str, low: float, high: float, bulk: list[float], declared: list[float] | None) -> Extent:
+    return Extent(str(dtype), float(low), float(high), _pair(bulk), None if declared is None else _pair(declared))
 
 
 def _pair(values: list[float]) -> Range:

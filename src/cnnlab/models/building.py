@@ -38,7 +38,7 @@ class InputSpec:
     mean: list[float]
     std: list[float]
     ranges: Mapping[str, Sequence[float]] | None = None
-    """Kind of sample -> the values of black and white (data.levels); None if they are to be found in the data."""
+    """Kind of values -> the values of black and white (data.levels); None if they are to be found in the data."""
 
 
 def input_spec(model: Mapping[str, Any]) -> InputSpec:
