@@ -1,7 +1,6 @@
 """Decode image files into upright 8-bit images, grey or RGB."""
 
 import io
-import struct
 from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import TypeVar
@@ -19,19 +18,18 @@ try:
 except ImportError:  # an extra: pip install cnnlab[fast]
     simplejpeg = None
 
-try:
-    import pillow_heif
-
-    pillow_heif.register_heif_opener()
-except ImportError:  # an extra: pip install cnnlab[heif]
-    pillow_heif = None
-
-FORMATS = (
-    *("JPEG", "PNG", "WEBP", "BMP", "GIF", "TIFF", "PPM", "JPEG2000"),
-    *(["AVIF"] if features.check("avif") else []),
-    *(["HEIF"] if pillow_heif else []),
-)
+FORMATS = ["JPEG", "PNG", "WEBP", "BMP", "GIF", "TIFF", "PPM", "JPEG2000"]
 """The formats that are read, by Pillow's names."""
+if features.check("avif"):
+    FORMATS.append("AVIF")
+try:
+    from pillow_heif import register_heif_opener
+except ImportError:  # an extra: pip install cnnlab[heif]
+    pass
+else:
+    register_heif_opener()
+    FORMATS.append("HEIF")
+
 SUFFIXES = frozenset(
     f".{name}"
     for names in (
@@ -80,12 +78,15 @@ def is_picture(path: Path) -> bool:
             start = file.read(16)
             if _brand(start) or start.startswith(tuple(TiffImagePlugin.PREFIXES)):
                 return True
-        with Image.open(path, formats=FORMATS):
+            file.seek(0)
+            Image.open(file, formats=FORMATS)
             return True
-    except UnidentifiedImageError:
-        return False
-    except (OSError, Image.DecompressionBombError, ValueError, struct.error):  # a broken link; a damaged picture
+    except Image.DecompressionBombError:
         return True
+    except OSError as error:
+        return error.errno is not None  # the file cannot be read; errors of Pillow have no number
+    except Exception:  # Pillow documents no narrower set for what only resembles a picture
+        return False
 
 
 def decode(path: Path, channels: int, ranges: Ranges = NO_RANGES) -> Image.Image:
@@ -224,10 +225,12 @@ def _open(contents: bytes) -> Image.Image:
 def _unidentified(contents: bytes) -> str:
     """Return why Pillow does not know the contents of a file."""
     brand = _brand(contents)
-    if brand == "HEIF" and pillow_heif is None:
-        return "it is a HEIF (HEIC) picture; to read it, pip install pillow-heif"
-    if brand == "AVIF" and "AVIF" not in FORMATS:
-        return "it is an AVIF picture; to read it, install Pillow 11.3 or later"
+    if brand == "HEIF" and brand not in FORMATS:
+        return "it is a HEIF (HEIC) picture; to read it, pip install 'cnnlab[heif]'"
+    if brand == "AVIF" and brand not in FORMATS:
+        return "it is an AVIF picture, which this build of Pillow cannot read"
+    if brand:
+        return f"it begins like a picture in {brand} but is damaged"
     if contents.startswith(tuple(TiffImagePlugin.PREFIXES)):
         return describe_tiff(contents)
     return f"not an image in one of the formats {', '.join(FORMATS)}"
