@@ -4,13 +4,16 @@ import csv
 import json
 import math
 import shutil
+import signal
+from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
-from in_process import DIGITS, parts_of_a_run, train_in_process
+from in_process import DIGITS, interrupt_at_epoch, parts_of_a_run, train_in_process
 from PIL import Image
+from process_snapshot import differences, snapshot
 from program import draw_picture
 
 import cnnlab
@@ -18,7 +21,7 @@ from cnnlab.api import load_run
 from cnnlab.cli import predict
 from cnnlab.cli.evaluate import evaluate_run
 from cnnlab.data.sources.digits import digits
-from cnnlab.errors import CnnlabError, DataError, InputError
+from cnnlab.errors import CnnlabError, DataError, DivergedError, InputError
 
 SHORT = (*DIGITS, "trainer.max_epochs=1", "trainer.limit_train_batches=2")
 HEAD_BIAS = "network.classifier.5.bias"
@@ -196,13 +199,13 @@ def test_own_class_is_loaded_if_and_only_if_the_user_says_so(own_run, tmp_path):
 
 def test_train_evaluate_and_predict_without_a_command_line(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
-    record = cnnlab.train([*SHORT, "seed=3", f"paths.cache_dir={tmp_path / 'cache'}"])
-    (run,) = (tmp_path / "outputs" / "digits").iterdir()
-    assert json.loads((run / "run.json").read_text()) == record
-    assert (record["status"], record["task"], record["metric"]) == ("finished", "classification", "val/acc")
+    run = cnnlab.train([*SHORT, "seed=3", f"paths.cache_dir={tmp_path / 'cache'}"])
+    assert [Path(run)] == list((tmp_path / "outputs" / "digits").iterdir()) == [run.folder]
+    assert json.loads((run.folder / "run.json").read_text()) == run
+    assert (run["status"], run["task"], run["metric"]) == ("finished", "classification", "val/acc")
     found = cnnlab.evaluate(run, "val")
-    assert found.metrics["acc"] == pytest.approx(record["best"]["val/acc"], abs=1e-6)
-    assert json.loads((run / "report" / "metrics.json").read_text())["n"] == 176
+    assert found.metrics["acc"] == pytest.approx(run["best"]["val/acc"], abs=1e-6)
+    assert json.loads((run.folder / "report" / "metrics.json").read_text())["n"] == 176
     for number in range(2):
         digits().train.load(number, 1).save(tmp_path / f"{number}.png")
     predictions = cnnlab.predict(run, tmp_path / "0.png", top_k=2)
@@ -211,6 +214,107 @@ def test_train_evaluate_and_predict_without_a_command_line(tmp_path, monkeypatch
     loaded = cnnlab.load_run(run)
     probabilities = loaded.predict([tmp_path / "0.png"])[0]
     assert predictions["0.png"].row()["class_1"] == loaded.classes[probabilities.argmax()]
+    assert cnnlab.predict(run, [tmp_path / "0.png"], top_k=2) == {str(tmp_path / "0.png"): predictions["0.png"]}
+    pictures = [Image.open(tmp_path / f"{number}.png") for number in range(2)]
+    assert list(cnnlab.predict(run, pictures)) == ["0", "1"]
+    assert cnnlab.predict(run, []) == {}
+
+
+BUSY = (
+    "speed=exact",
+    "speed.num_threads=2",
+    "data.num_workers=1",
+    "+callbacks.progress={_target_: cnnlab.training.callbacks.progress.Progress}",
+)
+"""Settings that change the whole process: algorithms, the environment, threads, a child process, a bar's thread."""
+
+
+@pytest.fixture
+def as_it_was(tmp_path, monkeypatch) -> Iterator[None]:
+    """Fails if anything that others can see of the process differs afterwards, where gradients and threads are odd."""
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("CUBLAS_WORKSPACE_CONFIG", ":16:8")
+    monkeypatch.setattr("sys.argv", ["notebook", "-f", "kernel.json"])
+    signal.signal(signal.SIGTERM, lambda *_: None)
+    torch.manual_seed(11)
+    try:
+        with torch.no_grad():
+            before = snapshot()
+            yield
+            assert differences(before, snapshot()) == {}
+    finally:
+        signal.signal(signal.SIGTERM, signal.SIG_DFL)
+
+
+@pytest.mark.usefixtures("as_it_was")
+def test_process_is_as_it_was_after_training(tmp_path):
+    run = cnnlab.train([*SHORT, *BUSY, f"paths.cache_dir={tmp_path / 'cache'}"])
+    assert run["status"] == "finished"
+
+
+@pytest.mark.usefixtures("as_it_was")
+def test_process_is_as_it_was_after_training_that_fails(tmp_path):
+    """The error is kept, as notebooks do, and with it everything that its traceback refers to."""
+    with pytest.raises(DivergedError) as error:
+        cnnlab.train([*SHORT, *BUSY, "optimizer.lr=1e30", f"paths.cache_dir={tmp_path / 'cache'}"])
+    (run,) = (tmp_path / "outputs" / "digits").iterdir()
+    record = json.loads((run / "run.json").read_text())
+    assert (record["status"], record["exit_code"], record["error"]) == ("failed", 4, str(error.value))
+
+
+@pytest.mark.usefixtures("as_it_was")
+def test_process_is_as_it_was_after_evaluation_and_prediction(quick_run, tmp_path):
+    digits().train.load(0, 1).save(tmp_path / "0.png")
+    cnnlab.evaluate(quick_run, changes={"data.num_workers": "1"})
+    cnnlab.predict(quick_run, "0.png")
+    with pytest.raises(InputError):
+        cnnlab.evaluate(quick_run, "tset")
+    with pytest.raises(InputError):
+        cnnlab.predict(quick_run, "1.png")
+
+
+def test_training_that_is_interrupted_says_so_in_its_record(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    interrupt_at_epoch(monkeypatch, 0)
+    with pytest.raises(KeyboardInterrupt):
+        cnnlab.train([*SHORT, f"paths.cache_dir={tmp_path / 'cache'}"])
+    (run,) = (tmp_path / "outputs" / "digits").iterdir()
+    assert json.loads((run / "run.json").read_text())["status"] == "interrupted"
+
+
+def test_machine_that_fails_is_an_error_of_cnnlab(tmp_path, monkeypatch):
+    (tmp_path / "outputs").write_text("a file where the folder would be")
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(DataError, match="outputs") as error:
+        cnnlab.train([*SHORT])
+    assert isinstance(error.value.__cause__, OSError)
+
+
+@pytest.mark.parametrize(
+    ("overrides", "message"),
+    [
+        ("data=digits", "takes a list of overrides, such as .*, not 'data=digits'"),
+        ([3], "takes a list of strings such as 'seed=1', not 3"),
+        (["resume=outputs/run"], "resume=outputs/run: cnnlab.train starts one new run"),
+        (["-m", "seed=1,2"], "-m: cnnlab.train starts one new run"),
+        (["sweep.dir=here"], "sweep.dir=here: cnnlab.train starts one new run"),
+        (["hydra.run.dir=here"], "hydra.run.dir=here: cnnlab.train starts one new run"),
+        ([*SHORT, "trainer.devices=2"], "needs others, which would run this program again"),
+        ([*SHORT, "trainer.strategy=ddp"], "needs others, which would run this program again"),
+    ],
+)
+def test_what_only_the_command_line_can_do_is_refused(tmp_path, monkeypatch, overrides, message):
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(InputError, match=message):
+        cnnlab.train(overrides)
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_unknown_option_is_named(quick_run):
+    with pytest.raises(InputError, match=r"Unknown option topk\. Did you mean top_k"):
+        cnnlab.predict(quick_run, [], topk=3)
+    with pytest.raises(InputError, match="Unknown option colour"):
+        cnnlab.evaluate(quick_run, colour="red")
 
 
 @pytest.mark.parametrize(

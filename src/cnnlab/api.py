@@ -1,7 +1,9 @@
 """cnnlab in Python: `train`, `evaluate`, `predict`, and `load_run`, which brings a trained network back."""
 
+import contextlib
 import logging
-from collections.abc import Callable, Iterable, Mapping, Sequence
+import os
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -10,7 +12,7 @@ from torch import Tensor, nn
 
 from cnnlab import experiment
 from cnnlab.config import Config, build, check, compose, plain_config, quote_path, trusted_prefixes
-from cnnlab.config.overrides import value_of
+from cnnlab.config.overrides import split, value_of
 from cnnlab.data.datamodule import DataModule
 from cnnlab.data.decoding import ImageLike, read_image, separate
 from cnnlab.data.levels import Ranges
@@ -21,9 +23,12 @@ from cnnlab.models.building import IMAGENET_MEAN, IMAGENET_STD, InputSpec, build
 from cnnlab.models.preprocessing import from_state
 from cnnlab.runs.folder import RunFolder, read_config, read_record
 from cnnlab.runs.naming import claim, claim_exactly, folder_of
+from cnnlab.system.faults import translate_error
 from cnnlab.system.files import load_tensors
+from cnnlab.system.processes import starts_processes
 from cnnlab.tasks.base import Evaluation, Prediction, Task
 from cnnlab.training.module import TaskModule
+from cnnlab.training.process_state import unchanged_process
 
 log = logging.getLogger(__name__)
 LARGEST_SIDE = 10_000
@@ -72,32 +77,90 @@ class LoadedRun:
         return self.transform(read_image(image, self.channels, self.spec.ranges or {}))
 
 
-def train(overrides: Sequence[str], config_dir: str | None = None) -> dict[str, Any]:
-    """Train what the overrides describe, as `python train.py` does, and return the record of the run.
+class Run(dict[str, Any]):
+    """The record of a run, as in its run.json. As a path it is the run's folder: `load_run(run)`, `Path(run)`."""
+
+    def __init__(self, folder: Path, record: Mapping[str, Any]) -> None:
+        super().__init__(record)
+        self.folder = folder
+
+    def __fspath__(self) -> str:
+        return str(self.folder)
+
+
+@contextlib.contextmanager
+def called_from_python() -> Iterator[None]:
+    """Leave the process as it was, and raise errors of the machine as cnnlab's own."""
+    with unchanged_process():
+        try:
+            yield
+        except Exception as error:
+            own = translate_error(error)
+            if own is None or own is error:
+                raise
+            raise own from error
+
+
+@called_from_python()
+def train(overrides: Sequence[str], config_dir: str | None = None) -> Run:
+    """Train what the overrides describe, as `python train.py` does, and return the run.
 
     Raises InputError or DataError before the run folder exists if it cannot work.
 
     >>> train(["experiment=quickstart", "trainer.max_epochs=1"])["status"]  # doctest: +SKIP
     'finished'
     """
+    require_overrides_of_a_run(overrides)
     overrides = [quote_path(override) for override in overrides]
     cfg = compose(overrides, config_dir)
     check(cfg)
+    if starts_processes(cfg.trainer):
+        raise InputError(
+            f"cnnlab.train trains in this process, but trainer.devices={cfg.trainer.devices} "
+            f"trainer.strategy={cfg.trainer.strategy} needs others, which would run this program again. "
+            "Add trainer.devices=1 trainer.strategy=auto, or use python train.py."
+        )
     folder = claim_exactly(Path(cfg.paths.output_dir)) if cfg.paths.output_dir else claim(folder_of(cfg, overrides))
     run = RunFolder(folder, plain_config(cfg, folder), overrides)
     try:
         experiment.train(run.config, run)
     except BaseException as error:
-        if run.has_begun:
-            run.end(status="failed", error=str(error))
-        else:
-            folder.rmdir()
+        record_end(run, error)
         raise
     run.update(status="finished")
-    return run.record
+    return Run(folder.absolute(), run.record)
 
 
-def load_run(folder: str | Path, trusted_packages: Sequence[str] = ()) -> LoadedRun:
+def require_overrides_of_a_run(overrides: Sequence[str]) -> None:
+    """Raise InputError for what only the command line can do."""
+    if isinstance(overrides, str):
+        raise InputError(
+            f"cnnlab.train takes a list of overrides, such as ['seed=1', 'data=digits'], not {overrides!r}."
+        )
+    for override in overrides:
+        if not isinstance(override, str):
+            raise InputError(f"cnnlab.train takes a list of strings such as 'seed=1', not {override!r}.")
+        if override.startswith("-") or split(override).group in ("resume", "sweep", "hydra"):
+            raise InputError(
+                f"{override}: cnnlab.train starts one new run. Use python train.py to resume one, for sweeps and for "
+                "Hydra's own settings; paths.output_dir names the folder, config_dir=... further configs."
+            )
+
+
+def record_end(run: RunFolder, error: BaseException) -> None:
+    """Record how a run failed; remove the folder of one that never began."""
+    if not run.has_begun:
+        with contextlib.suppress(OSError):
+            run.path.rmdir()
+    elif isinstance(error, Exception):
+        own = translate_error(error)
+        run.end(status="failed", error=str(own or error), exit_code=own.exit_code if own else 1)
+    else:
+        run.end(status="interrupted")
+
+
+@called_from_python()
+def load_run(folder: str | os.PathLike[str], trusted_packages: Sequence[str] = ()) -> LoadedRun:
     """Return the best network of a run folder, or that of one `.ckpt` file; needs that file alone.
 
     trusted_packages: packages of your own that the network's class is from; a checkpoint cannot name them itself.
@@ -226,8 +289,9 @@ def typed_like(key: str, text: str, old: Any) -> Any:
 # --- Evaluation and prediction ---
 
 
+@called_from_python()
 def evaluate(
-    run: str | Path,
+    run: str | os.PathLike[str],
     part: str | None = None,
     changes: Mapping[str, str] | None = None,
     trusted_packages: Sequence[str] = (),
@@ -263,20 +327,44 @@ def evaluate(
             stored,
             part,
         )
-    evaluation = loaded.task.evaluate(loaded.network, data, chosen, loaded.task.evaluate_options(**options))
+    asked = options_of(loaded.task.evaluate_options, options)
+    with contextlib.closing(data):
+        evaluation = loaded.task.evaluate(loaded.network, data, chosen, asked)
     evaluation.write(run / "report", f"{run.name}: {part} {data.examples.lower()} of {cfg['data']['name']}")
     return evaluation
 
 
+@called_from_python()
 def predict(
-    run: str | Path, images: str | Path, trusted_packages: Sequence[str] = (), **options: Any
+    run: str | os.PathLike[str],
+    images: ImageLike | Iterable[ImageLike],
+    trusted_packages: Sequence[str] = (),
+    **options: Any,
 ) -> dict[str, Prediction]:
-    """Return the prediction for one picture, or for every picture below a folder, by its name.
+    """Return a prediction for one picture, for every picture below a folder, or for each of a list, by its name.
 
+    images: a file or folder, or anything that `LoadedRun.predict` takes; what is not a file is named by its number.
     options: of the task's `predict_options`. Raises InputError or DataError if there is no run, or no readable picture.
     """
     loaded = load_run(run, trusted_packages)
-    source, paths = find_pictures(Path(images))
-    pixels = torch.stack([loaded.prepare(path) for path in paths])
-    found = loaded.predictions(pixels, loaded.task.predict_options(**options))
-    return {path.relative_to(source).as_posix(): each for path, each in zip(paths, found, strict=True)}
+    if isinstance(images, str | os.PathLike):
+        source, paths = find_pictures(Path(images))
+        named: dict[str, Any] = {path.relative_to(source).as_posix(): path for path in paths}
+    else:
+        named = {
+            str(each if isinstance(each, str | Path) else number): each for number, each in enumerate(separate(images))
+        }
+    asked = options_of(loaded.task.predict_options, options)
+    if not named:
+        return {}
+    pixels = torch.stack([loaded.prepare(each) for each in named.values()])
+    return dict(zip(named, loaded.predictions(pixels, asked), strict=True))
+
+
+def options_of(kind: type, options: Mapping[str, Any]) -> Any:
+    """Return the options of a verb; raise InputError for one that it does not have."""
+    known = list(vars(kind()))
+    for name in options:
+        if name not in known:
+            raise InputError(f"Unknown option {name}. {nearest([name], known)}".rstrip())
+    return kind(**options)

@@ -4,7 +4,7 @@ import dataclasses
 import functools
 import logging
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypeVar
@@ -57,13 +57,14 @@ def train(cfg: Config, run: RunFolder) -> dict[str, Any]:
     cfg: plain, resolved and checked. Nothing is written before the experiment is known to work.
     """
     experiment = build(cfg)
-    experiment.check()
-    run.begin()
-    log.info("Run folder: %s", run.path)
-    run.describe(experiment.data, experiment.device_name, experiment.trainer.world_size)
-    with recording(run, experiment):
-        experiment.fit(run.resumes_from)
-        finish(run, experiment)
+    with closing(experiment.data):
+        experiment.check()
+        run.begin()
+        log.info("Run folder: %s", run.path)
+        run.describe(experiment.data, experiment.device_name, experiment.trainer.world_size)
+        with recording(run, experiment):
+            experiment.fit(run.resumes_from)
+            finish(run, experiment)
     return run.record
 
 
