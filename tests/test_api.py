@@ -1,6 +1,7 @@
 """A checkpoint alone gives back the network that was trained."""
 
 import csv
+import inspect
 import json
 import math
 import shutil
@@ -8,6 +9,7 @@ import signal
 from collections.abc import Iterator
 from pathlib import Path
 
+import lightning as L
 import numpy as np
 import pytest
 import torch
@@ -90,6 +92,34 @@ def test_predictions_are_better_than_chance(quick_run):
     images = digits().train
     right = (run.predict([images.load(i, 1) for i in test]).argmax(1).numpy() == images.labels[test]).mean()
     assert right > 0.1 + 5 * math.sqrt(0.09 / len(test))
+
+
+def test_single_picture_gives_one_row(quick_run, tmp_path):
+    """Whatever form it has; a name is a path, not a list of letters."""
+    run = cnnlab.load_run(quick_run)
+    picture = digits().train.load(3, 1)
+    picture.save(tmp_path / "a.png")
+    expected = run.predict([picture])
+    pixels = np.asarray(picture)
+    forms = (str(tmp_path / "a.png"), tmp_path / "a.png", (tmp_path / "a.png").read_bytes(), picture, pixels)
+    for form in (*forms, torch.tensor(pixels)[None], torch.tensor(pixels)[None] / 255):
+        assert torch.equal(run.predict(form), expected)
+        assert torch.equal(run.predict([form]), expected)
+    assert torch.equal(run.predict(pixels[None, ..., None]), expected)
+    with pytest.raises(DataError, match=r"no\.png: No such file"):
+        run.predict("no.png")
+
+
+def test_loaded_network_can_be_traced_and_its_attributes_read(quick_run):
+    run = cnnlab.load_run(quick_run)
+    batch = torch.stack([run.prepare(digits().train.load(index, 1)) for index in range(5)])
+    traced = torch.jit.trace(run.network, batch[:2])
+    with torch.inference_mode():  # of another size than the batch that was traced
+        torch.testing.assert_close(traced(batch), run.network(batch))
+    assert dict(inspect.getmembers(run.network))["recipe"] is None
+    trainer = L.Trainer(logger=False, accelerator="cpu", enable_progress_bar=False)
+    outputs = trainer.predict(run.network, torch.utils.data.DataLoader(batch, batch_size=5))
+    torch.testing.assert_close(outputs[0], traced(batch))
 
 
 def test_no_picture_gives_no_row(quick_run):

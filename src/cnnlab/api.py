@@ -27,6 +27,7 @@ from cnnlab.system.faults import translate_error
 from cnnlab.system.files import load_tensors
 from cnnlab.system.processes import starts_processes
 from cnnlab.tasks.base import Evaluation, Prediction, Task
+from cnnlab.training.lightning_compat import make_traceable
 from cnnlab.training.module import TaskModule
 from cnnlab.training.process_state import unchanged_process
 
@@ -42,6 +43,7 @@ class LoadedRun:
     def __init__(self, task: Task, module: TaskModule, sizes: dict[str, int], ranges: Ranges) -> None:
         self.task = task
         self.network: TaskModule = module.eval()
+        make_traceable(self.network)
         self.classes = module.classes
         self.spec = InputSpec(**sizes, mean=IMAGENET_MEAN, std=IMAGENET_STD, ranges=ranges)
         self.channels = self.spec.channels

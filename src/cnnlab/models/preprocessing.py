@@ -40,7 +40,7 @@ class Normalize(nn.Module):
 
     def forward(self, images: Tensor) -> Tensor:
         """Normalize float N x C x H x W in [0, 1]; shape and dtype are kept."""
-        if self.mean.shape[1:] != (1, 1) or not images.is_contiguous(memory_format=torch.channels_last):
+        if not self._by_rows(images):
             return (images - self.mean) / self.std
         # Same result, but faster on the CPU: broadcasting over rows of W C numbers instead of pixels of C.
         mean, std = (_for_rows(values, images) for values in (self.mean, self.std))
@@ -49,8 +49,7 @@ class Normalize(nn.Module):
     def from_uint8(self, images: Tensor) -> Tensor:
         """Compute `forward(images / 255)` for uint8 N x C x H x W, up to rounding, in the same memory format."""
         scale, shift = 1 / (255 * self.std), -self.mean / self.std
-        by_rows = self.mean.shape[1:] == (1, 1) and images.is_contiguous(memory_format=torch.channels_last)
-        if not by_rows or images.device.type != "cpu":
+        if not self._by_rows(images) or images.device.type != "cpu":
             return torch.addcmul(shift, images.float(), scale)
         # Image by image, so that what the first operation writes is still in the CPU's cache when the second reads it.
         scale, shift = _for_rows(scale, images), _for_rows(shift, images)
@@ -59,6 +58,12 @@ class Normalize(nn.Module):
         for source, target in zip(rows, result, strict=True):
             torch.addcmul(shift, target.copy_(source), scale, out=target)
         return _from_rows(result, images)
+
+    def _by_rows(self, images: Tensor) -> bool:
+        """Return whether to broadcast over rows; never while torch traces, which would record the size of the batch."""
+        if torch.jit.is_tracing() or torch.compiler.is_compiling():
+            return False
+        return self.mean.shape[1:] == (1, 1) and images.is_contiguous(memory_format=torch.channels_last)
 
     def extra_repr(self) -> str:
         if self.mean.shape[1:] != (1, 1):

@@ -17,6 +17,14 @@ def resumes_within_epoch(trainer: L.Trainer) -> bool:
     return trainer.fit_loop.restarted_mid_epoch
 
 
+def make_traceable(module: L.LightningModule) -> None:
+    """Let torch.jit.trace, debuggers and the like read every attribute of a module without a trainer.
+
+    Lightning's `trainer` raises RuntimeError then, except where Lightning itself traces the module.
+    """
+    module._jit_is_scripting = True
+
+
 def begin_at_epoch(trainer: L.Trainer, epoch: int) -> None:
     """Make the next fit begin with `epoch`."""
     trainer.fit_loop.epoch_progress.current.processed = epoch  # type: ignore[attr-defined]

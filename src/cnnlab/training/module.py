@@ -58,7 +58,8 @@ class TaskModule(L.LightningModule, ABC):
         self.preprocessing = preprocessing
         self.network = network
         self.classes = list(classes)
-        self._recipe = recipe
+        self.recipe: Any = recipe
+        """The Recipe of the training; None in a module that only predicts."""
         self.cut: Cut | None = None
         self.step_ended = 0.0
         """Time (time.perf_counter) at which the callbacks of the last training batch had finished."""
@@ -105,11 +106,9 @@ class TaskModule(L.LightningModule, ABC):
     # --- From inputs to outputs ---
 
     @property
-    def recipe(self) -> Recipe:
-        """The recipe of the training; raises RuntimeError if the module only predicts."""
-        if self._recipe is None:
-            raise RuntimeError("This module has no recipe to train by.")
-        return self._recipe
+    def channels_last(self) -> bool:
+        """Whether the network's memory format is channels last, as it is without a recipe."""
+        return self.recipe is None or self.recipe.channels_last
 
     def forward(self, inputs: Tensor) -> Tensor:
         """Map uint8 or float-in-[0, 1] inputs N x C x H x W to the network's outputs, float32."""
@@ -123,7 +122,7 @@ class TaskModule(L.LightningModule, ABC):
     def from_features(self, features: Tensor) -> Tensor:
         """Map the outputs of `features` to the network's outputs, float32."""
         assert self.cut is not None
-        if features.ndim == 4 and self.recipe.channels_last:
+        if features.ndim == 4 and self.channels_last:
             features = features.to(memory_format=torch.channels_last)
         return self.cut.tail(features).float()
 
@@ -134,8 +133,7 @@ class TaskModule(L.LightningModule, ABC):
 
     def in_format(self, inputs: Tensor) -> Tensor:
         """Return inputs in the recipe's memory format; channels last without a recipe."""
-        channels_last = self._recipe is None or self._recipe.channels_last
-        return inputs.contiguous(memory_format=torch.channels_last if channels_last else torch.contiguous_format)
+        return inputs.contiguous(memory_format=torch.channels_last if self.channels_last else torch.contiguous_format)
 
     def preprocessed(self, inputs: Tensor) -> Tensor:
         """Map uint8 or float-in-[0, 1] inputs N x C x H x W to the network's input."""
@@ -201,7 +199,7 @@ class TaskModule(L.LightningModule, ABC):
 
     def setup(self, stage: str) -> None:
         """Convert the network's memory format before DDP wraps it and records its strides."""
-        if self.recipe.channels_last:
+        if self.channels_last:
             self.network.to(memory_format=torch.channels_last)
 
     def on_train_start(self) -> None:
@@ -278,7 +276,9 @@ class TaskModule(L.LightningModule, ABC):
         self.log_dict(metrics, on_step=False, on_epoch=True)
 
     def configure_optimizers(self) -> OptimizerLRScheduler:
-        recipe = self.recipe
+        if self.recipe is None:
+            raise RuntimeError("This module has no recipe to train by.")
+        recipe: Recipe = self.recipe
         lr = recipe.lr * recipe.scale_lr(self.trainer.world_size)
         groups = parameter_groups(self.network, recipe.plan, lr, recipe.weight_decay)
         optimizer = recipe.optimizer(groups, lr=lr)
