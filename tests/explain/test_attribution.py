@@ -8,14 +8,12 @@ import torch
 import torchvision
 from torch import nn
 
-from cnnlab.cli.subjects import RunSubject
 from cnnlab.cli.visualize import visualize
 from cnnlab.errors import InputError
 from cnnlab.explain.attribution import (
     Options,
     alike,
     attribute,
-    cam_layer,
     coloured,
     plain_relus,
     randomise,
@@ -144,13 +142,12 @@ def test_files_and_warning(quick_run, tmp_path, caplog):
     assert warned == {name for name, value in likeness.items() if value > 0.5}
 
 
-def test_layer_of_grad_cam_is_the_last_with_maps(quick_run):
-    subject = RunSubject(quick_run, {})
-    image = torch.rand(1, 1, 32, 32)
-    assert cam_layer(subject, image, None) == "features.5"
-    assert cam_layer(subject, image, "0") == "features.0"
-    with pytest.raises(InputError, match="classifier has no maps"):
-        cam_layer(subject, image, "classifier")
+def test_networks_without_maps_can_be_explained_by_the_other_methods(quick_run, tmp_path):
+    arguments = [f"run={quick_run}", "what=attribution", f"output={tmp_path}"]
+    with pytest.raises(InputError, match="layer=classifier has no maps"):
+        visualize([*arguments, "layer=classifier"])
+    visualize([*arguments, "layer=classifier", "methods=[saliency]"])
+    assert json.loads((tmp_path / "attribution.json").read_text())["grad_cam_layer"] is None
 
 
 @pytest.mark.parametrize(

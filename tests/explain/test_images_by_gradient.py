@@ -13,7 +13,7 @@ from cnnlab.cli.visualize import visualize
 from cnnlab.errors import CnnlabError, InputError
 from cnnlab.explain import dream, style
 from cnnlab.explain.maximize import FourierImages
-from cnnlab.models.feature_maps import layer_outputs
+from cnnlab.models.feature_maps import layer_maps
 from cnnlab.models.gradients import input_gradient
 from cnnlab.models.lenet5 import LeNet5
 
@@ -35,7 +35,7 @@ def test_network_stops_where_all_layers_have_answered():
     images = torch.rand(1, 1, 50, 40)
     with pytest.raises(RuntimeError):
         network(images)
-    outputs = layer_outputs(network, images, {"a": network.features[0], "b": network.features[3]})
+    outputs = layer_maps(network, images, {"a": network.features[0], "b": network.features[3]})
     torch.testing.assert_close(outputs["a"], network.features[0](images))
     torch.testing.assert_close(outputs["b"], network.features[:4](images))
     assert outputs["b"].requires_grad

@@ -14,6 +14,7 @@ from cnnlab.errors import InputError
 from cnnlab.models.alexnet import AlexNet
 from cnnlab.models.alphago_policy import AlphaGoPolicy
 from cnnlab.models.building import build_network, input_spec
+from cnnlab.models.feature_maps import resolve_layers
 from cnnlab.models.lenet5 import LeNet5
 from cnnlab.models.nndl_ch5 import NndlCh5
 from cnnlab.models.plain import Plain
@@ -86,6 +87,8 @@ def test_network_of_every_option_keeps_the_contract(option):
     found = stages(network)
     assert list(found)[-1] == "classifier"
     assert found["classifier"] is network.classifier
+    drawn = resolve_layers(network.eval(), ["auto"], torch.rand(1, spec.channels, side, side))
+    assert len(drawn) == (0 if option == "polynomial" else 3)
     members = [id(parameter) for stage in found.values() for parameter in stage.parameters()]
     assert sorted(members) == sorted(id(parameter) for parameter in network.parameters())
 

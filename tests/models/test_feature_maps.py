@@ -1,5 +1,7 @@
 """The outputs of layers, against the same computation written out."""
 
+from collections import OrderedDict
+
 import pytest
 import torch
 import torchvision
@@ -9,7 +11,16 @@ from torch.nn import functional as F
 from cnnlab.drawing.confusion import confusion_figure
 from cnnlab.errors import InputError
 from cnnlab.models.alexnet import AlexNet
-from cnnlab.models.feature_maps import feature_maps, first_conv, layer_patterns, resolve_layers, stage_index
+from cnnlab.models.feature_maps import (
+    feature_maps,
+    first_conv,
+    layer_maps,
+    layer_patterns,
+    layers_with_maps,
+    require_maps,
+    resolve_layers,
+    stage_index,
+)
 from cnnlab.models.lenet5 import LeNet5
 from cnnlab.models.stages import with_features_and_classifier
 
@@ -66,10 +77,62 @@ def test_mode_is_kept():
     assert torch.equal(network.bn1.running_mean, before)
 
 
-def test_auto_is_the_first_a_middle_and_the_last_stage(network):
-    assert list(resolve_layers(network, ["auto"])) == ["features.0", "features.3", "features.5"]
-    resnet = with_features_and_classifier(torchvision.models.resnet18(num_classes=2))
-    assert list(resolve_layers(resnet, ["auto"])) == ["conv1", "layer1", "avgpool"]
+def test_auto_is_the_first_a_middle_and_the_last_stage_with_maps(network):
+    found = resolve_layers(network, ["auto"], torch.rand(1, 1, 32, 32))
+    assert list(found) == ["features.0", "features.3", "features.5"]
+    resnet = with_features_and_classifier(torchvision.models.resnet18(num_classes=2).eval())
+    assert list(resolve_layers(resnet, ["auto"], torch.rand(1, 3, 64, 64))) == ["conv1", "layer1", "layer4"]
+    vit = torchvision.models.VisionTransformer(
+        32, 8, num_layers=1, num_heads=2, hidden_dim=12, mlp_dim=24, num_classes=2
+    )
+    found = resolve_layers(with_features_and_classifier(vit.eval()), ["auto"], torch.rand(1, 3, 32, 32))
+    assert list(found) == ["conv_proj", "encoder"]
+
+
+def test_list_that_the_network_walks_through_stands_for_its_layers():
+    class Walk(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.blocks = nn.ModuleList([nn.Conv2d(1, 2, 3), nn.ModuleList([nn.Conv2d(2, 3, 3), nn.ReLU()])])
+            self.fc = nn.Linear(3, 2)
+
+        def forward(self, images):
+            for block in [self.blocks[0], *self.blocks[1]]:
+                images = block(images)
+            return self.fc(images.mean((2, 3)))
+
+    network = with_features_and_classifier(Walk())
+    found = layers_with_maps(network, torch.rand(1, 1, 9, 9))
+    assert {name: tuple(maps.shape) for name, maps in found.items()} == {
+        "blocks.0": (1, 2, 7, 7),
+        "blocks.1.0": (1, 3, 5, 5),
+        "blocks.1.1": (1, 3, 5, 5),
+    }
+    with pytest.raises(
+        InputError, match=r"layer=blocks has no maps: the network does not call it.*blocks\.0, blocks\.1\.0"
+    ):
+        require_maps(network, torch.rand(1, 1, 9, 9), resolve_layers(network, ["blocks"]))
+
+
+def test_channels_of_a_vector_are_maps_of_a_pixel(network):
+    images = torch.rand(2, 1, 32, 32)
+    found = layer_maps(network, images, {"classifier": network.classifier})
+    torch.testing.assert_close(found["classifier"], network(images)[:, :, None, None])
+
+
+class Shuffled(nn.Module):
+    """Puts the positions in an order that nobody can know."""
+
+    def forward(self, positions):
+        return positions[..., torch.randperm(positions.shape[-1])]
+
+
+def test_layer_whose_axes_cannot_be_told_is_named():
+    parts = {"conv": nn.Conv2d(1, 4, 1), "rows": nn.Flatten(2), "shuffled": Shuffled(), "all": nn.Flatten(1)}
+    network = with_features_and_classifier(nn.Sequential(OrderedDict(parts, fc=nn.Linear(256, 2))))
+    message = r"layer=shuffled has no channels: nothing says which axes of its output, N x 4 x 64.*: conv, rows\."
+    with pytest.raises(InputError, match=message):
+        layer_maps(network, torch.rand(2, 1, 8, 8), {"shuffled": network.shuffled})
 
 
 def test_names_and_globs_reach_inner_layers():

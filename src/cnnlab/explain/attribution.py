@@ -6,7 +6,6 @@ import warnings
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -19,7 +18,7 @@ from cnnlab.drawing.grids import diverging, to_uint8
 from cnnlab.drawing.sheets import grid, resized, tensor_image, titled
 from cnnlab.errors import InputError
 from cnnlab.explain.subject import Picture, Subject
-from cnnlab.models.feature_maps import feature_maps, layer_patterns, resolve_layers
+from cnnlab.models.grad_cam import cam_layer, grad_cam
 from cnnlab.models.gradients import differentiable
 from cnnlab.seeds import derived_rng
 
@@ -38,7 +37,7 @@ class Options:
     limit: number of images.
     methods: any of saliency, smoothgrad, integrated_gradients, guided_backpropagation, occlusion, grad_cam.
     target: the class (name or number) to explain; null: the predicted class.
-    layer: layer of Grad-CAM; null: the last one with maps larger than a pixel.
+    layer: layer of Grad-CAM; null: the last one with maps larger than a pixel that the score depends on.
     samples: number of SmoothGrad samples.
     steps: number of integrated-gradients steps.
     window: side of the occlusion window in pixels; null: an eighth of the image.
@@ -63,10 +62,13 @@ def draw(subject: Subject, options: Options, output: Path) -> list[Path]:
         raise InputError(f"Unknown method {unknown[0]} in methods=[...]. Available: {', '.join(METHODS)}.")
     pictures = subject.pictures(options.images, options.limit)
     target = None if options.target is None else subject.class_index(options.target)
-    subject.probabilities(pictures[0].batch)
-    layer = cam_layer(subject, pictures[0].batch, options.layer)
+    first = target if target is not None else int(subject.probabilities(pictures[0].batch).argmax())
     trained = plain_relus(subject.model)
     methods = usable(options.methods, trained)
+    layer = None
+    if "grad_cam" in methods:
+        inputs = subject.preprocessing(pictures[0].batch)
+        layer = cam_layer(subject.network, inputs, torch.tensor([first]), options.layer)
     randomised = randomise(trained, options.seed)
     rows = []
     with Album(output) as album:
@@ -101,22 +103,6 @@ def require_captum() -> None:
         raise InputError("what=attribution needs captum: pip install 'cnnlab[explain]'.") from error
 
 
-def cam_layer(subject: Subject, images: Tensor, layer: str | None) -> str:
-    """Return the name of Grad-CAM's layer; raise InputError if its output has no height and width."""
-    inputs = subject.preprocessing(images)
-    if layer is not None:
-        found = resolve_layers(subject.network, layer_patterns(layer))
-        name = next(iter(found))
-        if name not in feature_maps(subject.network, inputs, {name: found[name]}):
-            raise InputError(f"layer={name} has no maps: its output has no height and width.")
-        return name
-    maps = feature_maps(subject.network, inputs, resolve_layers(subject.network, ["all"]))
-    large = [name for name, value in maps.items() if min(value.shape[-2:]) > 1 and name != "classifier"]
-    if not large:
-        raise InputError(f"{subject.name} has no layer with maps larger than a pixel, which Grad-CAM needs.")
-    return large[-1]
-
-
 def usable(methods: list[str], model: nn.Module) -> list[str]:
     """Return the methods that work on `model`.
 
@@ -148,14 +134,18 @@ def randomise(model: nn.Sequential, seed: int) -> nn.Sequential:
     return copied.eval()
 
 
-def attribute(model: nn.Sequential, method: str, images: Tensor, target: int, layer: str, options: Options) -> Tensor:
-    """Return the attribution map H x W of the first image, summed over channels, with the signs of the method.
+def attribute(
+    model: nn.Sequential, method: str, images: Tensor, target: int, layer: str | None, options: Options
+) -> Tensor:
+    """Return the attribution map H x W of the image, 1 x C x H x W, summed over channels, with the method's signs.
 
-    model: preprocessing (0) and network (1). target: index of the class. layer: see `cam_layer`.
+    model: preprocessing (0) and network (1). target: index of the class. layer: of Grad-CAM (`cam_layer`).
     """
+    if method == "grad_cam" and layer is not None:
+        maps = grad_cam(model[1], model[0](images), layer, torch.tensor([target]))
+        return F.interpolate(maps[None], size=images.shape[-2:], mode="bilinear")[0, 0]
     from captum import attr
 
-    network: Any = model[1]
     window = options.window or max(2, images.shape[-1] // 8)
     with differentiable(images) as (x,), derived_rng(options.seed, method):
         methods: dict[str, Callable[[], Tensor]] = {
@@ -174,13 +164,6 @@ def attribute(model: nn.Sequential, method: str, images: Tensor, target: int, la
                 baselines=0.5,
                 target=target,
                 perturbations_per_eval=8,
-            ),
-            "grad_cam": lambda: F.interpolate(
-                attr.LayerGradCam(model, resolve_layers(network, [layer])[layer]).attribute(
-                    x, target=target, relu_attributions=True
-                ),
-                size=images.shape[-2:],
-                mode="bilinear",
             ),
         }
         with warnings.catch_warnings():
@@ -217,7 +200,7 @@ def _sheet(
     subject: Subject,
     picture: Picture,
     target: int,
-    layer: str,
+    layer: str | None,
     maps: dict[str, Tensor],
     random_maps: dict[str, Tensor],
     likeness: dict[str, float],

@@ -22,7 +22,7 @@ from cnnlab.drawing.sheets import grid, resized, tensor_image, titled
 from cnnlab.errors import DataError, InputError
 from cnnlab.explain.maximize import channel_numbers
 from cnnlab.explain.subject import SMALLEST, Subject
-from cnnlab.models.feature_maps import layer_outputs, layer_patterns, resolve_layers, stage_index
+from cnnlab.models.feature_maps import layer_maps, layer_patterns, resolve_layers, stage_index
 from cnnlab.models.gradients import input_gradient
 from cnnlab.seeds import derived_rng
 from cnnlab.system.files import load_tensors, write_bytes
@@ -65,23 +65,27 @@ def draw(subject: Subject, options: Options, output: Path) -> list[Path]:
     if options.octaves < 1 or options.steps < 1 or options.scale <= 1:
         raise InputError("octaves and steps must be at least 1, and scale must be larger than 1.")
     image = source(subject, options)
-    layers = resolve_layers(subject.network, layer_patterns(options.layer) if options.layer else ["auto"])
+    blank = subject.preprocessing(torch.zeros(1, subject.spec.channels, *2 * [subject.spec.image_size]))
+    layers = resolve_layers(subject.network, layer_patterns(options.layer or "auto"), blank)
+    if not layers:
+        raise InputError(f"{subject.name} has no layers with maps: none of its outputs has a height and a width.")
     name = list(layers)[0 if options.layer else len(layers) // 2]
     layer = layers[name]
+    with torch.no_grad():
+        count = layer_maps(subject.network, blank, {name: layer})[name].shape[1]
     if options.channel is not None:
-        with torch.no_grad():
-            count = layer_outputs(subject.network, subject.preprocessing(image), {name: layer})[name].shape[1]
         channel_numbers(str(options.channel), count)
 
     def answer(pixels: Tensor) -> Tensor:
-        found = layer_outputs(subject.network, subject.preprocessing(pixels), {name: layer})[name]
+        found = layer_maps(subject.network, subject.preprocessing(pixels), {name: layer})[name]
         chosen = found if options.channel is None else found[:, options.channel]
         return chosen.flatten(1).square().mean(1) if options.channel is None else chosen.flatten(1).mean(1)
 
     sizes = [s for s in octave_sizes(image.shape[2:], options.octaves, options.scale) if _takes(answer, image, s)]
     if not sizes:
         raise InputError(
-            f"{subject.name} up to {name} does not accept an image of {image.shape[2]} x {image.shape[3]} pixels."
+            f"{subject.name} up to {name} does not accept an image of {image.shape[2]} x {image.shape[3]} pixels. "
+            f"Its own input has {subject.spec.image_size} x {subject.spec.image_size}."
         )
     state = State(output / "state.safetensors", fingerprint(subject, options, image))
     details = state.read()
@@ -142,7 +146,7 @@ def _takes(answer: Callable[[Tensor], Tensor], image: Tensor, size: tuple[int, i
     """Return whether the layers accept images of a size: small maps vanish, and some preprocessing fixes the size."""
     try:
         return bool(answer(F.interpolate(image, size)).isfinite().all())
-    except (RuntimeError, InputError):
+    except InputError:
         return False
 
 

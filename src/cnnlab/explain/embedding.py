@@ -3,20 +3,22 @@
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
 from matplotlib.figure import Figure
 from sklearn.decomposition import PCA
 from sklearn.manifold import TSNE
-from torch import Tensor
+from torch import Tensor, nn
 from tqdm import tqdm
 
 from cnnlab.drawing.album import Album
 from cnnlab.drawing.sheets import figure_image
 from cnnlab.errors import InputError
 from cnnlab.explain.subject import Picture, Subject
-from cnnlab.models.feature_maps import layer_patterns, outputs_of_layers, resolve_layers
+from cnnlab.models.axes import AxisTracker
+from cnnlab.models.feature_maps import layer_patterns, resolve_layers
 from cnnlab.models.stages import head_name
 
 BATCH = 32
@@ -90,29 +92,44 @@ def features_of(subject: Subject, pictures: Sequence[Picture], layer: str | None
     """Return what the features are, and their values, float32 N x D.
 
     They are the input of the classifier or, if `layer` is given, its output; large maps are averaged over positions.
+    Raises InputError if the layer returns no single tensor, or large maps whose positions cannot be told.
     """
     network = subject.network
     found: list[Tensor] = []
+    axes: AxisTracker
+
+    def keep(module: nn.Module, inputs: tuple, output: Any = None) -> None:
+        found.append(_features(axes, inputs[0] if layer is None else output, name))
+
     if layer is None:
-        name, module = "before the classifier", network.get_submodule(head_name(network))
-        handle = module.register_forward_pre_hook(lambda _, inputs: found.append(inputs[0].detach()))
+        name, handle = (
+            "before the classifier",
+            network.get_submodule(head_name(network)).register_forward_pre_hook(keep),
+        )
     else:
-        chosen = resolve_layers(network, layer_patterns(layer))
-        name, module = next(iter(chosen.items()))
-        handle = None
+        name, chosen = next(iter(resolve_layers(network, layer_patterns(layer)).items()))
+        handle = chosen.register_forward_hook(keep)
     for start in tqdm(range(0, len(pictures), BATCH), "Looking", unit="batch"):
         batch = subject.preprocessing(torch.cat([each.batch for each in pictures[start : start + BATCH]]))
-        if layer is None:
-            network(batch)
-        else:
-            with outputs_of_layers({name: module}, detached=True) as outputs:
-                network(batch)
-            found.append(outputs[name])
-    if handle:
-        handle.remove()
-    values = torch.cat(found).float()
-    values = values.mean((2, 3)) if values.ndim == 4 and values[0].numel() > MOST else values.flatten(1)
-    return name if layer is None else f"of {name}", values.cpu().numpy()
+        with AxisTracker(batch) as axes:
+            network.forward(batch)
+    handle.remove()
+    return name if layer is None else f"of {name}", torch.cat(found).cpu().numpy()
+
+
+def _features(axes: AxisTracker, values: Any, name: str) -> Tensor:
+    """Return a copy of the values N x ... as float32 N x D, averaged over positions if there are more than MOST."""
+    if not isinstance(values, Tensor):
+        raise InputError(f"layer={name} returns no single tensor. Choose another layer.")
+    if values[0].numel() <= MOST:
+        return values.float().flatten(1).clone()
+    layout = axes.layout(values)
+    if layout is None:
+        shape = " x ".join(["N", *map(str, values.shape[1:])])
+        raise InputError(
+            f"layer={name}: nothing says which axes of its output, {shape}, are positions. Choose another."
+        )
+    return layout.maps(values).float().mean((2, 3))
 
 
 def embedding_figure(points: dict[str, np.ndarray], labels: Sequence[str], title: str, notes: dict[str, str]) -> Figure:

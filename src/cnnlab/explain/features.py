@@ -11,7 +11,7 @@ from cnnlab.drawing.maps import channel_tiles, describe_maps, layer_title, maps_
 from cnnlab.drawing.sheets import crossed, enlarged, tensor_image
 from cnnlab.errors import InputError
 from cnnlab.explain.subject import Picture, Subject
-from cnnlab.models.feature_maps import feature_maps, layer_patterns, resolve_layers, stage_index
+from cnnlab.models.feature_maps import feature_maps, layer_patterns, require_maps, resolve_layers, stage_index
 from cnnlab.models.receptive_fields import Field, receptive_fields
 
 LEAST = 128
@@ -22,7 +22,8 @@ LEAST = 128
 class Options:
     """Draw every channel of chosen layers for an image.
 
-    layer: indices of stages (0 is VGG16's features.0), names or globs, separated by commas; auto; or all.
+    layer: indices of stages (0 is VGG16's features.0), names or globs, separated by commas; auto: the first, the middle
+        and the last stage with maps; all: every stage with maps.
     images: a file or folder; null: the first validation image of the run.
     limit: number of images.
     scale: channel (each to its own range) or layer (all to a common range).
@@ -39,13 +40,12 @@ def draw(subject: Subject, options: Options, output: Path) -> list[Path]:
 
     With several images, each has a folder of its own.
     """
-    layers = resolve_layers(subject.network, layer_patterns(options.layer))
     pictures = subject.pictures(options.images, options.limit)
     inputs = subject.preprocessing(torch.cat([each.batch for each in pictures]))
-    maps = feature_maps(subject.network, inputs, layers)
-    if missing := [name for name in layers if name not in maps and options.layer != "all"]:
-        there = ", ".join(feature_maps(subject.network, inputs, resolve_layers(subject.network, ["all"])))
-        raise InputError(f"layer={missing[0]} has no maps (no height and width). Stages with maps: {there}.")
+    layers = resolve_layers(subject.network, layer_patterns(options.layer), inputs)
+    maps = (feature_maps if options.layer == "all" else require_maps)(subject.network, inputs, layers)
+    if not maps:
+        raise InputError(f"{subject.name} has no layers with maps: none of its outputs has a height and a width.")
     fields = receptive_fields(subject.network)
     with Album(output) as album:
         for number, picture in enumerate(pictures):

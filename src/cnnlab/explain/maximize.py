@@ -15,7 +15,7 @@ from cnnlab.drawing.maps import layer_title
 from cnnlab.drawing.sheets import grid, resized, tensor_image, titled
 from cnnlab.errors import InputError
 from cnnlab.explain.subject import Subject
-from cnnlab.models.feature_maps import layer_outputs, layer_patterns, resolve_layers, stage_index
+from cnnlab.models.feature_maps import layer_maps, layer_patterns, resolve_layers, stage_index
 from cnnlab.models.gradients import differentiable
 from cnnlab.seeds import derived_rng
 
@@ -112,15 +112,14 @@ def goals(subject: Subject, options: Options) -> tuple[str, list[str], Callable[
             return subject.model(pixels)[range(len(classes)), classes]
 
         return f"{subject.name} · what a class looks for", [subject.classes[index] for index in classes], logits
-    layers = resolve_layers(subject.network, layer_patterns(options.layer))
-    name, layer = next(iter(layers.items()))
-    blank = torch.zeros(1, subject.spec.channels, subject.spec.image_size, subject.spec.image_size)
+    blank = subject.preprocessing(torch.zeros(1, subject.spec.channels, *2 * [subject.spec.image_size]))
+    name, layer = next(iter(resolve_layers(subject.network, layer_patterns(options.layer), blank).items()))
     with torch.no_grad():
-        count = layer_outputs(subject.network, subject.preprocessing(blank), {name: layer})[name].shape[1]
+        count = layer_maps(subject.network, blank, {name: layer})[name].shape[1]
     channels = channel_numbers(options.channels, count, options.channels == Options.channels)
 
     def answers(pixels: Tensor) -> Tensor:
-        found = layer_outputs(subject.network, subject.preprocessing(pixels), {name: layer})[name]
+        found = layer_maps(subject.network, subject.preprocessing(pixels), {name: layer})[name]
         return found.flatten(2).mean(2)[range(len(channels)), channels]
 
     title = layer_title(subject.name, name, layer, stage_index(subject.network, name))

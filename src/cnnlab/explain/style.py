@@ -16,7 +16,7 @@ from cnnlab.drawing.grids import to_uint8
 from cnnlab.drawing.sheets import grid, resized, tensor_image, titled
 from cnnlab.errors import InputError
 from cnnlab.explain.subject import SMALLEST, Subject
-from cnnlab.models.feature_maps import layer_outputs, layer_patterns, resolve_layers
+from cnnlab.models.feature_maps import layer_maps, layer_patterns, resolve_layers
 from cnnlab.models.gradients import differentiable
 
 
@@ -110,8 +110,8 @@ class Transfer:
         self.style_layers = list(resolve_layers(network, layer_patterns(options.style_layers)))
 
     def outputs(self, image: Tensor) -> dict[str, Tensor]:
-        """Return layer -> its output for an image in [0, 1]."""
-        return layer_outputs(self.network, self.preprocessing(image), self.layers)
+        """Return layer -> its maps for an image in [0, 1]."""
+        return layer_maps(self.network, self.preprocessing(image), self.layers)
 
     def paint(
         self, image: Tensor, content: Tensor, style: Tensor, steps: int

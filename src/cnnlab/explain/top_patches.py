@@ -14,7 +14,7 @@ from cnnlab.drawing.maps import layer_title
 from cnnlab.drawing.sheets import grid, resized, tensor_image, titled
 from cnnlab.errors import InputError
 from cnnlab.explain.subject import Picture, Subject
-from cnnlab.models.feature_maps import feature_maps, layer_patterns, resolve_layers, stage_index
+from cnnlab.models.feature_maps import feature_maps, layer_patterns, require_maps, resolve_layers, stage_index
 from cnnlab.models.receptive_fields import Field, receptive_fields
 
 BATCH = 32
@@ -26,7 +26,7 @@ TILE = 56
 class Options:
     """Draw the patches of a data set that each channel responds to most strongly.
 
-    layer: index of a stage, a name or a glob.
+    layer: index of a stage, a name or a glob; auto: the first, the middle and the last stage with maps; all.
     images: a folder; null: the validation images.
     limit: number of images, evenly spaced.
     patches: number of patches per channel, at most one from each image.
@@ -54,12 +54,15 @@ def draw(subject: Subject, options: Options, output: Path) -> list[Path]:
     """Write patches_<layer>.png and .json: the patches with the largest values of each channel, strongest first."""
     if min(options.patches, options.channels) < 1:
         raise InputError("patches and channels: at least 1 is needed.")
-    layers = resolve_layers(subject.network, layer_patterns(options.layer))
     pictures = subject.pictures(options.images, options.limit, spread=True)
+    first = subject.preprocessing(pictures[0].batch)
+    layers = resolve_layers(subject.network, layer_patterns(options.layer), first)
+    if options.layer != "all":
+        require_maps(subject.network, first, layers)
     fields = receptive_fields(subject.network)
     found = peaks(subject, pictures, list(layers), options.patches, options.channels)
     if not found:
-        raise InputError(f"layer={options.layer} has no maps: its output has no height and width.")
+        raise InputError(f"{subject.name} has no layers with maps: none of its outputs has a height and a width.")
     with Album(output) as album:
         for name, channels in found.items():
             field = fields.get(name)
@@ -99,7 +102,7 @@ def peaks(
 ) -> dict[str, list[list[Peak]]]:
     """Return layer -> channel -> its `count` strongest responses, strongest first, at most one from each image.
 
-    Layers whose output has no height and width are left out.
+    Layers without maps are left out.
     """
     modules = resolve_layers(subject.network, layers)
     best: dict[str, list[list[Peak]]] = {}

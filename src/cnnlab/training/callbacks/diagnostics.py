@@ -96,12 +96,12 @@ def weighted_layers(network: nn.Module) -> dict[str, Any]:
 
 def watch(network: nn.Module, found: dict[str, dict[str, float]]) -> list[RemovableHandle]:
     """Register and return hooks that fill `found` (layer -> quantity -> value) in the order of the forward pass."""
-    current = ""
+    current, channels = "", 1
 
     @torch.no_grad()
-    def output_of_layer(name: str, output: Tensor) -> None:
-        nonlocal current
-        current = name
+    def output_of_layer(name: str, layer: nn.Module, output: Tensor) -> None:
+        nonlocal current, channels
+        current, channels = name, -1 if isinstance(layer, nn.Linear) else 1
         values = output.detach().float()
         deviation, mean = torch.std_mean(values, correction=0)
         found[name] = {"activation_mean": mean.item(), "activation_std": deviation.item()}
@@ -109,12 +109,14 @@ def watch(network: nn.Module, found: dict[str, dict[str, float]]) -> list[Remova
     @torch.no_grad()
     def output_of_nonlinearity(output: Tensor) -> None:
         if current:
-            found[current] |= _zeros(output)
+            found[current] |= _zeros(output.movedim(channels, 1))
 
     handles = []
     for name, module in network.named_modules():
         if isinstance(module, WEIGHTED):
-            handles.append(module.register_forward_hook(lambda m, i, output, name=name: output_of_layer(name, output)))
+            handles.append(
+                module.register_forward_hook(lambda m, i, output, name=name: output_of_layer(name, m, output))
+            )
         elif isinstance(module, ACTIVATIONS):
             handles.append(module.register_forward_hook(lambda m, i, output: output_of_nonlinearity(output)))
     return handles

@@ -2,7 +2,7 @@
 
 import lightning as L
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from cnnlab.data.datamodule import DataModule
 from cnnlab.drawing.maps import describe_maps, layer_title, maps_sheet
@@ -21,7 +21,7 @@ class FeatureMaps(L.Callback):
 
     It logs before training and every `every_n_epochs`, the latter without layers that have been frozen so far.
 
-    layers: names or globs of layers, or "auto" (first, middle and last stage).
+    layers: names or globs of layers, or "auto" (the first, the middle and the last stage with maps).
     images: number of validation images, the first ones.
     """
 
@@ -33,25 +33,27 @@ class FeatureMaps(L.Callback):
 
     def on_train_start(self, trainer: L.Trainer, pl_module: TaskModule) -> None:
         if trainer.global_step == 0:  # not a resumed run
-            self._log(trainer, pl_module, resolve_layers(pl_module.network, self.layers))
+            self._log(trainer, pl_module, changing_only=False)
 
     def on_train_epoch_end(self, trainer: L.Trainer, pl_module: TaskModule) -> None:
         if (trainer.current_epoch + 1) % self.every_n_epochs == 0:
-            plan, network = pl_module.recipe.plan, pl_module.network
-            layers = resolve_layers(network, self.layers)
-            changed = {k: v for k, v in layers.items() if not plan.is_constant(network, k, trainer.current_epoch)}
-            self._log(trainer, pl_module, changed)
+            self._log(trainer, pl_module, changing_only=True)
 
     @torch.no_grad()
-    def _log(self, trainer: L.Trainer, module: TaskModule, layers: dict[str, nn.Module]) -> None:
+    def _log(self, trainer: L.Trainer, module: TaskModule, changing_only: bool) -> None:
         writer = tensorboard_writer(trainer)
         images = self._fixed_images(trainer)
-        if writer is None or images is None or not layers:
+        if writer is None or images is None:
             return
-        fields = receptive_fields(module.network)
+        plan, network = module.recipe.plan, module.network
+        fields = receptive_fields(network)
         with evaluating(module):
             inputs = module.preprocessed(images.to(module.device))
-            found = feature_maps(module.network, inputs, layers)
+            layers = resolve_layers(network, self.layers, inputs)
+            if changing_only:
+                epoch = trainer.current_epoch
+                layers = {name: each for name, each in layers.items() if not plan.is_constant(network, name, epoch)}
+            found = feature_maps(network, inputs, layers) if layers else {}
         for layer, maps_NCHW in found.items():
             for number, maps_CHW in enumerate(maps_NCHW):
                 title = layer_title(f"step {trainer.global_step}", layer, layers[layer])
