@@ -1,16 +1,19 @@
 """Features of a run's images against a plain forward pass, and what the projector of TensorBoard is given."""
 
 import json
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
 import torch
+from torch import nn
 
 from cnnlab.api import load_run
 from cnnlab.cli.subjects import RunSubject
 from cnnlab.cli.visualize import visualize
 from cnnlab.errors import InputError
 from cnnlab.explain.embedding import features_of
+from cnnlab.explain.subject import Picture
 
 
 def test_features_are_what_the_classifier_gets(quick_run):
@@ -43,6 +46,27 @@ def test_files_and_projector(quick_run, tmp_path):
     assert len(table[0].split("\t")) == 400
     labels = next(tmp_path.rglob("metadata.tsv")).read_text().splitlines()
     assert labels == [image["class"] for image in found["images"]]
+
+
+@pytest.mark.parametrize("layer", [None, "features"])
+def test_large_maps_are_averaged_over_rows_and_columns_wherever_they_are(layer):
+    class ChannelsLast(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.features, self.head = nn.Conv2d(3, 3, 1), nn.Linear(3, 2)
+            self.features.register_forward_hook(lambda _, inputs, maps: maps.permute(0, 2, 3, 1))
+
+        def forward(self, images):
+            return self.head(self.features(images)).mean((1, 2))
+
+    torch.manual_seed(0)
+    network = ChannelsLast().eval()
+    pictures = [Picture(str(number), torch.randint(0, 256, (3, 64, 96), dtype=torch.uint8)) for number in range(2)]
+    _, found = features_of(SimpleNamespace(network=network, preprocessing=nn.Identity()), pictures, layer)
+    conv = network.features
+    with torch.no_grad():
+        maps = nn.functional.conv2d(torch.cat([each.batch for each in pictures]), conv.weight, conv.bias)
+    np.testing.assert_allclose(found, maps.mean((2, 3)).numpy(), rtol=1e-4)
 
 
 def test_too_few_images_are_refused(quick_run):

@@ -130,7 +130,7 @@ class Shuffled(nn.Module):
 def test_layer_whose_axes_cannot_be_told_is_named():
     parts = {"conv": nn.Conv2d(1, 4, 1), "rows": nn.Flatten(2), "shuffled": Shuffled(), "all": nn.Flatten(1)}
     network = with_features_and_classifier(nn.Sequential(OrderedDict(parts, fc=nn.Linear(256, 2))))
-    message = r"layer=shuffled has no channels: nothing says which axes of its output, N x 4 x 64.*: conv, rows\."
+    message = r"layer=shuffled has no channels: nothing says which axes of its output, N x 4 x 64.*: conv\."
     with pytest.raises(InputError, match=message):
         layer_maps(network, torch.rand(2, 1, 8, 8), {"shuffled": network.shuffled})
 

@@ -6,7 +6,10 @@ import torch
 from in_process import DIGITS, parts_of_a_run
 from PIL import Image
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+from torch import nn
 from torch.nn import functional as F
+
+from cnnlab.training.callbacks.diagnostics import watch
 
 OPTIONS = (
     *(option for option in DIGITS if option != "logger=none"),
@@ -184,3 +187,17 @@ def test_orthogonal_keeps_signals_of_one_size(signals):
     for values in (activations, gradients):
         assert max(values) < 20 * min(values)
     assert 0.01 < min(gradients) < max(gradients) < 10
+
+
+@pytest.mark.parametrize("shape", [(2, 5, 4), (2, 3, 6, 4), (7, 4)])
+def test_channels_behind_a_linear_layer_are_the_last_axis(shape):
+    """As in transformers: N x tokens x channels, or N x rows x columns x channels."""
+    network = nn.Sequential(nn.Linear(4, 3), nn.ReLU())
+    nn.init.constant_(network[0].bias, 10.0)
+    with torch.no_grad():
+        network[0].bias[1] = -10.0
+    found: dict = {}
+    watch(network, found)
+    network(torch.rand(shape))
+    assert found["0"]["dead_channels"] == pytest.approx(1 / 3)
+    assert found["0"]["zero_share"] == pytest.approx(1 / 3)

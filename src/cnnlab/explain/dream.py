@@ -85,7 +85,7 @@ def draw(subject: Subject, options: Options, output: Path) -> list[Path]:
     if not sizes:
         raise InputError(
             f"{subject.name} up to {name} does not accept an image of {image.shape[2]} x {image.shape[3]} pixels. "
-            f"Its own input has {subject.spec.image_size} x {subject.spec.image_size}."
+            f"Its own input has {subject.spec.image_size} x {subject.spec.image_size}: use an image of this size."
         )
     state = State(output / "state.safetensors", fingerprint(subject, options, image))
     details = state.read()

@@ -66,15 +66,18 @@ def stage_index(network: nn.Module, layer: str) -> int | None:
 def layers_with_maps(network: nn.Module, inputs: Tensor) -> dict[str, Tensor]:
     """Return name -> maps of the stages before the classifier that have some, in order of execution.
 
-    A list of layers that the network calls one by one stands for these layers. Maps of one pixel are left out unless
-    the network has no others.
+    A list of layers that the network calls one by one stands for these layers. Stages that change nothing, such as
+    dropout, are left out, and so are maps of one pixel unless the network has no others.
     """
     of_stages = {name: module for name, module in stages(network).items() if name != "classifier"}
     found = feature_maps(
         network, inputs, {name: module for each in of_stages.items() for name, module in _nested(*each)}
     )
     names = {name for each in of_stages.items() for name in _outermost(*each, found)}
-    maps = {name: each for name, each in found.items() if name in names}
+    maps: dict[str, Tensor] = {}
+    for name, each in found.items():
+        if name in names and not (maps and torch.equal(each, list(maps.values())[-1])):
+            maps[name] = each
     return {name: each for name, each in maps.items() if min(each.shape[2:]) > 1} or maps
 
 

@@ -42,7 +42,10 @@ def cam_layer(network: nn.Module, inputs: Tensor, targets: Tensor, layer: str | 
     }
     useful = _useful(network, inputs, candidates, targets)
     if not useful:
-        raise InputError(f"{type(network).__name__} has no layer with maps larger than a pixel, which Grad-CAM needs.")
+        raise InputError(
+            f"Grad-CAM needs a layer with maps larger than a pixel that the score depends on; {type(network).__name__} "
+            "has none. Choose other methods=[...]."
+        )
     return useful[-1]
 
 
