@@ -1,5 +1,6 @@
 """Real data small enough for tests: drawn pictures, scikit-learn's digits, and one run that several tests look at."""
 
+import gc
 import os
 import urllib.request
 from collections.abc import Iterator
@@ -14,6 +15,12 @@ os.environ.setdefault("NUMBA_CACHE_DIR", str(Path(__file__).parents[1] / ".cache
 import pytest
 from in_process import KeptLogging, command_line
 from program import SHARED, draw_picture
+
+
+def pytest_collection_finish() -> None:
+    """Spare the collector the imported modules, and most of its rounds: composing configs makes small objects only."""
+    gc.freeze()
+    gc.set_threshold(20_000, 20, 20)
 
 
 @pytest.fixture(scope="session")

@@ -11,7 +11,7 @@ from typing import Any
 from hypothesis import HealthCheck, settings
 from hypothesis import strategies as st
 
-EXAMPLES = int(os.environ.get("FUZZ_EXAMPLES", 150))
+EXAMPLES = int(os.environ.get("FUZZ_EXAMPLES", 60))
 """Inputs of each test: `make fuzz` gives 10,000."""
 
 

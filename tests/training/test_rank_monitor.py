@@ -1,15 +1,17 @@
 """When one process of a run fails, the others end, and the run's record says why."""
 
 import json
+import os
 import subprocess
 import sys
 import time
 from pathlib import Path
 from types import SimpleNamespace
 
+import harm
 import pytest
+from forked import run_train
 from in_process import DIGITS, fork
-from program import run_program
 
 from cnnlab.errors import CnnlabError, DataError, DivergedError, InputError
 from cnnlab.training import rank_monitor
@@ -73,15 +75,18 @@ def test_record_says_that_a_process_was_killed(tmp_path, monkeypatch):
     monkeypatch.setenv("OMP_NUM_THREADS", "1")
     kill = ("+callbacks.kill={_target_: harm.Kill, step: 3, rank: 1}", "trusted_packages=[harm]")
     options = [override for override in DIGITS if override != "trainer=cpu"]
-    done = run_program(*options, "trainer=ddp_cpu", *kill, cwd=tmp_path)
-    assert done.returncode == 3, done.stderr
+    monkeypatch.setenv(
+        "PYTHONPATH", os.pathsep.join([str(Path(harm.__file__).parent), os.environ.get("PYTHONPATH", "")])
+    )
+    code, said = run_train(*options, "trainer=ddp_cpu", *kill, cwd=tmp_path)
+    assert code == 3, said
     (folder,) = [path.parent for path in (tmp_path / "outputs").rglob("config.yaml")]
     assert [path.parent for path in (tmp_path / "outputs").rglob("run.json")] == [folder]
-    assert done.stderr.count("Run folder:") == 1
+    assert said.count("Run folder:") == 1
     record = json.loads((folder / "run.json").read_text())
     assert record["world_size"] == 2
     assert record["status"] == "failed"
     assert record["exit_code"] == 3
     assert record["error"].startswith("Process 1 of the run was killed (SIGKILL), most likely because memory ran out.")
-    assert record["error"] in done.stderr
-    assert "Traceback" not in done.stderr
+    assert record["error"] in said
+    assert "Traceback" not in said

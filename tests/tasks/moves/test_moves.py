@@ -237,6 +237,7 @@ def play(trained, commands, *arguments):
     return done.stdout, done.stderr, done.returncode
 
 
+@pytest.mark.slow  # an interpreter of its own; the games below go through pipes of a fork
 def test_play_speaks_nothing_but_gtp(trained):
     stdout, stderr, code = play(trained, ["boardsize 9", "1 genmove b", "play w E5", "boardsize 19", "quit", "name"])
     replies = stdout.split("\n\n")
