@@ -41,7 +41,7 @@ IMPOSSIBLE = {
             "augmentation.random_crop.size=48",
             "augmentation.random_crop.pad_if_needed=false",
         ],
-        r"augmentation: an image of 32 x 32 pixels cannot be augmented: .*\(48, 48\) is larger than .*\(40, 40\)",
+        r"augmentation: an image of 32 x 32 .*: crops of 48 x 48 pixels do not fit into the padded image of 40 x 40",
     ),
     "border wider than the image": (
         ["augmentation=[random_crop]", "augmentation.random_crop.padding=40"],

@@ -178,7 +178,7 @@ def build(cfg: Config) -> Experiment:
     require_work_for_all(data, trainer.world_size)
     experiment = Experiment(cfg, task, spec, data, module, trainer)
     data.cached = find_feature_cache(experiment)
-    open_data_records(experiment)
+    prepare_reading(experiment)
     return experiment
 
 
@@ -343,12 +343,13 @@ def find_feature_cache(experiment: Experiment, setting: str | None = None) -> Fe
     )
 
 
-def open_data_records(experiment: Experiment) -> None:
-    """Give the data records of decoded images, where data.record_cache and the task allow it."""
+def prepare_reading(experiment: Experiment) -> None:
+    """Tell the data how often they are read, and give them records of decoded images if data.record_cache allows it."""
     if "records" in experiment.task.capabilities:
         data: Any = experiment.data
+        data.reading_epochs = reading_epochs(experiment)
         setting, store = experiment.cfg["data"]["record_cache"], store_of(experiment.cfg)
-        data.records = open_records(setting, data.recordable, data.channels, store, reading_epochs(experiment))
+        data.records = open_records(setting, data.recordable, data.channels, store, data.reading_epochs)
 
 
 def reading_epochs(experiment: Experiment) -> int:

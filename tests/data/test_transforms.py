@@ -13,14 +13,14 @@ from PIL import Image
 from torchvision.transforms import v2
 
 from cnnlab.config import CONFIG_DIR, build_entries
+from cnnlab.data.augmentations import RandomAffine, augment
 from cnnlab.data.decoding import to_pixels
+from cnnlab.data.draws import TorchDraws
 from cnnlab.data.transforms import (
     BATCH_TRANSFORMS,
     EvalTransform,
-    RandomAffine,
     TrainTransform,
     batch_transforms,
-    resized_crop,
 )
 from cnnlab.errors import InputError
 from cnnlab.seeds import derived_rng
@@ -212,7 +212,7 @@ def test_fast_crop_is_torchvisions_to_the_bit(mode, height, width, size, antiali
             with derived_rng(seed):
                 expected, after = step(pixels), torch.rand(1)
             with derived_rng(seed):
-                assert torch.equal(resized_crop(step, pixels), expected)
+                assert torch.equal(augment(step, pixels, TorchDraws()), expected)
                 assert torch.rand(1) == after
 
 

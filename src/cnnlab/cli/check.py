@@ -107,11 +107,8 @@ def _speeds(run: DryRun) -> str:
     def row(name: str, seconds: float) -> tuple[str, ...]:
         return name, f"{run.data.batch_size / seconds:,.0f}", f"{1000 * seconds:,.1f}"
 
-    workers = run.data.num_workers
-    rows = [
-        ("", f"{run.data.examples.lower()}/s", "ms/batch"),
-        row(f"loader alone, {workers} worker{'s' if workers != 1 else ''}", run.loader),
-    ]
+    workers = "in memory" if run.in_memory else f"{run.workers} worker{'s' if run.workers != 1 else ''}"
+    rows = [("", f"{run.data.examples.lower()}/s", "ms/batch"), row(f"loader alone, {workers}", run.loader)]
     for phase in run.phases:
         when = f", {_epochs(phase)}" if len(run.phases) > 1 else ""
         trained = "trainable layers alone, on features" if phase.kept else "network alone"
@@ -168,7 +165,8 @@ def setup_of(run: DryRun, phase: Phase) -> Setup:
     return Setup(
         unit=data.examples.lower(),
         batch_size=data.batch_size,
-        workers=data.num_workers,
+        workers=run.workers,
+        in_memory=run.in_memory,
         cores=cores(),
         threads=torch.get_num_threads(),
         gpu=run.device.type != "cpu",

@@ -15,6 +15,7 @@ from torch.utils.data import DataLoader
 
 from cnnlab.config import Config, build_entries, trusted_prefixes
 from cnnlab.config import build as build_node
+from cnnlab.data.in_memory import MemoryLoader
 from cnnlab.data.records import records_of, require_use, wanted
 from cnnlab.errors import InputError, Problems
 from cnnlab.experiment import (
@@ -79,7 +80,11 @@ class DryRun:
         if self.features:
             self.features.keep = False  # filling is timed on a few batches, not done
         self.records = self._find_records(reading_epochs(self.experiment))
-        self.loader = loader_seconds(self._image_loader(), seconds)
+        loader = self._image_loader()
+        self.in_memory = isinstance(loader, MemoryLoader) and loader.in_memory
+        self.workers: int = loader.num_workers
+        """Number of processes that load training images."""
+        self.loader = loader_seconds(loader, seconds)
         """Seconds per batch of the loader alone."""
         self.batches = limited(len(self.data.train_dataloader()), cfg["trainer"]["limit_train_batches"])
         """Number of training batches per epoch."""

@@ -1,6 +1,8 @@
 """DataModules: split, augment and batch a data set, with random numbers derived from the seed."""
 
 import hashlib
+import logging
+import math
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
@@ -15,7 +17,8 @@ from PIL import Image
 from torch import Tensor
 from torch.utils.data import BatchSampler, DataLoader, Dataset
 
-from cnnlab.data.images import ImageFiles, LabelledImages, Splits
+from cnnlab.data.images import ImageArray, ImageFiles, LabelledImages, Splits
+from cnnlab.data.in_memory import GIB, MIB, MemoryLoader, prepare, prepared_shape
 from cnnlab.data.levels import NO_RANGES, Ranges
 from cnnlab.data.records import Records
 from cnnlab.data.sampling import Draw, EpochBatches, EpochSampler, ResumedEpochs
@@ -26,6 +29,8 @@ from cnnlab.data.transforms import EvalTransform, TrainTransform
 from cnnlab.errors import InputError
 from cnnlab.seeds import derive, derived_rng
 from cnnlab.system.processes import cores
+
+log = logging.getLogger(__name__)
 
 
 class Cached(Protocol):
@@ -132,7 +137,7 @@ class DataModule(L.LightningDataModule, ABC):
         sampler: Any = EpochSampler(len(self.parts.train), self.seed, world_size, rank, self.epoch_size)
         # A last batch of one image has no useful batch statistics, and a smaller batch recompiles a compiled network.
         batches = EpochBatches(sampler, self.batch_size, drop_last=len(sampler) >= self.batch_size)
-        loader = self.loader(dataset, batches)
+        loader = self.repeated_loader(dataset, batches)
         given = self.cached.train(loader) if self.cached else loader
         return ResumedEpochs(given, self.trainer) if self.trainer else given
 
@@ -148,7 +153,8 @@ class DataModule(L.LightningDataModule, ABC):
     def eval_dataloader(self, part: Any) -> DataLoader:
         """Return a loader of `part`, in order and not augmented; under DDP each example is on exactly one rank."""
         world_size, rank = (self.trainer.world_size, self.trainer.global_rank) if self.trainer else (1, 0)
-        return self._loader(self.eval_dataset(part), [(0, index) for index in range(rank, len(part), world_size)])
+        draws: Any = [(0, index) for index in range(rank, len(part), world_size)]
+        return self.repeated_loader(self.eval_dataset(part), BatchSampler(draws, self.batch_size, drop_last=False))
 
     def sample(self, count: int) -> Tensor:
         """Return at most `count` training images as evaluation sees them, chosen by the seed: uint8 N x C x H x W."""
@@ -159,12 +165,14 @@ class DataModule(L.LightningDataModule, ABC):
 
     def train_images(self) -> Iterator[Tensor]:
         """Yield the training images as evaluation sees them, in float32 batches in [0, 1]."""
-        dataset = self.eval_dataset(self.parts.train)
-        for images, _ in self._loader(dataset, [(0, index) for index in range(len(self.parts.train))]):
+        draws: Any = [(0, index) for index in range(len(self.parts.train))]
+        batches = BatchSampler(draws, self.batch_size, drop_last=False)
+        for images, _ in self.repeated_loader(self.eval_dataset(self.parts.train), batches):
             yield images.float() / 255
 
-    def _loader(self, dataset: Dataset, draws: Any) -> DataLoader:
-        return self.loader(dataset, BatchSampler(draws, self.batch_size, drop_last=False))
+    def repeated_loader(self, dataset: Dataset, batches: Iterable) -> Any:
+        """Return a loader of the batches of draws in `batches`, which a run may read again and again."""
+        return self.loader(dataset, batches)
 
     def loader(self, dataset: Dataset, batches: Iterable) -> DataLoader:
         """Return a loader of `dataset` whose workers prepare the batches of draws in `batches`."""
@@ -186,6 +194,7 @@ class ImageDataModule(DataModule):
     """Train, validation and test images as batches of (uint8 N x C x H x W, int64 classes or float32 values N).
 
     digests: name -> hash of the content of each training image. augmentations: of training images, in order.
+    memory_gib: size in GiB up to which the prepared images of a part are kept in memory, on the device.
     image_size, resize_size, resizing: arguments of EvalTransform.
     """
 
@@ -206,11 +215,17 @@ class ImageDataModule(DataModule):
         batch_size: int,
         num_workers: int | None,
         seed: int,
+        memory_gib: float = 0.0,
         **resizing: Any,
     ) -> None:
         super().__init__(
             parts, skipped=skipped, channels=channels, batch_size=batch_size, num_workers=num_workers, seed=seed
         )
+        self.memory_gib = memory_gib
+        self.reading_epochs = 1
+        """Number of epochs in which the images are read; files that are read once are not kept in memory."""
+        self._kept: dict[tuple[int, str], Tensor | None] = {}
+        """Images of a part, and what they are prepared as -> the prepared images; None if they cannot be kept."""
         self.image_size = image_size
         self.split_hash = split_hash
         self.digests = digests or {}
@@ -271,6 +286,44 @@ class ImageDataModule(DataModule):
     def transport(self) -> Transport:
         return Slots(self.num_workers, self.batch_size, self.image_size, self.channels)
 
+    def repeated_loader(self, dataset: Dataset, batches: Iterable) -> Any:
+        assert isinstance(dataset, ImageDataset)
+        is_part = any(dataset.images is part for part in (self.parts.train, self.parts.val, self.parts.test))
+        again = isinstance(dataset.images, ImageArray) or self.reading_epochs > 1
+        if not self.memory_gib or not is_part or not again:
+            return self.loader(dataset, batches)
+        if steps := dataset.transform.one_by_one:
+            log.info("Images are augmented one by one: %s does not work on batches.", ", ".join(steps))
+            return self.loader(dataset, batches)
+        return MemoryLoader(dataset, batches, lambda: self._keep(dataset), lambda: self.loader(dataset, batches))
+
+    def _keep(self, dataset: "ImageDataset") -> Tensor | None:
+        """Return the prepared images of a dataset on the run's device; None if they are too large or differ in size."""
+        key = (id(dataset.images), str(dataset.transform.prepared_as()))  # of one of the parts, which stay
+        if key not in self._kept:
+            self._kept[key] = self._prepare(dataset)
+        kept = self._kept[key]
+        if kept is not None and self.trainer:
+            kept = self._kept[key] = kept.to(self.trainer.strategy.root_device)
+        return kept
+
+    def _prepare(self, dataset: "ImageDataset") -> Tensor | None:
+        """Return all images of a dataset as its transform prepares them; None if they are too large or differ in size."""
+        shape, limit = prepared_shape(dataset), self.memory_gib * GIB
+        size = len(dataset.images) * math.prod(shape or ())
+        pixels = None
+        if shape and size <= limit:
+            plain = PreparedDataset(dataset.images, dataset.transform, dataset.channels, self.seed, dataset.records)
+            pixels = prepare(plain, shape, lambda batches: self.loader(plain, batches))
+        images = f"{len(dataset.images):,} images of {' x '.join(map(str, shape or ()))}, {size / MIB:,.1f} MiB"
+        if pixels is not None:
+            log.info("In memory: %s.", images)
+        elif size > limit:
+            log.info("Not in memory: %s, more than data.memory_gib=%g.", images, self.memory_gib)
+        else:
+            log.info("Not in memory: %s images of different sizes.", f"{len(dataset.images):,}")
+        return pixels
+
     def teardown(self, stage: str) -> None:
         """Write the records that this process has made, if it loads images itself; workers write their own."""
         for records in self.records.values():
@@ -305,12 +358,23 @@ class ImageDataset(Dataset):
 
     def __getitem__(self, draw: Draw) -> tuple[Tensor, int | float]:
         epoch, index = draw
-        if self.records is not None:
-            pixels = self.records[index]
-        else:
-            pixels = self.transform.prepare(self.images.tensor(index, self.channels))
+        pixels = self.prepared(index)
         with derived_rng(self.seed, "augmentation", epoch, index):
             return self.transform.augment(pixels), self.images.labels[index].item()
+
+    def prepared(self, index: int) -> Tensor:
+        """Return image `index` as the transform prepares it, uint8 C x H x W."""
+        if self.records is not None:
+            return self.records[index]
+        return self.transform.prepare(self.images.tensor(index, self.channels))
+
+
+class PreparedDataset(ImageDataset):
+    """The images of an ImageDataset before augmentation."""
+
+    def __getitem__(self, draw: Draw) -> tuple[Tensor, int | float]:
+        _, index = draw
+        return self.prepared(index), self.images.labels[index].item()
 
 
 def build_data(
@@ -331,6 +395,7 @@ def build_data(
     classes: Sequence[str | int] | int | None = None,
     images_per_class: int | None = None,
     train_fraction: float = 1.0,
+    memory_gib: float = 0.0,
     stratified: bool = True,
     ranges: Ranges | None = None,
     **resizing: Any,
@@ -339,9 +404,9 @@ def build_data(
 
     channels: input channels of the network, 1 or 3; images are converted. image_size, resize_size: pixels.
     resizing: further arguments of EvalTransform (interpolation, crop_mode, fill).
-    num_workers: None chooses a number by the machine and the data. stratified: True if labels are classes, so that
-    each part gets its share of every class; False if they are values. ranges: of samples that are not unsigned 8-bit
-    numbers (see `levels`); None takes those of the training images.
+    num_workers: None chooses a number by the machine and the data. memory_gib: see ImageDataModule.
+    stratified: True if labels are classes, so that each part gets its share of every class; False if they are values.
+    ranges: of samples that are not unsigned 8-bit numbers (see `levels`); None takes those of the training images.
     Raises InputError or DataError if the options or the data cannot work.
     """
     if channels not in (1, 3):
@@ -349,6 +414,8 @@ def build_data(
             f"The network takes {channels} input channels; image data give 1 or 3. Choose another model or data."
         )
     check_loading(batch_size, num_workers)
+    if not memory_gib >= 0:
+        raise InputError(f"data.memory_gib={memory_gib}: use 0 to keep no images in memory, or the GiB they may take.")
     published = dataset()
     train = scan(select(published.train, classes, images_per_class, split_seed), bad_images, cache_dir, ranges)
     others = [
@@ -379,6 +446,7 @@ def build_data(
         batch_size=batch_size,
         num_workers=num_workers,
         seed=seed,
+        memory_gib=memory_gib,
         **resizing,
     )
 

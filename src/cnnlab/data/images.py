@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any, Protocol
 
 import numpy as np
+import torch
 from PIL import Image
 from torch import Tensor
 
@@ -130,6 +131,14 @@ class ImageArray:
 
     def tensor(self, index: int, channels: int, side: int | None = None) -> Tensor:
         return to_pixels(self.load(index, channels))
+
+    def tensors(self, start: int, stop: int, channels: int) -> Tensor:
+        """Return the pixels of images `start` to `stop` (exclusive) as uint8 N x C x H x W."""
+        stored = self.pixels[start:stop]
+        if channels == 1 and stored.ndim == 4:
+            return torch.stack([self.tensor(index, channels) for index in range(start, start + len(stored))])
+        pixels = torch.from_numpy(stored)
+        return pixels.permute(0, 3, 1, 2) if stored.ndim == 4 else pixels[:, None].expand(-1, channels, -1, -1)
 
     def name(self, index: int) -> str:
         return f"{self.numbers[index]:05d}"

@@ -1,24 +1,22 @@
 """Turn decoded images into uint8 tensors of the network's input size, with and without augmentation."""
 
 import math
-from collections.abc import Callable, Iterable, Sequence
-from functools import cache
+from collections.abc import Iterable, Sequence
 from typing import Any
 
 import torch
 from PIL import Image
 from torch import Tensor
-from torch.nn.functional import interpolate
 from torchvision.transforms import v2
 
+from cnnlab.data.augmentations import augment, augment_batch, works_on_batches
 from cnnlab.data.decoding import to_pixels
-from cnnlab.errors import InputError
+from cnnlab.data.draws import Draws, TorchDraws
 
 MIXING = (v2.MixUp, v2.CutMix)
 """Augmentations that mix the images of a batch and their labels."""
 BATCH_TRANSFORMS = (v2.GaussianNoise, *MIXING)
 """Augmentations of float images or whole batches; they run on the device instead of in the workers."""
-BORDERS = ("constant", "edge", "reflect", "symmetric")
 
 
 class EvalTransform:
@@ -28,8 +26,12 @@ class EvalTransform:
     (torchvision's way); "squash" resizes both sides to `resize_size`, whatever the shape of the image; "border" resizes
     the long side and fills the rest with the colour `fill` (0 to 255 for each channel; None: black).
     interpolation: "bilinear", "bicubic" or "nearest", with antialiasing.
-    `prepare` is the same for an image each time, so its result can be cached; `augment` is random.
+    `prepare` is the same for an image each time, so its result can be cached; `augment` is random. Both also take
+    images of one size as a batch, N x C x H x W.
     """
+
+    augmentations: Sequence[torch.nn.Module] = ()
+    one_by_one: Sequence[str] = ()
 
     def __init__(
         self,
@@ -73,6 +75,11 @@ class EvalTransform:
         """Return the image unchanged."""
         return pixels
 
+    @property
+    def prepared_size(self) -> int | None:
+        """Height and width of every image that `prepare` returns; None if images differ."""
+        return self.image_size
+
     def needed_side(self) -> None:
         """Return None: `prepare` resizes every image, so records need no size of their own."""
 
@@ -113,10 +120,31 @@ class TrainTransform:
 
     def augment(self, pixels: Tensor) -> Tensor:
         """Apply the random augmentations to a prepared image: uint8 C x image_size x image_size."""
+        draws = TorchDraws()
         for step in self.augmentations:
-            pixels = FASTER.get(type(step), apply)(step, pixels)
-        size = self.evaluation.image_size
-        return pixels if pixels.shape[-2:] == (size, size) else self.evaluation(pixels)
+            pixels = augment(step, pixels, draws)
+        return self._in_size(pixels)
+
+    def augment_batch(self, images: Tensor, draws: Sequence[Draws]) -> Tensor:
+        """Apply the random augmentations to prepared images of one size, uint8 N x C x H x W, which may be overwritten.
+
+        draws: those of each image, N. The result is N x C x image_size x image_size, and equals `augment` up to
+        rounding. Raises KeyError if there are augmentations that only work `one_by_one`.
+        """
+        for step in self.augmentations:
+            images = augment_batch(step, images, draws)
+        return self._in_size(images)
+
+    @property
+    def one_by_one(self) -> list[str]:
+        """Names of the classes of augmentations that do not work on batches."""
+        return [type(step).__name__ for step in self.augmentations if not works_on_batches(step)]
+
+    @property
+    def prepared_size(self) -> int | None:
+        """Height and width of every image that `prepare` returns; None if images differ."""
+        crops = self._first(v2.RandomResizedCrop) or self._first(v2.RandomCrop)
+        return None if crops else self.evaluation.image_size
 
     def needed_side(self) -> int | None:
         """Return how many pixels of the short side RandomResizedCrop needs; None without it.
@@ -137,61 +165,12 @@ class TrainTransform:
             return self.evaluation.resized_as()
         return self.evaluation.prepared_as()
 
+    def _in_size(self, pixels: Tensor) -> Tensor:
+        size = self.evaluation.image_size
+        return pixels if pixels.shape[-2:] == (size, size) else self.evaluation(pixels)
+
     def _first(self, kind: type) -> Any:
         return next((step for step in self.augmentations if isinstance(step, kind)), None)
-
-
-def resized_crop(step: v2.RandomResizedCrop, pixels: Tensor) -> Tensor:
-    """Apply `step` to uint8 C x H x W in channels-last layout, with the same random numbers and bits, but faster.
-
-    torch's resize has a fast path for contiguous channels-last pixels, which torchvision does not use directly.
-    (On CPUs that are neither ARM nor have AVX2, torchvision resizes floats, and values may differ by 1.)
-    """
-    top, left, height, width = draw_window(step, *pixels.shape[-2:])
-    window = pixels[None, :, top : top + height, left : left + width].contiguous(memory_format=torch.channels_last)
-    mode = v2.InterpolationMode(step.interpolation)
-    if step.antialias and mode in (v2.InterpolationMode.BILINEAR, v2.InterpolationMode.BICUBIC):
-        return interpolate(window, list(step.size), mode=mode.value, antialias=True)[0]
-    return v2.functional.resize(window, step.size, step.interpolation, antialias=step.antialias)[0]
-
-
-def draw_window(step: v2.RandomResizedCrop, height: int, width: int) -> tuple[int, int, int, int]:
-    """Return top, left, height and width of a crop with the same random numbers as `step.make_params`, but faster."""
-    low, high = _logarithms(*step.ratio)
-    number = torch.empty(1)
-    for _ in range(10):
-        area = height * width * number.uniform_(*step.scale).item()
-        ratio = number.uniform_(low, high).exp_().item()
-        columns, rows = round(math.sqrt(area * ratio)), round(math.sqrt(area / ratio))
-        if 0 < columns <= width and 0 < rows <= height:
-            top = torch.randint(height - rows + 1, (1,)).item()
-            left = torch.randint(width - columns + 1, (1,)).item()
-            return int(top), int(left), rows, columns
-    rows = min(height, round(width / min(step.ratio)))
-    columns = min(width, round(height * max(step.ratio)))
-    return (height - rows) // 2, (width - columns) // 2, rows, columns
-
-
-@cache
-def _logarithms(*numbers: float) -> list[float]:
-    """Return the natural logarithms in single precision, as torchvision computes them."""
-    return torch.tensor(numbers).log().tolist()
-
-
-def horizontal_flip(step: v2.RandomHorizontalFlip, pixels: Tensor) -> Tensor:
-    """Apply `step` to an image C x H x W with the same random number, without checking for other types of input."""
-    return pixels.flip(-1) if torch.rand(1) < step.p else pixels
-
-
-def apply(step: torch.nn.Module, pixels: Tensor) -> Tensor:
-    return step(pixels)
-
-
-FASTER: dict[type, Callable[[Any, Tensor], Tensor]] = {
-    v2.RandomResizedCrop: resized_crop,
-    v2.RandomHorizontalFlip: horizontal_flip,
-}
-"""torchvision's augmentation -> a faster function with the same result on images."""
 
 
 def batch_transforms(augmentations: Iterable[torch.nn.Module], num_classes: int) -> list[torch.nn.Module]:
@@ -201,52 +180,3 @@ def batch_transforms(augmentations: Iterable[torch.nn.Module], num_classes: int)
         if isinstance(step, MIXING):
             step.num_classes = num_classes
     return chosen
-
-
-class RandomAffine(v2.RandomAffine):
-    """torchvision's RandomAffine with a choice of border, and mirroring with probability `reflect`.
-
-    Mirroring and rotating an image reflects it about an axis of random direction.
-    border: how to fill outside the image: "constant" (fill), "edge", "reflect" or "symmetric", as in torchvision's Pad.
-    Raises InputError for an unknown border or a probability outside [0, 1].
-    """
-
-    def __init__(
-        self,
-        degrees: float | Sequence[float],
-        translate: Sequence[float] | None = None,
-        scale: Sequence[float] | None = None,
-        shear: float | Sequence[float] | None = None,
-        reflect: float = 0.0,
-        border: str = "constant",
-        interpolation: str = "bilinear",
-        fill: float = 0.0,
-    ) -> None:
-        super().__init__(degrees, translate, scale, shear, interpolation, fill)
-        if border not in BORDERS:
-            raise InputError(f"border={border}: use {', '.join(BORDERS)}.")
-        if not 0 <= reflect <= 1:
-            raise InputError(f"reflect={reflect}: use a probability between 0 and 1.")
-        self.reflect = reflect
-        self.border = border
-
-    def make_params(self, flat_inputs: list[Any]) -> dict[str, Any]:
-        return {**super().make_params(flat_inputs), "mirrored": torch.rand(1).item() < self.reflect}
-
-    def transform(self, inpt: Tensor, params: dict[str, Any]) -> Tensor:
-        geometry = {name: value for name, value in params.items() if name != "mirrored"}
-        image = v2.functional.horizontal_flip(inpt) if params["mirrored"] else inpt
-        if self.border == "constant":
-            return super().transform(image, geometry)
-        height, width = image.shape[-2:]
-        vertical, horizontal = (self._margin(side) for side in (height, width))
-        padded = v2.functional.pad(image, [horizontal, vertical], padding_mode=self.border)
-        return v2.functional.center_crop(super().transform(padded, geometry), [height, width])
-
-    def _margin(self, side: int) -> int:
-        """Return how many pixels beyond the border the strongest transform can show; reflection allows side - 1."""
-        angle = math.radians(min(45.0, max(abs(degree) for degree in self.degrees)))
-        slant = math.tan(math.radians(max((abs(degree) for degree in self.shear or ()), default=0.0)))
-        reach = (math.cos(angle) + math.sin(angle)) * (1 + slant) / min(self.scale[0] if self.scale else 1.0, 1.0)
-        margin = side * ((reach - 1) / 2 + max(self.translate or (0.0,)))
-        return min(math.ceil(margin) + 1, side - 1)

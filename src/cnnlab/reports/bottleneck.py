@@ -19,7 +19,8 @@ class Setup:
     unit: what a batch consists of, in the plural. kept: whether training reads cached features. views: augmented views
     of each training image in the feature cache. recomputes: whether frozen stages compute their outputs in every epoch;
     obstacle: why, if not because of freeze.cache. freezes: whether any stage is ever frozen. decodes: whether images
-    are decoded in every epoch. records_off: whether data.record_cache=off.
+    are decoded in every epoch. records_off: whether data.record_cache=off. in_memory: whether the images
+    are in memory.
     """
 
     unit: str
@@ -40,6 +41,7 @@ class Setup:
     freezes: bool = False
     decodes: bool = False
     records_off: bool = False
+    in_memory: bool = False
     simplejpeg: bool = True
 
 
@@ -96,7 +98,7 @@ def _for_loader(epoch: float, setup: Setup) -> list[str]:
     changes = _caching_features(setup)
     if setup.decodes and setup.records_off:
         changes.append("data.record_cache=auto (files are decoded and resized once)")
-    if setup.workers < setup.cores and epoch > WORTH_WORKERS:
+    if setup.workers < setup.cores and epoch > WORTH_WORKERS and not setup.in_memory:
         changes.append(f"data.num_workers={setup.cores} (one per core)")
     if setup.decodes and not setup.simplejpeg:
         changes.append("pip install simplejpeg (decodes JPEG faster)")

@@ -27,6 +27,7 @@ class ClassificationData:
     batch_size: int
     num_workers: int | None
     record_cache: str
+    memory_gib: float
     val_fraction: float
     test_fraction: float
     split_seed: int

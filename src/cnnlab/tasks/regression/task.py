@@ -35,6 +35,7 @@ class RegressionData:
     batch_size: int
     num_workers: int | None
     record_cache: str
+    memory_gib: float
     val_fraction: float
     test_fraction: float
     split_seed: int
