@@ -23,7 +23,7 @@ from cnnlab.go.sgf_sources import record_files
 from cnnlab.system.files import read_json, write_json
 
 log = logging.getLogger(__name__)
-VERSION = 1
+VERSION = 2
 """Version of the file format and of the parsing; archives of another version are rebuilt."""
 LARGE = 50 * 2**20
 """Size of the records in bytes above which several processes parse them."""

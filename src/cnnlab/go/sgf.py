@@ -13,8 +13,9 @@ from pathlib import Path
 from cnnlab.errors import InputError
 from cnnlab.go import NEEDS_EXTRA, rules
 from cnnlab.go.positions import Move, Point, encode, new_position, turns_of, vertex, why_illegal
-from cnnlab.go.sgf_sources import MAX_BYTES, as_ascii_superset, documents
-from cnnlab.go.sgf_syntax import BrokenGameError, is_collection, main_lines, pieces
+from cnnlab.go.sgf_charsets import declared_charset, is_ambiguous, is_utf_8, readings, to_8_bits
+from cnnlab.go.sgf_sources import MAX_BYTES, documents
+from cnnlab.go.sgf_syntax import BrokenGameError, chunks, count_values, is_collection, main_lines, pieces
 from cnnlab.system.processes import can_start_workers
 
 try:
@@ -57,6 +58,8 @@ class Skipped:
 
     name: str
     reason: str
+    is_sgf: bool = True
+    """Whether its text is SGF, so that only the game is at fault."""
 
 
 class Games(Iterator[Game]):
@@ -103,7 +106,8 @@ class Task:
 
     name: str
     collection: bool
-    charset: str
+    charset: str | None
+    """Charset that the document declares, for games that declare none."""
     text: bytes
     reason: str = ""
 
@@ -122,9 +126,10 @@ def _read(found: Iterator[tuple[str, bytes | str]], workers: int) -> Iterator[Ga
 def _tasks(found: Iterator[tuple[str, bytes | str]]) -> Iterator[Task]:
     for name, contents in found:
         if isinstance(contents, str):
-            yield Task(name, False, "", b"", contents)
+            yield Task(name, False, None, b"", contents)
             continue
-        text, charset = as_ascii_superset(contents)
+        text = to_8_bits(contents)
+        charset = declared_charset(text)
         collection = is_collection(text)
         for piece in pieces(text, PIECE):
             yield Task(name, collection, charset, piece)
@@ -148,26 +153,72 @@ def _parsed(tasks: Iterator[Task], workers: int) -> Iterator[tuple[Task, list[Ga
 def _parse(task: Task) -> list[Game | Skipped]:
     if task.reason:
         return [Skipped("", task.reason)]
-    results: list[Game | Skipped] = []
-    for line in main_lines(task.text):
-        try:
-            if isinstance(line, BrokenGameError):
-                raise line
-            results.append(_game(line, task.charset))
-        except (BrokenGameError, InputError) as error:
-            results.append(Skipped("", str(error)))
+    results = [result for chunk in chunks(task.text) for result in _read_chunk(chunk, task.charset)]
     return results or [Skipped("", "it contains no game")]
 
 
-def _game(line: bytes, charset: str) -> Game:
-    """Parse a main line; raise BrokenGameError or InputError that says why if it is malformed or illegal."""
+def _read_chunk(chunk: bytes, charset: str | None) -> list[Game | Skipped]:
+    """Return the games in bytes that may be in any charset.
+
+    Where the charset decides about brackets, each that is possible is tried. A wrong one makes the text no SGF, or lets
+    a value swallow others; so of the readings that are SGF, those with the most values count. charset: as declared for
+    the document.
+    """
+    if is_utf_8(chunk):
+        return _games(chunk)
+    declared = declared_charset(chunk) or charset
+    texts = {name: text.encode() for name, text in readings(chunk, declared).items()}
+    if not is_ambiguous(chunk):
+        return _games(next(iter(texts.values())))
+    found = {name: _games(text) for name, text in texts.items()}
+    sound = [name for name, games in found.items() if all(isinstance(game, Game) or game.is_sgf for game in games)]
+    most = max((count_values(texts[name]) for name in sound), default=0)
+    best = [name for name in sound if count_values(texts[name]) == most]
+    legal = [name for name in best if all(isinstance(game, Game) for game in found[name])]
+    if declared in legal or len({_played(found[name]) for name in legal}) == 1:
+        return found[declared if declared in legal else legal[0]]
+    if not legal:
+        return found[(best or list(found))[0]]
+    names = " or ".join(legal)
+    return [Skipped("", f"it does not declare its charset, and it is a different game in each of {names}")]
+
+
+def _played(games: list[Game | Skipped]) -> str:
+    """Return what identifies games apart from names and comments."""
+    return repr([(game.size, game.setup, game.moves, game.komi, game.handicap) for game in games])  # type: ignore[union-attr]
+
+
+def _games(chunk: bytes) -> list[Game | Skipped]:
+    """Return the games in text in UTF-8."""
+    results: list[Game | Skipped] = []
+    for line in main_lines(chunk):
+        try:
+            if isinstance(line, BrokenGameError):
+                raise line
+            results.append(_game(line))
+        except BrokenGameError as error:
+            results.append(Skipped("", str(error), is_sgf=False))
+        except (UnplayableGameError, InputError) as error:
+            results.append(Skipped("", str(error)))
+    return results
+
+
+class UnplayableGameError(ValueError):
+    """Says why SGF is not a game that can be replayed."""
+
+
+def _game(line: bytes) -> Game:
+    """Parse a main line in UTF-8.
+
+    Raises BrokenGameError, UnplayableGameError or InputError that says why if it is malformed or illegal.
+    """
     try:
-        record = sgfmill.Sgf_game.from_bytes(line, override_encoding=charset)
+        record = sgfmill.Sgf_game.from_bytes(line, override_encoding="UTF-8")
     except ValueError as error:
         raise BrokenGameError(f"it is malformed: {error}") from error
     root, size = record.get_root(), record.get_size()
     if root.has_property("GM") and root.get_raw("GM").strip() != b"1":
-        raise BrokenGameError(f"it is not a game of Go: GM[{_text(root, 'GM')}]")
+        raise UnplayableGameError(f"it is not a game of Go: GM[{_text(root, 'GM')}]")
     stones: dict[Point, str] = {}
     moves: list[Move] = []
     to_play = ""
@@ -175,7 +226,7 @@ def _game(line: bytes, charset: str) -> Game:
         names = node.get_raw_property_map().keys()
         if names & {"AB", "AW", "AE"}:
             if moves:
-                raise BrokenGameError(f"stones are set up after move {len(moves)}")
+                raise UnplayableGameError(f"stones are set up after move {len(moves)}")
             _set_up(node, stones, size)
         if "PL" in names and not moves:
             to_play = {"b": "B", "w": "W"}.get(_text(node, "PL").strip()[:1].lower(), "")
@@ -184,7 +235,7 @@ def _game(line: bytes, charset: str) -> Game:
     setup: list[Move] = [(colour, point) for point, colour in stones.items()]
     handicap = _number(root, "HA") or 0
     if handicap >= 2 and not setup and moves and moves[0][0] == "W":
-        raise BrokenGameError(f"its {handicap:g} handicap stones are not placed")
+        raise UnplayableGameError(f"its {handicap:g} handicap stones are not placed")
     _check(setup, moves, size)
     black_only = bool(setup) and all(colour == "B" for colour, _ in setup)
     return Game(
@@ -208,7 +259,7 @@ def _set_up(node: sgfmill.Node, stones: dict[Point, str], size: int) -> None:
     try:
         black, white, empty = node.get_setup_stones()
     except ValueError as error:
-        raise BrokenGameError("it sets up stones off the board") from error
+        raise UnplayableGameError("it sets up stones off the board") from error
     for colour, points in (("B", black), ("W", white), ("", empty)):
         for row, column in points:
             stones[(size - 1 - row, column)] = colour
@@ -220,12 +271,12 @@ def _move(node: sgfmill.Node, number: int, size: int) -> Move:
     properties = node.get_raw_property_map()
     values = properties.get("B", []) + properties.get("W", [])
     if len(values) > 1:
-        raise BrokenGameError(f"move {number} has several moves in one node")
+        raise UnplayableGameError(f"move {number} has several moves in one node")
     try:
         colour, point = node.get_move()
     except ValueError as error:
         where = values[0].decode("ascii", "replace")
-        raise BrokenGameError(f"move {number} is at {where!r}, which is not a point") from error
+        raise UnplayableGameError(f"move {number} is at {where!r}, which is not a point") from error
     return colour.upper(), None if point is None else (size - 1 - point[0], point[1])
 
 

@@ -1,9 +1,7 @@
 """Read SGF text from bytes, files, folders and zip archives, within size limits and without unpacking to disk."""
 
-import codecs
 import io
 import lzma
-import re
 import zipfile
 import zlib
 from collections.abc import Iterator
@@ -11,14 +9,12 @@ from pathlib import Path
 from typing import IO
 
 from cnnlab.errors import DataError
+from cnnlab.system.files import files_below
 
 MAX_BYTES = 256 * 2**20
 """Size limit in bytes of a file, also of one inside an archive."""
 MAX_RATIO = 100
 """Largest compression ratio of a zip archive, against zip bombs; SGF text compresses five- to tenfold."""
-# Codecs that are used for text files; others in Python, such as punycode, are very slow on large input.
-CHARSETS = re.compile("(ascii|big5|cp|euc|gb|hz|iso|johab|koi|mac|shift|tis|utf-(8|16|32)).*")
-CHARSET = re.compile(rb"C[a-z]*A[a-z]*\s*\[([^\]]*)\]|ca\s*\[([^\]]*)\]")
 
 
 def documents(source: Path | bytes, max_bytes: int = MAX_BYTES) -> Iterator[tuple[str, bytes | str]]:
@@ -39,7 +35,7 @@ def documents(source: Path | bytes, max_bytes: int = MAX_BYTES) -> Iterator[tupl
 
 
 def record_files(source: Path) -> list[Path]:
-    """Return the .sgf and .zip files of a folder at any depth, sorted, or `source` itself if it is a file.
+    """Return the .sgf and .zip files of a folder at any depth, also in linked folders, or `source` itself if a file.
 
     Raises DataError if there are none.
     """
@@ -47,32 +43,10 @@ def record_files(source: Path) -> list[Path]:
         return [source]
     if not source.is_dir():
         raise DataError(f"{source.absolute()} does not exist.")
-    files = sorted(path for path in source.rglob("*") if path.suffix.lower() in (".sgf", ".zip") and path.is_file())
+    files = [path for path in files_below(source) if path.suffix.lower() in (".sgf", ".zip")]
     if not files:
         raise DataError(f"{source.absolute()} has no .sgf or .zip file.")
     return files
-
-
-def as_ascii_superset(text: bytes) -> tuple[bytes, str]:
-    """Return the text in a charset whose bytes below 128 are always ASCII characters, and the name of that charset.
-
-    The second byte of a Chinese, Japanese or Korean character can be `]` or a backslash, and UTF-16 is full of zero
-    bytes, so such text is converted to UTF-8. The charset is UTF-8 if the text is valid UTF-8, whatever it declares;
-    else that of its first CA property; else Latin-1, the default of SGF.
-    """
-    if text.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)):
-        return text.decode("utf-16", "replace").encode(), "UTF-8"
-    try:
-        text.decode()
-        return text, "UTF-8"
-    except UnicodeDecodeError:
-        declared = CHARSET.search(text)
-    name = (declared.group(1) or declared.group(2) or b"").decode("ascii", "replace").strip() if declared else ""
-    try:
-        codec = codecs.lookup(name).name
-    except (LookupError, ValueError):  # ValueError: a name with a zero byte
-        codec = ""
-    return (text.decode(codec, "replace").encode(), "UTF-8") if CHARSETS.match(codec) else (text, "ISO-8859-1")
 
 
 def _file(path: Path, name: str, max_bytes: int) -> Iterator[tuple[str, bytes | str]]:

@@ -18,12 +18,14 @@ START = re.compile(rb"\(\s*+;")
 ROOT = re.compile(
     rb"\(\s*+;\s*+(?:[a-z]*(?:F[a-z]*F|G[a-z]*M|S[a-z]*Z|C[a-z]*A|A[a-z]*P)[a-z]*|ff|gm|sz|ca|ap)\s*+\[[^\\\]]*+\]"
 )
+LEFT_OVER = re.compile(rb";\s*+[A-Za-z]++\s*+\[")
+"""A node with a property."""
 SMALL_NAME = re.compile(rb"(?<![A-Za-z])[a-z]++(?![A-Za-z])\s*+\[")
 NAME_OR_VALUE = re.compile(VALUE + rb"|[A-Za-z]++", re.DOTALL)
 
 
 class BrokenGameError(ValueError):
-    """Says why text that looks like a game is not one."""
+    """Says why text that looks like a game is not SGF."""
 
 
 def pieces(text: bytes, least: int) -> Iterator[bytes]:
@@ -41,17 +43,29 @@ def is_collection(text: bytes) -> bool:
     return len(list(islice(ROOT.finditer(text), 2))) > 1
 
 
-def main_lines(text: bytes) -> Iterator[bytes | BrokenGameError]:
-    """Yield the main line of every game in a collection as SGF without variations, or the error in that game."""
+def chunks(text: bytes) -> Iterator[bytes]:
+    """Cut a collection before the root of every game; games without a root property stay with the one before."""
     roots = [root.start() for root in ROOT.finditer(text)]
-    borders = [0, *roots, len(text)]
-    for begin, end in pairwise(borders):
-        chunk = text[begin:end]
-        start = START.search(chunk)
-        while start:
-            line, stop = _main_line(chunk, start.start())
-            yield line
-            start = START.search(chunk, stop)
+    return (text[begin:end] for begin, end in pairwise([0, *roots, len(text)]))
+
+
+def main_lines(chunk: bytes) -> Iterator[bytes | BrokenGameError]:
+    """Yield the main line of every game in a chunk as SGF without variations, or the error in that game.
+
+    Nodes after a game are reported as an error too: they may belong to it, if a bracket in a value is not escaped.
+    """
+    start = START.search(chunk)
+    while start:
+        line, stop = _main_line(chunk, start.start())
+        start = START.search(chunk, stop)
+        yield line
+        if LEFT_OVER.search(chunk, stop, start.start() if start else len(chunk)):
+            yield BrokenGameError("it begins without a parenthesis, or the game before it ends too early")
+
+
+def count_values(text: bytes) -> int:
+    """Return the number of property values in a text."""
+    return len(VALUES.findall(text))
 
 
 def _main_line(text: bytes, start: int) -> tuple[bytes | BrokenGameError, int]:
