@@ -56,6 +56,22 @@ def test_classes_and_splits_of_a_finished_run(quick_run):
             assert chosen == int((labels == digit).sum() * fraction + 1e-9)
 
 
+def test_lists_have_a_line_for_each_image_whatever_its_name(tmp_path):
+    for number in range(12):
+        draw_picture(tmp_path / "data" / ("cat\ndog" if number % 2 else "b") / f"{number}\n.png", "circle", number)
+    (tmp_path / "data" / "b" / "bad\n.png").write_bytes(b"no picture")
+    options = [option for option in DIGITS if not option.startswith("data=")]
+    data = ("data=image_folder", f"data.root={tmp_path / 'data'}", "data.bad_images=skip", "model.image_size=32")
+    record = train_in_process(tmp_path / "run", *options, *data, "trainer.max_epochs=1", "data.val_fraction=0.25")
+    for part, count in record["images"].items():
+        lines = (tmp_path / "run" / "splits" / f"{part}.txt").read_text(encoding="utf-8").splitlines()
+        assert len(lines) == count
+    assert sum(record["images"].values()) == 12
+    skipped = (tmp_path / "run" / "skipped_images.txt").read_text(encoding="utf-8").splitlines()
+    assert len(skipped) == 1
+    assert r"bad\n.png" in skipped[0]
+
+
 def test_config_and_overrides_of_a_finished_run(quick_run):
     cfg = read_config(quick_run)
     assert cfg["trainer"]["max_epochs"] == 3

@@ -15,6 +15,7 @@ from cnnlab.errors import DataError
 from cnnlab.system.files import (
     MappedTensors,
     load_tensors,
+    printable,
     write_atomically,
     write_bytes,
     write_json,
@@ -174,3 +175,28 @@ def test_json_has_null_for_what_is_no_number(tmp_path):
 
     found = json.loads((tmp_path / "x.json").read_text(encoding="utf-8"), parse_constant=refuse)
     assert found == {"a": None, "b": [None, 1.5, {"c": None}], "d": [None, 2], "e": "NaN", "ü": None}
+
+
+ODD = (
+    "a\nb",
+    "a\\nb",
+    "a\\\nb",
+    "tab\t",
+    "\x1b[31m",
+    "line\u2028",
+    "\x85",
+    "\udcff",
+    "\xff",
+    "猫",
+    "e\u0301",
+    "two words",
+    "",
+)
+
+
+def test_printable_names_are_lines_of_text_that_differ_where_names_do():
+    written = [printable(name) for name in ODD]
+    assert len(set(written)) == len(ODD)
+    assert "\n".join(written).encode().decode().splitlines() == written[:-1]  # an empty last line is no line
+    assert written[0] == r"a\nb"
+    assert all(name == printable(name) for name in ("猫", "e\u0301", "two words", "Größe", "\u3000"))

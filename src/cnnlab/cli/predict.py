@@ -18,7 +18,7 @@ from cnnlab.data.sources.image_folder import find_pictures
 from cnnlab.drawing.sheets import captioned, png
 from cnnlab.errors import DataError, InputError
 from cnnlab.reports.pages import write_csv
-from cnnlab.system.files import write_bytes
+from cnnlab.system.files import printable, write_bytes
 from cnnlab.tasks.base import Prediction
 
 LARGEST_SHOWN = 640
@@ -96,7 +96,7 @@ def predict(cfg: Options, of_task: Sequence[str] = ()) -> Path:
     if not rows:
         raise DataError("None of the pictures can be read.")
     tables = [prediction.row() for _, prediction in rows]
-    cells = [[place.as_posix(), *row.values()] for (place, _), row in zip(rows, tables, strict=True)]
+    cells = [[printable(place.as_posix()), *row.values()] for (place, _), row in zip(rows, tables, strict=True)]
     write_csv(folder / "predictions.csv", ["image", *tables[0]], cells)
     captions = [prediction.caption for _, prediction in rows[: len(shown)]]
     write_bytes(folder / "sheet.png", png(captioned(shown, captions)))

@@ -16,6 +16,7 @@ from torch import Tensor
 
 from cnnlab.data.decoding import decode, decode_pixels, to_pixels
 from cnnlab.data.levels import NO_RANGES, Ranges
+from cnnlab.system.files import printable
 
 
 class LabelledImages(Protocol):
@@ -93,7 +94,7 @@ class ImageFiles:
         return decode_pixels(self.paths[index], channels, side, self.ranges or NO_RANGES)
 
     def name(self, index: int) -> str:
-        return self.paths[index].relative_to(self.root).as_posix()
+        return printable(self.paths[index].relative_to(self.root).as_posix())
 
     def digest(self, index: int) -> str:
         if self.digests is not None:

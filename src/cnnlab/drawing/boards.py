@@ -6,7 +6,8 @@ from typing import Any
 import numpy as np
 from PIL import Image, ImageDraw
 
-from cnnlab.drawing.sheets import MARGIN, TEXT, TITLE, font
+from cnnlab.drawing.sheets import MARGIN, TEXT, TITLE
+from cnnlab.system.fonts import draw_text, font
 
 LETTERS = "ABCDEFGHJKLMNOPQRSTUVWXYZ"
 WOOD, LINE, HEAT, PLAYED = (226, 187, 120), (70, 50, 20), (196, 30, 58), (20, 90, 200)
@@ -39,8 +40,8 @@ def board_picture(
         moves.append(f"played {_name(played, size)} {probabilities[played]:.1%}")
     page = Image.new("RGB", (board.width + 2 * MARGIN, board.height + 2 * MARGIN + TITLE + TEXT + 14), "white")
     pen = ImageDraw.Draw(page)
-    pen.text((MARGIN, MARGIN), title, fill="black", font=font(TITLE))
-    pen.text((MARGIN, MARGIN + TITLE + 4), "   ".join(moves), fill="black", font=font(TEXT))
+    draw_text(pen, (MARGIN, MARGIN), title, TITLE, "black")
+    draw_text(pen, (MARGIN, MARGIN + TITLE + 4), "   ".join(moves), TEXT, "black")
     page.paste(board, (MARGIN, MARGIN + TITLE + TEXT + 14))
     return page
 

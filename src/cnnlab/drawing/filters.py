@@ -8,7 +8,8 @@ from PIL import Image, ImageDraw
 from torch import Tensor
 
 from cnnlab.drawing.grids import colour_filters, diverging, finite, magnitudes
-from cnnlab.drawing.sheets import CAPTION, font, grid, side_by_side, titled
+from cnnlab.drawing.sheets import CAPTION, grid, side_by_side, titled
+from cnnlab.system.fonts import draw_text
 
 WIDTH = 1000
 DEAD = 0.02
@@ -77,7 +78,7 @@ def colour_bar(end: str, height: int = 160) -> Image.Image:
     page.paste(Image.fromarray(diverging(values, 1.0).permute(1, 2, 0).contiguous().numpy()), (0, 2))
     pen = ImageDraw.Draw(page)
     for y, text in ((0, f"+{end}"), (height // 2 - 6, "0"), (height - 12, f"-{end}")):
-        pen.text((24, y), text, fill="black", font=font(CAPTION))
+        draw_text(pen, (24, y), text, CAPTION, "black")
     return page
 
 

@@ -2,29 +2,20 @@
 
 import io
 import math
+import unicodedata
 from collections.abc import Collection, Sequence
-from functools import cache
-from pathlib import Path
 
-import matplotlib
 import numpy as np
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
-from PIL import Image, ImageDraw, ImageFont
+from PIL import Image, ImageDraw
 from torch import Tensor
+
+from cnnlab.system.fonts import draw_text, fonts_for, text_width
 
 TITLE, TEXT, CAPTION = 18, 13, 11
 """Font sizes in pixels."""
 MARGIN = 12
-
-
-@cache
-def font(size: float) -> ImageFont.FreeTypeFont:
-    """Return DejaVu Sans, which comes with matplotlib; Pillow's default font is hard to read at small sizes.
-
-    size: in pixels.
-    """
-    return ImageFont.truetype(str(Path(matplotlib.get_data_path(), "fonts", "ttf", "DejaVuSans.ttf")), size)
 
 
 def png(image: Image.Image) -> bytes:
@@ -38,7 +29,8 @@ def figure_image(figure: Figure, dpi: int = 100) -> Image.Image:
     """Render a figure as an RGB image."""
     figure.set_dpi(dpi)
     canvas = FigureCanvasAgg(figure)
-    canvas.draw()
+    with fonts_for(figure):
+        canvas.draw()
     return Image.fromarray(np.asarray(canvas.buffer_rgba())).convert("RGB")
 
 
@@ -99,7 +91,7 @@ def grid(
         page.paste(crossed(tile) if number in dead else tile, (left, top if below else top + space))
         for row, line in enumerate(texts[number] if texts else ()):
             y = top + row * (CAPTION + 2) + (height + 2 if below else space - 2 - len(texts[number]) * (CAPTION + 2))
-            pen.text((left, y), line, fill="black", font=font(CAPTION))
+            draw_text(pen, (left, y), line, CAPTION, "black")
     return page
 
 
@@ -115,7 +107,7 @@ def titled(picture: Image.Image, title: str, *lines: str, least_width: int = 560
     pen = ImageDraw.Draw(page)
     y = MARGIN
     for (row, size), height in zip(rows, heights, strict=True):
-        pen.text((MARGIN, y), row, fill="black" if size == large else (70, 70, 70), font=font(size))
+        draw_text(pen, (MARGIN, y), row, size, "black" if size == large else (70, 70, 70))
         y += height
     page.paste(picture, (MARGIN, top))
     return page
@@ -144,22 +136,38 @@ def stacked(pictures: Sequence[Image.Image], gap: int = 12) -> Image.Image:
 
 
 def wrapped(text: str, size: int, width: int) -> list[str]:
-    """Break `text` between words into lines at most `width` pixels wide in a font of `size` pixels.
+    """Break `text` into lines at most `width` pixels wide in a font of `size` pixels.
 
-    A single longer word keeps a line to itself.
+    Lines end between words, and inside a word that is wider than a line or written without spaces, as Chinese is.
     """
     lines = [""]
     for word in text.split(" "):
-        longer = f"{lines[-1]} {word}".lstrip()
-        if lines[-1] and font(size).getlength(longer) > width:
+        space = " " if lines[-1] else ""
+        if text_width(lines[-1] + space + word, size) <= width:
+            lines[-1] += space + word
+            continue
+        if text_width(word, size) <= width and not any(unicodedata.east_asian_width(letter) == "W" for letter in word):
             lines.append(word)
-        else:
-            lines[-1] = longer
+            continue
+        for number, letter in enumerate(word):
+            joint = letter if number else space + letter
+            if lines[-1] and text_width(lines[-1] + joint, size) > width:
+                lines.append(letter)
+            else:
+                lines[-1] += joint
     return lines
 
 
+def shortened(text: str, size: int, width: int) -> str:
+    """Return text that fits into `width` pixels in a font of `size` pixels; an ellipsis replaces the end if needed."""
+    kept = len(text)
+    while kept and text_width(text if kept == len(text) else f"{text[:kept]}…", size) > width:
+        kept -= 1
+    return text if kept == len(text) else f"{text[:kept]}…"
+
+
 def captioned(images: Sequence[Image.Image], captions: Sequence[str], columns: int = 6, side: int = 180) -> Image.Image:
-    """Return a page of pictures in rows, each above its caption of up to two lines of 30 characters.
+    """Return a page of pictures in rows, each above its caption of up to two lines, shortened to fit.
 
     side: the longer side of each picture, in pixels.
     """
@@ -175,5 +183,5 @@ def captioned(images: Sequence[Image.Image], captions: Sequence[str], columns: i
         small = small.resize((max(1, round(small.width * scale)), max(1, round(small.height * scale))))
         page.paste(small, (left + (side - small.width) // 2, top + (side - small.height) // 2))
         for line, text in enumerate(caption.split("\n")[:2]):
-            pen.text((left, top + side + 2 + 16 * line), text[:30], fill="black", font_size=13)
+            draw_text(pen, (left, top + side + 2 + 16 * line), shortened(text, TEXT, side + 6), TEXT, "black")
     return page

@@ -7,6 +7,7 @@ from typing import Any
 
 import numpy as np
 import torch
+from matplotlib.artist import Artist
 from matplotlib.figure import Figure
 from sklearn.decomposition import PCA
 from sklearn.manifold import TSNE
@@ -141,16 +142,17 @@ def embedding_figure(points: dict[str, np.ndarray], labels: Sequence[str], title
     figure.suptitle(title, fontsize=14)
     classes = sorted(set(labels))
     colours = [f"C{number}" for number in range(10)] if len(classes) <= 10 else None
+    handles: dict[str, Artist] = {}
     for axes, (name, values) in zip(figure.subplots(1, len(points)), points.items(), strict=True):
         for number, each in enumerate(classes):
             own = values[[label == each for label in labels]]
             shade = {"color": colours[number]} if colours else {}
-            axes.scatter(own[:, 0], own[:, 1], s=14, alpha=0.75, label=each, **shade)
+            handles[each] = axes.scatter(own[:, 0], own[:, 1], s=14, alpha=0.75, **shade)
         axes.set_title(f"{name} ({notes[name]})")
         axes.set_xticks([])
         axes.set_yticks([])
     if 1 < len(classes) <= 25:
-        figure.legend(*axes.get_legend_handles_labels(), loc="outside right center", markerscale=2)
+        figure.legend(list(handles.values()), list(handles), loc="outside right center", markerscale=2)
     return figure
 
 

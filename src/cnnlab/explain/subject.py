@@ -17,6 +17,7 @@ from cnnlab.data.sources.imagenet_subset import imagenet_classes
 from cnnlab.data.transforms import EvalTransform
 from cnnlab.errors import DataError, InputError, nearest
 from cnnlab.models.building import InputSpec
+from cnnlab.system.files import printable
 
 BATCH = 32
 SMALLEST = 8
@@ -130,7 +131,7 @@ class Subject(ABC):
             return self._validation_images(limit, spread)
         folder, paths = find_pictures(Path(images))
         chosen = [paths[index] for index in _chosen(len(paths), limit, spread)]
-        return [self._picture(path, path.relative_to(folder).with_suffix("").as_posix()) for path in chosen]
+        return [self._picture(path, printable(path.relative_to(folder).with_suffix("").as_posix())) for path in chosen]
 
     def picture(self, image: str | None) -> Picture:
         """Return one picture; raise as `pictures` does."""

@@ -20,7 +20,7 @@ from cnnlab.errors import DataError, InputError
 from cnnlab.go.positions import PASS, encode
 from cnnlab.go.sgf import Game, read
 from cnnlab.go.sgf_sources import record_files
-from cnnlab.system.files import read_json, write_json
+from cnnlab.system.files import printable, read_json, write_json
 
 log = logging.getLogger(__name__)
 VERSION = 2
@@ -245,16 +245,11 @@ def _fill(source: Path, filters: Filters, moves: BinaryIO, workers: int) -> tupl
             moves.write(setup.astype("<u2").tobytes() + codes.astype("<u2").tobytes())
             first = start + len(setup)
             rows.append((start, first, first + len(codes), count))
-            names.append(_printable(game.name))
+            names.append(printable(game.name))
             start = first + len(codes)
             bar.update(count)
             bar.set_postfix(games=len(rows), refresh=False)
             if len(rows) == filters.max_games:
                 break
-    skipped = {_printable(game.name): _printable(game.reason) for game in games.skipped}
+    skipped = {printable(game.name): printable(game.reason) for game in games.skipped}
     return rows, names, {"filters": asdict(filters), "skipped": skipped, "unwanted": dict(unwanted)}
-
-
-def _printable(text: str) -> str:
-    """Return the text on one line and valid as UTF-8, which file names need not be."""
-    return " ".join(text.encode(errors="backslashreplace").decode().splitlines())

@@ -10,6 +10,7 @@ from pathlib import Path
 from matplotlib.figure import Figure
 
 from cnnlab.system.files import write_text
+from cnnlab.system.fonts import fonts_for
 
 STYLE = (
     "body{font:15px/1.5 system-ui,sans-serif;margin:2em auto;max-width:85em;padding:0 1em}"
@@ -95,5 +96,6 @@ def html_page(title: str, *parts: str) -> str:
 def figure_png(figure: Figure, dpi: int = 80) -> bytes:
     """Render a figure as the bytes of a PNG file."""
     buffer = io.BytesIO()
-    figure.savefig(buffer, format="png", dpi=dpi)
+    with fonts_for(figure):
+        figure.savefig(buffer, format="png", dpi=dpi)
     return buffer.getvalue()

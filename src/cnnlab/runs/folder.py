@@ -21,7 +21,15 @@ from cnnlab.config import stored_problems
 from cnnlab.config.overrides import require_harmless
 from cnnlab.errors import DataError, InputError, several
 from cnnlab.runs.settings import settings
-from cnnlab.system.files import load_tensors, read_json, read_yaml, write_atomically, write_json, write_text
+from cnnlab.system.files import (
+    load_tensors,
+    printable,
+    read_json,
+    read_yaml,
+    write_atomically,
+    write_json,
+    write_text,
+)
 from cnnlab.system.processes import this_process
 
 if TYPE_CHECKING:
@@ -153,7 +161,8 @@ class RunFolder:
         for name, part in parts.items():
             self.write_text(f"splits/{name}.txt", "".join(f"{entry}\n" for entry in data.listing(part)))
         if data.skipped:
-            self.write_text(f"skipped_{data.unit}.txt", "".join(f"{reason}\n" for reason in data.skipped.values()))
+            reasons = "".join(f"{printable(reason)}\n" for reason in data.skipped.values())
+            self.write_text(f"skipped_{data.unit}.txt", reasons)
         found = ", ".join(f"{count} {name}" for name, count in counts.items())
         log.info("%s: %s%s", data.examples, found, f" in {len(data.classes)} classes" if data.classes else "")
 

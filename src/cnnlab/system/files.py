@@ -6,6 +6,7 @@ import math
 import os
 import pickle
 import tempfile
+import unicodedata
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import IO, TYPE_CHECKING, Any
@@ -54,6 +55,18 @@ def write_bytes(path: Path, contents: bytes) -> None:
 def write_text(path: Path, text: str) -> None:
     """Write UTF-8 text atomically."""
     write_bytes(path, text.encode())
+
+
+def printable(name: str) -> str:
+    """Return the name of a file or folder on one line and valid as UTF-8; different names stay different.
+
+    Control characters, line separators and bytes that are not UTF-8 become escapes such as \\n, and \\ becomes \\\\.
+    """
+    odd = ("Cc", "Cs", "Zl", "Zp")
+    return "".join(
+        letter.encode("unicode_escape").decode() if letter == "\\" or unicodedata.category(letter) in odd else letter
+        for letter in name
+    )
 
 
 def write_safetensors(file: IO[bytes], tensors: "Mapping[str, Tensor]") -> None:

@@ -137,3 +137,18 @@ def test_tilde_is_the_home_folder(tmp_path, monkeypatch):
     monkeypatch.setenv("HOME", str(tmp_path))
     put(tmp_path / "photos", "a/1.jpg", "b/2.jpg")
     assert names(image_folder("~/photos").train) == ["a/1.jpg", "b/2.jpg"]
+
+
+def test_names_that_would_break_lists_are_written_as_escapes(tmp_path):
+    """A list of names, one a line, has as many lines as images, and CSV, TSV and HTML get one line a name."""
+    put(tmp_path, "猫\n犬/a\nb.png", "猫\n犬/a\\nb.png", "two\twords/c.png", "two\twords/猫.png")
+    images = image_folder(str(tmp_path)).train
+    assert images.classes == [r"two\twords", r"猫\n犬"]
+    assert names(images) == [r"two\twords/c.png", r"two\twords/猫.png", r"猫\n犬/a\nb.png", r"猫\n犬/a\\nb.png"]
+    assert [path.is_file() for path in images.paths] == [True] * 4
+
+
+def test_parts_with_such_classes_are_recognised(tmp_path):
+    put(tmp_path, "train/a\nb/1.png", "train/c/1.png", "val/a\nb/2.png", "val/c/2.png")
+    splits = image_folder(str(tmp_path))
+    assert splits.train.classes == splits.val.classes == [r"a\nb", "c"]

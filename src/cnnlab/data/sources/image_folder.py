@@ -20,7 +20,7 @@ from cnnlab.data.sources.layouts import (
     unwrapped,
 )
 from cnnlab.errors import DataError, InputError
-from cnnlab.system.files import files_below
+from cnnlab.system.files import files_below, printable
 
 IGNORED = frozenset({"Thumbs.db", "desktop.ini"})
 NAMED = 10
@@ -65,7 +65,7 @@ def class_folders(root: Path) -> ImageFiles:
     require_classes(root)
     labels = np.repeat(np.arange(len(files)), [len(found) for found in files.values()])
     paths = [path for found in files.values() for path in found]
-    return ImageFiles(root, paths, labels, [folder.name for folder in files])
+    return ImageFiles(root, paths, labels, [printable(folder.name) for folder in files])
 
 
 def pictures_below(folder: Path) -> list[Path]:
@@ -85,7 +85,7 @@ def find_pictures(images: Path) -> tuple[Path, list[Path]]:
     paths = pictures_below(images)
     others = {path for path in paths if not is_picture(path)}
     if others:
-        names = [path.relative_to(images).as_posix() for path in paths if path in others]
+        names = [printable(path.relative_to(images).as_posix()) for path in paths if path in others]
         more = f" and {len(names) - NAMED} more" if len(names) > NAMED else ""
         left_out = f"{len(names)} of {len(paths)} files, not pictures: {', '.join(names[:NAMED])}{more}"
         if len(others) == len(paths):

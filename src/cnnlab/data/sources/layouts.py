@@ -10,7 +10,7 @@ from pathlib import Path
 
 from cnnlab.data.decoding import SUFFIXES, is_picture
 from cnnlab.errors import DataError
-from cnnlab.system.files import walk
+from cnnlab.system.files import printable, walk
 
 log = logging.getLogger(__name__)
 PARTS = {
@@ -75,7 +75,7 @@ def unwrapped(folder: Path) -> Path:
 def is_unlabelled(folder: Path, classes: list[str]) -> bool:
     """Return whether a part has no class folders: at most one folder with a name that says nothing, test/unknown."""
     names = [each.name for each in folders_in(folder)]
-    if len(names) != 1 or names[0] in classes:
+    if len(names) != 1 or printable(names[0]) in classes:
         return not names
     return names[0].lower() in UNLABELLED or not _meaning(names[0])[1]
 
