@@ -23,6 +23,7 @@ from cnnlab.models.building import IMAGENET_MEAN, IMAGENET_STD, InputSpec, build
 from cnnlab.models.preprocessing import from_state
 from cnnlab.runs.folder import RunFolder, read_config, read_record
 from cnnlab.runs.naming import claim, claim_exactly, folder_of
+from cnnlab.system.ahead import map_ahead
 from cnnlab.system.faults import translate_error
 from cnnlab.system.files import load_tensors
 from cnnlab.system.processes import starts_processes
@@ -359,7 +360,7 @@ def predict(
     asked = options_of(loaded.task.predict_options, options)
     if not named:
         return {}
-    pixels = torch.stack([loaded.prepare(each) for each in named.values()])
+    pixels = torch.stack(list(map_ahead(loaded.prepare, named.values(), ahead=64)))
     return dict(zip(named, loaded.predictions(pixels, asked), strict=True))
 
 

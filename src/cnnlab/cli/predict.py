@@ -1,7 +1,8 @@
 """`cnnlab predict`: predict what is in pictures, as a table and as annotated pictures."""
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field, fields
+from functools import partial
 from pathlib import Path
 
 import torch
@@ -13,16 +14,20 @@ from tqdm import tqdm
 from cnnlab.api import LoadedRun, load_run
 from cnnlab.config.options import parse_options
 from cnnlab.config.overrides import keys_of, split
-from cnnlab.data.decoding import decode
+from cnnlab.data.decoding import read_image
 from cnnlab.data.sources.image_folder import find_pictures
-from cnnlab.drawing.sheets import captioned, png
+from cnnlab.drawing.sheets import captioned, png, tensor_image
 from cnnlab.errors import DataError, InputError
 from cnnlab.reports.pages import write_csv
+from cnnlab.system.ahead import map_ahead
 from cnnlab.system.files import printable, write_bytes
 from cnnlab.tasks.base import Prediction
 
 LARGEST_SHOWN = 640
 """Largest length of the longer side of an annotated picture, in pixels."""
+PICTURES = ("all", "sheet", "false")
+FEW = 100
+"""Number of pictures up to which each is annotated by default."""
 
 
 @dataclass(frozen=True)
@@ -32,8 +37,8 @@ class Picture:
     path: Path
     pixels: Tensor
     """The network's input, uint8 C x H x W."""
-    small: Image.Image
-    """The picture itself, reduced to LARGEST_SHOWN."""
+    small: Image.Image | None
+    """The picture itself, reduced to LARGEST_SHOWN; None if it is not shown."""
 
 
 @dataclass
@@ -48,6 +53,8 @@ class Options:
     images: a picture, or a folder that is searched for pictures.
     output: folder of the results; null: <run>/predictions/<name of images>.
     batch_size: number of pictures per batch.
+    pictures: all (annotate every picture and write a sheet of the first), sheet (only the sheet) or false (only the
+    table); null: all up to 100 pictures, sheet beyond.
     sheet_images: number of pictures on sheet.png.
     trusted_packages: your own packages that define the network.
     """
@@ -56,6 +63,7 @@ class Options:
     images: str = MISSING
     output: str | None = None
     batch_size: int = 32
+    pictures: str | None = None
     sheet_images: int = 30
     trusted_packages: list[str] = field(default_factory=list)
 
@@ -68,7 +76,7 @@ def main(arguments: Sequence[str]) -> None:
 
 
 def predict(cfg: Options, of_task: Sequence[str] = ()) -> Path:
-    """Write predictions.csv, the annotated pictures and sheet.png; return their folder.
+    """Write predictions.csv and, as `cfg.pictures` says, the annotated pictures and sheet.png; return their folder.
 
     of_task: the task's own options, as key=value. Raises InputError or DataError if the run cannot be loaded or no
     picture can be read; unreadable pictures among others are named and left out.
@@ -76,31 +84,35 @@ def predict(cfg: Options, of_task: Sequence[str] = ()) -> Path:
     for name in ("batch_size", "sheet_images"):
         if getattr(cfg, name) < 1:
             raise InputError(f"{name}={getattr(cfg, name)}: at least 1 is needed.")
+    if cfg.pictures is not None and cfg.pictures not in PICTURES:
+        raise InputError(f"pictures={cfg.pictures}: use {', '.join(PICTURES)}.")
     run = load_run(cfg.run, cfg.trusted_packages)
     options = parse_options(of_task, run.task.predict_options, "predict", [each.name for each in fields(Options)])
     run.task.require_pictures()
     source, paths = find_pictures(Path(cfg.images))
     folder = output_folder(cfg)
+    shows = cfg.pictures or ("all" if len(paths) <= FEW else "sheet")
     rows: list[tuple[Path, Prediction]] = []
-    shown: list[Image.Image] = []
-    for batch in tqdm(batches(paths, cfg.batch_size), "Predicting", unit="batch"):
-        pictures = readable(batch, run)
-        if not pictures:
-            continue
-        pixels = torch.stack([picture.pixels for picture in pictures])
-        for picture, prediction in zip(pictures, run.predictions(pixels, options), strict=True):
+    sheet: list[Image.Image] = []
+    shown = {"all": len(paths), "sheet": cfg.sheet_images, "false": 0}[shows]
+    for batch in batches(run, paths, cfg.batch_size, shown):
+        pixels = torch.stack([picture.pixels for picture in batch])
+        for picture, prediction in zip(batch, run.predictions(pixels, options), strict=True):
             place = picture.path.relative_to(source)
-            write_bytes(folder / "pictures" / annotated_name(place), png(prediction.draw(picture.small)))
             rows.append((place, prediction))
-            shown += [picture.small] if len(shown) < cfg.sheet_images else []
+            if picture.small and shows == "all":
+                write_bytes(folder / "pictures" / annotated_name(place), png(prediction.draw(picture.small)))
+            if picture.small and len(sheet) < cfg.sheet_images:
+                sheet.append(picture.small)
     if not rows:
         raise DataError("None of the pictures can be read.")
-    tables = [prediction.row() for _, prediction in rows]
-    cells = [[printable(place.as_posix()), *row.values()] for (place, _), row in zip(rows, tables, strict=True)]
-    write_csv(folder / "predictions.csv", ["image", *tables[0]], cells)
-    captions = [prediction.caption for _, prediction in rows[: len(shown)]]
-    write_bytes(folder / "sheet.png", png(captioned(shown, captions)))
-    print(f"{len(rows)} {'image' if len(rows) == 1 else 'images'}: {folder}/predictions.csv, {folder}/sheet.png")
+    write_table(folder / "predictions.csv", rows)
+    if sheet:
+        captions = [prediction.caption for _, prediction in rows[: len(sheet)]]
+        write_bytes(folder / "sheet.png", png(captioned(sheet, captions)))
+    files = [f"{folder}/predictions.csv", *([f"{folder}/sheet.png"] if sheet else [])]
+    left_out = f", {len(paths) - len(rows)} left out" if len(rows) < len(paths) else ""
+    print(f"{len(rows)} {'image' if len(rows) == 1 else 'images'}{left_out}: {', '.join(files)}")
     return folder
 
 
@@ -112,23 +124,44 @@ def output_folder(cfg: Options) -> Path:
     return (run if run.is_dir() else run.parent) / "predictions" / Path(cfg.images).absolute().name
 
 
-def readable(paths: Sequence[Path], run: LoadedRun) -> list[Picture]:
-    """Return the pictures that can be read; name the others on the console."""
-    pictures = []
-    for path in paths:
-        try:
-            image = decode(path, run.channels)
-        except DataError as error:
-            print(f"Left out: {error}")
+def batches(run: LoadedRun, paths: Sequence[Path], size: int, shown: int) -> Iterator[list[Picture]]:
+    """Yield batches of the pictures that can be read, read ahead; name the others on the console.
+
+    shown: how many of the first pictures are kept to be shown.
+    """
+    jobs = [(path, number < shown) for number, path in enumerate(paths)]
+    batch: list[Picture] = []
+    for found in tqdm(map_ahead(partial(read, run), jobs, ahead=2 * size), "Predicting", len(jobs), unit="img"):
+        if isinstance(found, DataError):
+            tqdm.write(f"Left out: {found}")
             continue
-        pixels = run.prepare(image)
-        image.thumbnail((LARGEST_SHOWN, LARGEST_SHOWN))
-        pictures.append(Picture(path, pixels, image))
-    return pictures
+        batch.append(found)
+        if len(batch) == size:
+            yield batch
+            batch = []
+    if batch:
+        yield batch
 
 
-def batches(paths: list[Path], size: int) -> list[list[Path]]:
-    return [paths[start : start + size] for start in range(0, len(paths), size)]
+def read(run: LoadedRun, job: tuple[Path, bool]) -> Picture | DataError:
+    """Read a picture, and keep it to be shown if the job says so; return the error if it cannot be read."""
+    path, is_shown = job
+    try:
+        pixels = read_image(path, run.channels, run.spec.ranges or {})
+    except DataError as error:
+        return error
+    small = None
+    if is_shown:
+        small = tensor_image(pixels)
+        small.thumbnail((LARGEST_SHOWN, LARGEST_SHOWN))
+    return Picture(path, run.transform(pixels), small)
+
+
+def write_table(path: Path, rows: Sequence[tuple[Path, Prediction]]) -> None:
+    """Write one row for each picture: its name and the columns of its prediction."""
+    tables = [prediction.row() for _, prediction in rows]
+    cells = [[printable(place.as_posix()), *row.values()] for (place, _), row in zip(rows, tables, strict=True)]
+    write_csv(path, ["image", *tables[0]], cells)
 
 
 def annotated_name(image: Path) -> Path:

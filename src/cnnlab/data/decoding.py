@@ -1,6 +1,7 @@
 """Decode image files into upright 8-bit images, grey or RGB."""
 
 import io
+import os
 from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import TypeVar
@@ -65,7 +66,7 @@ JPEG = b"\xff\xd8"
 ImageFile.LOAD_TRUNCATED_IMAGES = False
 
 
-ImageLike = str | Path | bytes | Image.Image | np.ndarray | Tensor
+ImageLike = str | os.PathLike[str] | bytes | Image.Image | np.ndarray | Tensor
 """One picture; see `read_image`."""
 
 
@@ -121,7 +122,7 @@ def read_image(source: ImageLike, channels: int, ranges: Ranges = NO_RANGES) -> 
     of a kind that has no range in `ranges` are in [0, 1].
     Raises DataError for a file that cannot be read, and InputError for another picture that cannot be.
     """
-    if isinstance(source, str | Path):
+    if isinstance(source, str | os.PathLike):
         return decode_pixels(Path(source), channels, ranges=ranges)
     try:
         if isinstance(source, bytes | bytearray | memoryview):
@@ -137,7 +138,7 @@ def read_image(source: ImageLike, channels: int, ranges: Ranges = NO_RANGES) -> 
 
 def separate(images: ImageLike | Iterable[ImageLike]) -> list[ImageLike]:
     """Return one picture or several as a list; arrays and tensors of four dimensions hold several."""
-    one = isinstance(images, str | Path | bytes | bytearray | memoryview | Image.Image)
+    one = isinstance(images, str | os.PathLike | bytes | bytearray | memoryview | Image.Image)
     if one or (isinstance(images, np.ndarray | Tensor) and images.ndim < 4):
         return [images]  # type: ignore[list-item]
     if not isinstance(images, Iterable):
