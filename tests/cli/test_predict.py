@@ -5,6 +5,7 @@ import io
 import shutil
 
 import pytest
+import torch
 from PIL import Image
 from program import draw_picture
 
@@ -56,6 +57,45 @@ def test_every_picture_is_annotated_and_on_the_sheet(quick_run, photos, tmp_path
     assert {path.parent.as_posix() for path in annotated} == {".", "deeper"}
     assert Image.open(folder / "pictures" / annotated[-1]).width == 340
     assert Image.open(folder / "sheet.png").width == 4 * 190 + 10
+
+
+@pytest.mark.parametrize(
+    ("pictures", "files"),
+    [
+        ("all", {"pictures", "predictions.csv", "sheet.png"}),
+        ("sheet", {"predictions.csv", "sheet.png"}),
+        ("false", {"predictions.csv"}),
+    ],
+)
+def test_pictures_say_what_is_written(quick_run, photos, tmp_path, capsys, pictures, files):
+    main([f"run={quick_run}", f"images={photos}", f"output={tmp_path / 'out'}", f"pictures={pictures}"])
+    assert {path.name for path in (tmp_path / "out").iterdir()} == files
+    assert len(rows(tmp_path / "out" / "predictions.csv")) == 5
+    said = capsys.readouterr().out
+    assert [name for name in ("predictions.csv", "sheet.png") if name in said] == sorted(files - {"pictures"})
+
+
+@pytest.mark.parametrize(("few", "annotates"), [(5, True), (4, False)])
+def test_many_pictures_are_not_annotated_by_default(quick_run, photos, tmp_path, monkeypatch, few, annotates):
+    monkeypatch.setattr("cnnlab.cli.predict.FEW", few)
+    threads = torch.get_num_threads()
+    folder = predict(Options(str(quick_run), str(photos), output=str(tmp_path / "out"), batch_size=2))
+    assert (folder / "pictures").exists() == annotates
+    assert (folder / "sheet.png").exists()
+    assert torch.get_num_threads() == threads
+
+
+def test_sheet_shows_the_pictures_above_their_captions(quick_run, tmp_path):
+    """Also where the first picture cannot be read: the first tile is the second picture."""
+    (tmp_path / "photos").mkdir()
+    (tmp_path / "photos" / "a.png").write_bytes(b"broken")
+    for name, colour in (("b", (250, 0, 0)), ("c", (0, 0, 250))):
+        Image.new("RGB", (20, 20), colour).save(tmp_path / "photos" / f"{name}.png")
+    run = load_run(quick_run)
+    expected = [run.prepare(tmp_path / "photos" / f"{name}.png")[0, 5, 5].item() for name in "bc"]
+    options = Options(str(quick_run), str(tmp_path / "photos"), output=str(tmp_path / "out"), pictures="sheet")
+    sheet = Image.open(predict(options) / "sheet.png")
+    assert [sheet.getpixel((10 + 190 * column + 90, 100))[0] for column in range(2)] == expected
 
 
 def test_pictures_of_one_name_and_two_formats_are_both_kept(quick_run, tmp_path):
@@ -118,6 +158,7 @@ def test_animation_and_transparency_are_no_obstacle(quick_run, tmp_path):
         (["run={run}", "images={photos}", "top_k=0"], "top_k=0"),
         (["run=x", "images=y", "batch_size=0"], "batch_size=0"),
         (["run=x", "images=y", "sheet_images=0"], "sheet_images=0"),
+        (["run=x", "images=y", "pictures=some"], "pictures=some: use all, sheet, false"),
     ],
 )
 def test_wrong_arguments_are_named(quick_run, photos, arguments, message):

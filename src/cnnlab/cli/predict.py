@@ -1,6 +1,7 @@
 """`cnnlab predict`: predict what is in pictures, as a table and as annotated pictures."""
 
 from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field, fields
 from functools import partial
 from pathlib import Path
@@ -28,6 +29,8 @@ LARGEST_SHOWN = 640
 PICTURES = ("all", "sheet", "false")
 FEW = 100
 """Number of pictures up to which each is annotated by default."""
+SMALL = 1_000_000
+"""Number of parameters up to which one CPU thread is faster than several."""
 
 
 @dataclass(frozen=True)
@@ -95,15 +98,16 @@ def predict(cfg: Options, of_task: Sequence[str] = ()) -> Path:
     rows: list[tuple[Path, Prediction]] = []
     sheet: list[Image.Image] = []
     shown = {"all": len(paths), "sheet": cfg.sheet_images, "false": 0}[shows]
-    for batch in batches(run, paths, cfg.batch_size, shown):
-        pixels = torch.stack([picture.pixels for picture in batch])
-        for picture, prediction in zip(batch, run.predictions(pixels, options), strict=True):
-            place = picture.path.relative_to(source)
-            rows.append((place, prediction))
-            if picture.small and shows == "all":
-                write_bytes(folder / "pictures" / annotated_name(place), png(prediction.draw(picture.small)))
-            if picture.small and len(sheet) < cfg.sheet_images:
-                sheet.append(picture.small)
+    with threads_for(run):
+        for batch in batches(run, paths, cfg.batch_size, shown):
+            pixels = torch.stack([picture.pixels for picture in batch])
+            for picture, prediction in zip(batch, run.predictions(pixels, options), strict=True):
+                place = picture.path.relative_to(source)
+                rows.append((place, prediction))
+                if picture.small and shows == "all":
+                    write_bytes(folder / "pictures" / annotated_name(place), png(prediction.draw(picture.small)))
+                if picture.small and len(sheet) < cfg.sheet_images:
+                    sheet.append(picture.small)
     if not rows:
         raise DataError("None of the pictures can be read.")
     write_table(folder / "predictions.csv", rows)
@@ -122,6 +126,18 @@ def output_folder(cfg: Options) -> Path:
         return Path(cfg.output)
     run = Path(cfg.run)
     return (run if run.is_dir() else run.parent) / "predictions" / Path(cfg.images).absolute().name
+
+
+@contextmanager
+def threads_for(run: LoadedRun) -> Iterator[None]:
+    """Compute a small network on one CPU thread: more would wait for each other and for those that decode."""
+    threads = torch.get_num_threads()
+    if sum(parameter.numel() for parameter in run.network.parameters()) <= SMALL:
+        torch.set_num_threads(1)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(threads)
 
 
 def batches(run: LoadedRun, paths: Sequence[Path], size: int, shown: int) -> Iterator[list[Picture]]:

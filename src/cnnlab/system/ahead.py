@@ -5,7 +5,7 @@ from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from typing import TypeVar
 
-import joblib
+from cnnlab.system.processes import cores
 
 T = TypeVar("T")
 R = TypeVar("R")
@@ -16,7 +16,7 @@ def map_ahead(function: Callable[[T], R], items: Iterable[T], ahead: int) -> Ite
 
     For functions that release Python's lock, as decoding and resizing do. An error is raised where its result would be.
     """
-    pool = ThreadPoolExecutor(joblib.cpu_count())
+    pool = ThreadPoolExecutor(cores())
     waiting: deque[Future[R]] = deque()
     try:
         for item in items:
