@@ -3,6 +3,7 @@
 import dataclasses
 import functools
 import logging
+import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import closing, contextmanager
 from dataclasses import dataclass
@@ -12,6 +13,7 @@ from typing import Any, TypeVar
 import lightning as L
 import torch
 from lightning.pytorch.callbacks import EarlyStopping, WeightAveraging
+from lightning.pytorch.plugins.precision import FSDPPrecision, Precision
 from torch import nn
 
 from cnnlab.config import Config, build_entries, trusted_prefixes
@@ -41,6 +43,7 @@ from cnnlab.training.recipe import Recipe, build_optimizer, check_optimizer, lr_
 from cnnlab.training.regularizers import acting, check_regularizers, require_known, require_together
 from cnnlab.training.regularizers.penalties import sparsity
 from cnnlab.training.trainer import build_trainer, translate_fit_error
+from cnnlab.training.trainer_checks import check_arguments, check_batches, check_callbacks, check_followers
 
 log = logging.getLogger(__name__)
 FORMAT = 2
@@ -103,12 +106,18 @@ class Experiment:
             torch.set_num_threads(threads)  # training on cached features takes fewer
 
     def score(self, checkpoint: Path) -> dict[str, float]:
-        """Return the metrics of a checkpoint's network on the test part; empty if there is none. Ends the training."""
+        """Return the metrics of a checkpoint's network on the test part; empty if there is none. Ends the training.
+
+        They are those of `cnnlab evaluate`, which computes in float32 whatever the precision of the training was.
+        """
         if self.data.parts.test is None:
             return {}
         # Weight averaging, which trains no more, would put the last weights in the place of the averaged ones.
         kept = [each for each in self.trainer.callbacks if not isinstance(each, WeightAveraging)]  # type: ignore[attr-defined]
         self.trainer.callbacks = kept  # type: ignore[attr-defined]
+        if not isinstance(self.trainer.precision_plugin, FSDPPrecision):  # it computes in the precision of its shards
+            self.trainer.strategy.precision_plugin = Precision()
+            self.module.float()
         self.trainer.test(self.module, datamodule=self.data, ckpt_path=checkpoint, verbose=False)
         metrics = self.trainer.callback_metrics
         return {key: float(value) for key, value in metrics.items() if key.startswith("test/")}
@@ -150,6 +159,7 @@ def build(cfg: Config) -> Experiment:
     task = build_task(cfg, trusted)
     spec = input_spec(cfg["model"])
     problems = Problems()
+    problems.attempt(check_arguments, cfg)
     regularizers = build_regularizers(cfg, trusted, problems)
     augmentations = problems.attempt(build_augmentations, cfg, trusted) or {}
     ingredients = build_ingredients(cfg, trusted, problems)
@@ -175,7 +185,7 @@ def build(cfg: Config) -> Experiment:
     description = describe_network(cfg, spec, data, regularizers)
     module = task.build_module(preprocessing, network, data.classes, description, recipe)
     trainer = build_trainer(cfg, module, trusted)
-    require_work_for_all(data, trainer.world_size)
+    check_trainer(trainer, cfg, data, recipe)
     experiment = Experiment(cfg, task, spec, data, module, trainer)
     data.cached = find_feature_cache(experiment)
     prepare_reading(experiment)
@@ -215,11 +225,12 @@ def build_ingredients(cfg: Config, trusted: Sequence[str], problems: Problems) -
 
     One that cannot be built is None, and what is wrong with it is added to `problems`.
     """
+    precision, clips = str(cfg["trainer"]["precision"]), bool(cfg["trainer"]["gradient_clip_val"])
     ingredients = {
         "scale_lr": problems.attempt(lr_scaling, cfg["trainer"]["scale_lr"]),
         "loss": problems.attempt(build_node, cfg["loss"], trusted),
         "scheduler": problems.attempt(build_node, cfg["scheduler"], trusted),
-        "optimizer": problems.attempt(build_optimizer, cfg["optimizer"], cfg["speed"]["precision"], trusted),
+        "optimizer": problems.attempt(build_optimizer, cfg["optimizer"], precision, trusted, clips),
     }
     if ingredients["optimizer"] and ingredients["scheduler"]:
         problems.attempt(check_optimizer, ingredients["optimizer"], ingredients["scheduler"], cfg)
@@ -390,12 +401,26 @@ def options_of(node: Mapping[str, Any], *others: str) -> dict[str, Any]:
 
 def require_validation(cfg: Config, regularizers: Mapping[str, Any], data: DataModule) -> None:
     """Raise InputError if something follows a validation metric and nothing is validated."""
-    waiting = [f"regularization.{name}" for name, entry in regularizers.items() if isinstance(entry, EarlyStopping)]
-    waiting += ["scheduler"] if cfg["scheduler"]["_target_"].endswith(".ReduceLROnPlateau") else []
-    if waiting and (data.parts.val is None or not cfg["trainer"]["limit_val_batches"]):
+    followers = metric_followers(cfg, regularizers)
+    if followers and (data.parts.val is None or cfg["trainer"]["limit_val_batches"] == 0):
         raise InputError(
-            f"{', '.join(waiting)} follows val/{cfg['metric']}, but nothing is validated: raise data.val_fraction."
+            f"{', '.join(followers)} follows val/{cfg['metric']}, but nothing is validated: raise data.val_fraction."
         )
+
+
+def check_trainer(trainer: L.Trainer, cfg: Config, data: DataModule, recipe: Recipe) -> None:
+    """Raise InputError if the trainer does not fit the data."""
+    require_work_for_all(data, trainer.world_size)
+    check_callbacks(trainer)
+    check_batches(trainer, data)
+    check_followers(trainer, data, metric_followers(cfg, recipe.regularizers), recipe.monitor)
+
+
+def metric_followers(cfg: Config, regularizers: Mapping[str, Any]) -> list[str]:
+    """Return the names of the config entries that follow the run's metric."""
+    plateau = ["scheduler"] if cfg["scheduler"]["_target_"].endswith(".ReduceLROnPlateau") else []
+    stopping = [f"regularization.{name}" for name, entry in regularizers.items() if isinstance(entry, EarlyStopping)]
+    return plateau + stopping
 
 
 def require_work_for_all(data: DataModule, processes: int) -> None:
@@ -441,7 +466,9 @@ def finish(run: RunFolder, experiment: Experiment) -> None:
             100 * (throughput.wait_share or 0.0),
             run.record["peak_memory_gib"],
         )
+    log.info("%s", describe_best(experiment.recipe.monitor, run.record["best"], run.record["last"]))
     if not run.best_checkpoint.is_file():
+        log.info("No checkpoint was written, so no weights are exported and nothing is tested.")
         return
     test = experiment.score(run.best_checkpoint)
     if run.writes:
@@ -451,8 +478,18 @@ def finish(run: RunFolder, experiment: Experiment) -> None:
             shares = [f"{name.removesuffix('.weight')} {share:.1%}" for name, share in run.record["sparsity"].items()]
             log.info("Exact zeros among the weights: %s", "   ".join(shares))
     run.update(test=test)
-    monitor, best, last = experiment.recipe.monitor, run.record["best"], run.record["last"]
-    if monitor in best:
-        log.info("Best %s: %.4f (epoch %s)   last: %.4f", monitor, best[monitor], best["epoch"], last[monitor])
     if test:
-        log.info("Test: %s", "   ".join(f"{key.removeprefix('test/')} {value:.4f}" for key, value in test.items()))
+        which = "" if run.best_checkpoint.stem == "best" else " (the last checkpoint)"
+        scores = "   ".join(f"{key.removeprefix('test/')} {value:.4f}" for key, value in test.items())
+        log.info("Test%s: %s", which, scores)
+
+
+def describe_best(monitor: str, best: Mapping[str, float], last: Mapping[str, float]) -> str:
+    """Return a sentence with the best and the last value of the run's metric, which a run may not have."""
+    if monitor in best:
+        now = last.get(monitor, math.nan)
+        after = "" if math.isnan(now) else f"   last: {now:.4f}"
+        return f"Best {monitor}: {best[monitor]:.4f} (epoch {best['epoch']}){after}"
+    if monitor in last:
+        return f"Best {monitor}: none, because it was never a number."
+    return f"Best {monitor}: none, because nothing was validated."

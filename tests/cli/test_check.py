@@ -38,6 +38,20 @@ def plain_run(tmp_path_factory) -> DryRun:
     return run
 
 
+@pytest.mark.parametrize(
+    ("override", "message"),
+    [
+        ("trainer.devices=x", "should be an int > 0"),
+        ("trainer.limit_val_batches=0.01", "this share of 6 batches is less than one"),
+        ("trainer.max_steps=0", "trainer.max_steps=0: must be at least 1"),
+    ],
+)
+def test_trainer_that_the_run_could_not_have_is_refused(tmp_path, override, message):
+    """The dry run has a trainer of its own, with one process and one validation batch."""
+    with pytest.raises(InputError, match=message):
+        dry_run(tmp_path, "data.batch_size=32", override)
+
+
 def test_memory_of_a_step_is_that_of_its_tensors(plain_run):
     run = plain_run
     trial = run.phases[0].together

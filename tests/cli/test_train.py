@@ -1,12 +1,13 @@
 """The verb `train`: settings that need each other, and unusual ways to divide the data."""
 
 import json
+import re
 import sys
 
 import numpy as np
 import pytest
 import torch
-from in_process import digits_with, parts_of_a_run, train_in_process
+from in_process import command_line, digits_with, parts_of_a_run, train_in_process
 from sklearn.datasets import load_digits
 
 from cnnlab.cli import main as cli
@@ -109,6 +110,27 @@ def test_weights_of_a_run_bring_their_preprocessing(tmp_path):
     )
     assert second["best"]["val/acc"] == first["best"]["val/acc"] > 0.2
     assert second["test"]["test/acc"] == first["test"]["test/acc"]
+
+
+@pytest.mark.parametrize(
+    ("overrides", "best"),
+    [
+        (["data.val_fraction=0"], "none, because nothing was validated."),
+        (["trainer.max_steps=1"], "none, because nothing was validated."),
+        (["data.images_per_class=3", "data.classes=2", "metric=loss"], "0."),
+    ],
+    ids=["no validation images", "ends before the first validation", "two images"],
+)
+def test_small_run_says_nothing_of_lightning_and_no_none(
+    monkeypatch, kept_logging, tmp_path, capfd, recwarn, overrides, best
+):
+    few = digits_with("logger=[tensorboard,csv]", "trainer.limit_test_batches=1", "trainer.max_epochs=1", *overrides)
+    assert command_line(monkeypatch, *few, f"paths.output_dir={tmp_path / 'run'}") == 0
+    said = capfd.readouterr().err
+    (line,) = [line for line in said.splitlines() if line.startswith("Best val/")]
+    assert line.split(": ")[1].startswith(best)
+    assert [str(each.message) for each in recwarn if "lightning" in each.filename] == []
+    assert not re.search(r"\bNone\b|\bnan\b|ightning", said)
 
 
 def test_run_of_zeros_is_at_chance_and_does_not_fail(tmp_path):

@@ -429,6 +429,27 @@ def test_entry_that_watches_another_metric_is_refused(override, entry):
     assert "metric=NAME" in found
 
 
+@pytest.mark.parametrize(
+    "override",
+    [
+        "checkpoint.best.filename=top",
+        "checkpoint.best.save_top_k=2",
+        "checkpoint.last.save_top_k=0",
+        "checkpoint.last.filename=best",
+    ],
+)
+def test_best_and_last_checkpoint_are_what_the_program_reads(override):
+    (found,) = wrong_values(override)
+    assert found.startswith(f"{override} cannot be set: the run is ")
+    assert "+checkpoint.NAME=" in found
+
+
+def test_best_checkpoint_is_of_the_best_of_all_epochs():
+    (found,) = problems("+checkpoint.best.every_n_epochs=2")
+    assert found.startswith("checkpoint.best.every_n_epochs=2 cannot be set: ")
+    composed("+checkpoint.last.every_n_epochs=2")
+
+
 def test_early_stopping_on_another_metric_is_refused():
     (found,) = problems("regularization=[early_stopping]", "regularization.early_stopping.monitor=val/loss")
     assert found.startswith("regularization.early_stopping.monitor=val/loss is not the metric of the run")

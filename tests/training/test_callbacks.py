@@ -2,6 +2,8 @@
 
 import io
 import json
+import math
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -202,6 +204,17 @@ def test_best_metric_keeps_its_state():
     first.value, first.epoch = 0.75, 3
     second.load_state_dict(json.loads(json.dumps(first.state_dict())))
     assert (second.value, second.epoch) == (0.75, 3)
+
+
+def test_best_metric_is_a_number():
+    best, logged = BestMetric(), {}
+    module = SimpleNamespace(log=logged.__setitem__)
+    for epoch, value in enumerate([math.nan, 0.25, math.nan, 0.5, 0.5]):
+        metrics = {"val/acc": torch.tensor(value)}
+        trainer = SimpleNamespace(callback_metrics=metrics, sanity_checking=False, current_epoch=epoch)
+        best.on_validation_epoch_end(trainer, module)
+        assert ("best/val/acc" in logged) is (epoch > 0)
+    assert (best.value, best.epoch, logged) == (0.5, 3, {"best/val/acc": 0.5})
 
 
 def test_stage_table_counts_and_says_what_trains(tmp_path):

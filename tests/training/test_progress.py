@@ -8,6 +8,7 @@ import torch
 from in_process import DIGITS, config, train_in_process
 
 from cnnlab.data.datamodule import default_workers
+from cnnlab.errors import InputError
 from cnnlab.training.callbacks import progress
 from cnnlab.training.callbacks.progress import Throughput, peak_memory
 from cnnlab.training.recipe import build_optimizer
@@ -63,11 +64,23 @@ def test_record_and_log_tell_speed_waiting_and_memory(tmp_path, caplog):
         ("sgd", "bf16-mixed", True),
         ("rmsprop", "32-true", None),
         ("adamw", "16-mixed", None),
+        ("adamw", "32-true clipped", True),
+        ("adamw", "bf16-mixed clipped", None),
     ],
 )
 def test_optimizer_is_fused_where_it_can_be(tmp_path, optimizer, precision, fused):
     cfg = config(tmp_path / "run", *DIGITS, f"optimizer={optimizer}")
-    assert build_optimizer(cfg["optimizer"], precision, ("torch.",)).keywords.get("fused") is fused
+    precision, *clipped = precision.split()
+    built = build_optimizer(cfg["optimizer"], precision, ("torch.",), bool(clipped))
+    assert built.keywords.get("fused") is fused
+
+
+def test_fused_optimizer_that_cannot_be_clipped_is_refused():
+    node = {"_target_": "torch.optim.AdamW", "_partial_": True, "fused": True}
+    with pytest.raises(
+        InputError, match=r"fused=true does not work in precision bf16-mixed with trainer.gradient_clip"
+    ):
+        build_optimizer(node, "bf16-mixed", ("torch.",), clips=True)
 
 
 def test_fused_steps_are_the_plain_ones(tmp_path):

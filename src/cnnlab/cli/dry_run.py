@@ -21,6 +21,7 @@ from cnnlab.errors import InputError, Problems
 from cnnlab.experiment import (
     Experiment,
     build,
+    check_trainer,
     find_feature_cache,
     reading_epochs,
     store_of,
@@ -29,6 +30,7 @@ from cnnlab.training.feature_cache import FeatureCache
 from cnnlab.training.lightning_compat import begin_at_epoch
 from cnnlab.training.step_probe import Repeated, StepProbe, loader_seconds
 from cnnlab.training.trainer import build_checkpoints, build_trainer
+from cnnlab.training.trainer_checks import check_arguments
 
 SECONDS = 2.0
 """Duration of each measurement; a slow network takes one step."""
@@ -69,6 +71,7 @@ class DryRun:
         self._build_omitted()
         self.experiment: Experiment = build(quiet(cfg))
         self.experiment.check()
+        self._check_trainer()
         self.cfg = self.experiment.cfg
         self.data: Any = self.experiment.data
         self.module = self.experiment.module
@@ -101,7 +104,13 @@ class DryRun:
             problems.attempt(build_entries, self.requested[group], self.trusted)
         problems.attempt(build_checkpoints, self.requested, Path(self.requested["paths"]["output_dir"]), self.trusted)
         problems.attempt(build_node, self.requested["divergence"], self.trusted)
+        problems.attempt(check_arguments, self.requested)
         problems.raise_all("These settings do not work:")
+
+    def _check_trainer(self) -> None:
+        """Build the trainer of the run itself and check it, without starting anything."""
+        trainer, data = build_trainer(self.requested, self.experiment.module, self.trusted), self.experiment.data
+        check_trainer(trainer, self.requested, data, self.experiment.recipe)
 
     def _obstacle(self) -> str:
         """Return why features are not cached although stages are frozen and freeze.cache=auto; else an empty string."""

@@ -16,6 +16,9 @@ from omegaconf.errors import OmegaConfBaseException
 
 from cnnlab.config.objects import locate, trusted_prefixes
 from cnnlab.config.schema import (
+    CHECKPOINT_FIXED,
+    CHECKPOINT_OPTIONS,
+    CHECKPOINTS,
     OPEN_TARGETS,
     OWN_ARGUMENTS,
     STORED,
@@ -55,7 +58,7 @@ def problems_of(cfg: DictConfig) -> list[str]:
     trusted = trusted_prefixes(plain if isinstance(packages, list) else {})
     problems = [f"{key}=... is required." for key in missing] + unknown_metric
     problems += _check_node(plain, TrainConfig, "", trusted)
-    return problems + _monitor_problems(plain) + _strategy_problems(plain)
+    return problems + _monitor_problems(plain) + _strategy_problems(plain) + _checkpoint_problems(plain)
 
 
 def stored_problems(plain: Any) -> list[str]:
@@ -118,6 +121,20 @@ def _strategy_problems(plain: dict[str, Any]) -> list[str]:
     return [
         f"trainer.strategy={strategy}: processes that are copies of this one cannot train its run. "
         "Use ddp, which starts the command once for each device."
+    ]
+
+
+def _checkpoint_problems(plain: dict[str, Any]) -> list[str]:
+    """Return the settings with which best.ckpt or last.ckpt would hold something else than the program expects."""
+    checkpoint = plain.get("checkpoint")
+    entries = checkpoint if isinstance(checkpoint, dict) else {}
+    return [
+        f"checkpoint.{name}.{key}={value} cannot be set: {what}. Add another checkpoint instead: "
+        "+checkpoint.NAME={_target_: lightning.pytorch.callbacks.ModelCheckpoint, filename: NAME}."
+        for name, what in CHECKPOINTS.items()
+        if isinstance(entry := entries.get(name), dict)
+        for key, value in entry.items()
+        if key not in CHECKPOINT_OPTIONS[name] and (key, value) not in {"filename": name, **CHECKPOINT_FIXED}.items()
     ]
 
 

@@ -151,6 +151,18 @@ OPEN_TARGETS: dict[str, dict[str, Any] | None] = {
     },
 }
 """Targets that take **kwargs -> the accepted names and their types (None: any name)."""
+CHECKPOINTS = {
+    "best": "the run is scored by best.ckpt, which is that of the best epoch",
+    "last": "the run is resumed from last.ckpt, which is that of the last epoch",
+}
+"""Entries of the group checkpoint whose files the program reads -> what it relies on."""
+CHECKPOINT_OPTIONS = {
+    "best": ("_target_", "monitor", "mode", "verbose"),
+    "last": ("_target_", "every_n_epochs", "save_on_train_epoch_end", "verbose"),
+}
+"""Keys that an entry of CHECKPOINTS may set freely, as far as other checks allow."""
+CHECKPOINT_FIXED = {"save_top_k": 1, "auto_insert_metric_name": False, "enable_version_counter": False}
+"""Keys and values that an entry of CHECKPOINTS may have besides its name."""
 STORED = {
     "seed": int,
     "task": TaskConfig,

@@ -156,6 +156,19 @@ class DataModule(L.LightningDataModule, ABC):
         draws: Any = [(0, index) for index in range(rank, len(part), world_size)]
         return self.repeated_loader(self.eval_dataset(part), BatchSampler(draws, self.batch_size, drop_last=False))
 
+    def count_batches(self, part: str, processes: int) -> int:
+        """Return the number of batches of a part (train, val, test) in each of several processes; 0 without the part.
+
+        With an uneven number of examples, the first process counts.
+        """
+        examples = getattr(self.parts, part)
+        if examples is None:
+            return 0
+        if part == "train":
+            own = len(EpochSampler(len(examples), self.seed, processes, 0, self.epoch_size))
+            return own // self.batch_size if own >= self.batch_size else math.ceil(own / self.batch_size)
+        return math.ceil(math.ceil(len(examples) / processes) / self.batch_size)
+
     def sample(self, count: int) -> Tensor:
         """Return at most `count` training images as evaluation sees them, chosen by the seed: uint8 N x C x H x W."""
         dataset = self.eval_dataset(self.parts.train)
@@ -308,7 +321,7 @@ class ImageDataModule(DataModule):
         return kept
 
     def _prepare(self, dataset: "ImageDataset") -> Tensor | None:
-        """Return all images of a dataset as its transform prepares them; None if they are too large or differ in size."""
+        """Return all images of a dataset as its transform prepares them; None if too large or of several sizes."""
         shape, limit = prepared_shape(dataset), self.memory_gib * GIB
         size = len(dataset.images) * math.prod(shape or ())
         pixels = None

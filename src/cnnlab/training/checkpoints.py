@@ -54,7 +54,7 @@ class Resumable(Checkpoint):
         if not self.every_n_steps or batch_idx == 0 or step % self.every_n_steps or step == self._saved_step:
             return
         self._saved_step, self._within_epoch = step, True
-        trainer.save_checkpoint(_folder(trainer) / "last.ckpt")
+        trainer.save_checkpoint(_folder(trainer) / "last.ckpt", weights_only=False)
         self._within_epoch = False
 
     def on_save_checkpoint(self, trainer: L.Trainer, pl_module: TaskModule, checkpoint: dict[str, Any]) -> None:

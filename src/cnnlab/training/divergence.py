@@ -167,7 +167,7 @@ class RollBack(Divergence):
 
     def on_train_start(self, trainer: L.Trainer, pl_module: TaskModule) -> None:
         if not self._last(trainer).is_file():
-            trainer.save_checkpoint(self._start(trainer))
+            trainer.save_checkpoint(self._start(trainer), weights_only=False)
 
     def act(self, trainer: L.Trainer, pl_module: TaskModule, optimizer: Optimizer) -> None:
         if len(self.events) > self.at_most:

@@ -6,6 +6,18 @@ import warnings
 
 import lightning as L
 
+SILENCED = (
+    "Checkpoint directory .* exists and is not empty",  # a resumed run
+    "Be aware that when using `ckpt_path`",  # best.ckpt holds averaged weights
+    "You're resuming from a checkpoint that ended before",  # ResumedEpochs begins with the right batch
+    ".*isinstance.treespec, LeafSpec",  # Lightning 2.6 on torch 2.14
+    "Total length of .* across ranks is zero",  # a run without validation images
+    ".*could not find the monitored key in the returned metrics",  # a run that ends before its first validation
+    "The number of training batches .* is smaller than the logging interval",  # the means of epochs are logged
+    "It is recommended to use .*sync_dist=True",  # values of the whole run are reduced, those of a step are rank zero's
+)
+"""Beginnings of warnings (regular expressions) that do not apply to cnnlab's runs."""
+
 
 def logs_this_step(trainer: L.Trainer) -> bool:
     """Return whether what is logged in this training step reaches the loggers (`trainer.log_every_n_steps`)."""
@@ -52,9 +64,5 @@ def adopt_messages() -> None:
         logger.propagate = True
     for name in ("lightning.pytorch.utilities.rank_zero", "lightning.fabric.utilities.rank_zero"):
         logging.getLogger(name).setLevel(logging.WARNING)
-    warnings.filterwarnings("ignore", message="Checkpoint directory .* exists and is not empty")  # a resumed run
-    warnings.filterwarnings(
-        "ignore", message="Be aware that when using `ckpt_path`"
-    )  # best.ckpt holds averaged weights
-    warnings.filterwarnings("ignore", message="You're resuming from a checkpoint that ended before")  # ResumedEpochs
-    warnings.filterwarnings("ignore", message=".*isinstance.treespec, LeafSpec.*")  # Lightning 2.6 on torch 2.14
+    for message in SILENCED:
+        warnings.filterwarnings("ignore", message=message)

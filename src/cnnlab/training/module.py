@@ -25,6 +25,11 @@ from cnnlab.training.recipe import Recipe
 from cnnlab.training.regularizers import acting
 
 
+def tensors_of(metric: Metric) -> list[Tensor]:
+    """Return the states of a metric that are tensors, not lists of them."""
+    return [state for state in metric.metric_state.values() if isinstance(state, Tensor)]
+
+
 class FeatureBatch(NamedTuple):
     """A batch of features: the outputs of the frozen stages for its images."""
 
@@ -202,6 +207,15 @@ class TaskModule(L.LightningModule, ABC):
         if self.channels_last:
             self.network.to(memory_format=torch.channels_last)
 
+    def on_fit_start(self) -> None:
+        """Keep the sums of metrics in float32, also if Lightning has converted the module (speed.precision=bf16-true).
+
+        In bfloat16, 256 + 1 is 256.
+        """
+        for metric in self.modules():
+            if isinstance(metric, Metric) and any(map(torch.is_floating_point, tensors_of(metric))):
+                metric.set_dtype(torch.float32)
+
     def on_train_start(self) -> None:
         self.recipe.plan.apply(self.network, self.current_epoch)
 
@@ -286,7 +300,12 @@ class TaskModule(L.LightningModule, ABC):
             optimizer.register_step_post_hook(self._after_step)
         if recipe.waits_for_plateaus:
             plateau = recipe.scheduler(optimizer, mode=recipe.mode)
-            return {"optimizer": optimizer, "lr_scheduler": {"scheduler": plateau, "monitor": recipe.monitor}}
+            every = self.trainer.check_val_every_n_epoch or 1
+            return {
+                "optimizer": optimizer,
+                "lr_scheduler": {"scheduler": plateau, "monitor": recipe.monitor, "frequency": every},
+            }
+        self.trainer.fit_loop.setup_data()  # else the number of batches is unknown in a run without max_epochs
         total_steps = int(self.trainer.estimated_stepping_batches)
         steps_per_epoch = math.ceil(self.trainer.num_training_batches / self.trainer.accumulate_grad_batches)
         scheduler = recipe.scheduler(optimizer, total_steps=total_steps, steps_per_epoch=steps_per_epoch)

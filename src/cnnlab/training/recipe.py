@@ -20,6 +20,9 @@ LR_SCALING: dict[str, Callable[[int], float]] = {
 }
 """Value of trainer.scale_lr -> function from the number of processes to the factor of the learning rate."""
 
+FLOAT16, BFLOAT16 = ("16", "16-mixed"), ("bf16", "bf16-mixed")
+"""Names of mixed precision."""
+
 
 @dataclass(frozen=True)
 class Recipe:
@@ -59,14 +62,22 @@ def is_plateau(scheduler: Callable[..., Any]) -> bool:
 
 
 def build_optimizer(
-    node: Mapping[str, Any], precision: str, trusted: Sequence[str]
+    node: Mapping[str, Any], precision: str, trusted: Sequence[str], clips: bool = False
 ) -> Callable[..., torch.optim.Optimizer]:
     """Return the config group `optimizer` as a function of parameter groups, with fused=True if it has a fused kernel.
 
-    precision "16-mixed" does without: Lightning cannot clip gradients of a fused optimizer with its gradient scaler.
+    clips: whether gradients are clipped, which Lightning refuses for a fused optimizer in mixed precision. A fused
+    optimizer in float16 undoes the scaling of the loss by itself, so that callbacks would see scaled gradients.
+
+    Raises InputError if the node itself sets fused=True where gradients cannot be clipped then.
     """
+    if clips and precision in (*FLOAT16, *BFLOAT16) and node.get("fused"):
+        raise InputError(
+            f"optimizer.fused=true does not work in precision {precision} with trainer.gradient_clip_val: leave it out."
+        )
+    unfused = precision in FLOAT16 or (clips and precision in BFLOAT16)
     arguments = inspect.signature(locate(node["_target_"], trusted)).parameters
-    fused = "fused" in arguments and not {"fused", "foreach"} & set(node) and precision != "16-mixed"
+    fused = "fused" in arguments and not {"fused", "foreach"} & set(node) and not unfused
     return build(dict(node) | ({"fused": True} if fused else {}), trusted)
 
 

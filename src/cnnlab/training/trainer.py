@@ -11,6 +11,7 @@ from torch.distributed import DistError
 
 from cnnlab.config import Config, build, build_entries
 from cnnlab.errors import InputError
+from cnnlab.system.faults import translate_error
 from cnnlab.training.callbacks.best_metric import BestMetric
 from cnnlab.training.callbacks.progress import Throughput
 from cnnlab.training.checkpoints import AtomicCheckpoints, Resumable
@@ -40,15 +41,18 @@ def build_trainer(cfg: Config, module: TaskModule, trusted: Sequence[str]) -> L.
     ]
     # A job that SLURM starts again goes on from last.ckpt: Lightning's own checkpoint for that knows less.
     slurm = [SLURMEnvironment(auto_requeue=False)] if SLURMEnvironment.detect() else []
-    return build(
-        arguments,
-        trusted,
-        callbacks=callbacks,
-        logger=list(build_entries(cfg["logger"], trusted).values()),
-        plugins=[*arguments.pop("plugins", []), AtomicCheckpoints(), *slurm],
-        enable_progress_bar=bool(cfg["callbacks"].get("progress")),
-        default_root_dir=str(folder),
-    )
+    own = {
+        "callbacks": callbacks,
+        "logger": list(build_entries(cfg["logger"], trusted).values()),
+        "plugins": [AtomicCheckpoints(), *slurm],
+        "enable_progress_bar": bool(cfg["callbacks"].get("progress")),
+        "default_root_dir": str(folder),
+    }
+    constructor = build({**arguments, "_partial_": True}, trusted)
+    try:
+        return constructor(**own)
+    except Exception as error:  # Lightning raises errors of many types for arguments that it refuses
+        raise translate_error(error) or InputError(f"trainer: {' '.join(str(error).split())}") from error
 
 
 def build_checkpoints(cfg: Config, folder: Path, trusted: Sequence[str]) -> list[L.Callback]:

@@ -8,6 +8,7 @@ from typing import Any
 
 import numpy as np
 import torch
+from scipy.special import log_softmax, softmax
 from scipy.stats import binomtest
 from sklearn.metrics import confusion_matrix, precision_recall_fscore_support
 
@@ -30,10 +31,10 @@ LARGEST_PICTURE = 60
 
 @dataclass(frozen=True)
 class Scored:
-    """The probabilities of a network for `images`, float N x K, and the indices of the true classes, N."""
+    """The outputs of a network for `images`, float64 N x K before softmax, and the indices of the true classes, N."""
 
     images: LabelledImages
-    probabilities: np.ndarray
+    outputs: np.ndarray
     truth: np.ndarray
     classes: list[str]
     channels: int
@@ -41,12 +42,16 @@ class Scored:
 
     @property
     def predicted(self) -> np.ndarray:
-        return self.probabilities.argmax(axis=1)
+        return self.outputs.argmax(axis=1)
 
-    @property
+    @cached_property
     def losses(self) -> np.ndarray:
-        """Cross entropy of each image."""
-        return -np.log(np.maximum(self.probabilities[np.arange(len(self.truth)), self.truth], 1e-12))
+        """Cross entropy of each image; of large ones, the probability would be rounded to 0."""
+        return -log_softmax(self.outputs, axis=1)[np.arange(len(self.truth)), self.truth]
+
+    @cached_property
+    def probabilities(self) -> np.ndarray:
+        return softmax(self.outputs, axis=1)
 
     @cached_property
     def metrics(self) -> dict[str, Any]:
@@ -65,16 +70,16 @@ class Scored:
 
 @torch.inference_mode()
 def score(module: TaskModule, data: DataModule, images: LabelledImages) -> Scored:
-    """Return the probabilities of `images` in one pass, on the GPU if there is one."""
-    found = [module.predict(batch).cpu() for batch, _ in scoring_batches(module, data, images)]
-    return Scored(images, torch.cat(found).double().numpy(), images.labels, module.classes, data.channels)
+    """Return the outputs for `images` in one pass, on the GPU if there is one."""
+    outputs = torch.cat([module(batch).cpu() for batch, _ in scoring_batches(module, data, images)])
+    return Scored(images, outputs.double().numpy(), images.labels, module.classes, data.channels)
 
 
 def metrics(scored: Scored) -> dict[str, Any]:
     """Return accuracy with its 95 % Wilson interval, top-5 and balanced accuracy, loss, F1, and per-class scores."""
     count = len(scored.truth)
     correct = int((scored.predicted == scored.truth).sum())
-    in_five = np.argpartition(-scored.probabilities, min(5, scored.probabilities.shape[1] - 1), axis=1)[:, :5]
+    in_five = np.argpartition(-scored.outputs, min(5, scored.outputs.shape[1] - 1), axis=1)[:, :5]
     interval = binomtest(correct, count).proportion_ci(method="wilson")
     present = np.unique(scored.truth)
     precision, recall, f1, support = precision_recall_fscore_support(

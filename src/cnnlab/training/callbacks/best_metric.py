@@ -1,12 +1,16 @@
 """Log the best value so far of the run's metric."""
 
+import math
+
 import lightning as L
 
 from cnnlab.training.module import TaskModule
 
 
 class BestMetric(L.Callback):
-    """A callback that logs `best/<monitor>` after every validation and remembers its epoch, also over a resume."""
+    """A callback that logs `best/<monitor>` after every validation and remembers its epoch, also over a resume.
+
+    NaN is never the best value."""
 
     def __init__(self, monitor: str = "val/acc", mode: str = "max") -> None:
         self.monitor = monitor
@@ -18,9 +22,10 @@ class BestMetric(L.Callback):
         value = trainer.callback_metrics.get(self.monitor)
         if value is None or trainer.sanity_checking:
             return
-        if self.value is None or self._is_better(float(value), self.value):
+        if not math.isnan(value) and (self.value is None or self._is_better(float(value), self.value)):
             self.value, self.epoch = float(value), trainer.current_epoch
-        pl_module.log(f"best/{self.monitor}", self.value)
+        if self.value is not None:
+            pl_module.log(f"best/{self.monitor}", self.value)
 
     def _is_better(self, value: float, best: float) -> bool:
         return value < best if self.mode == "min" else value > best
