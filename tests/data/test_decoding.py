@@ -177,6 +177,13 @@ def test_first_frame_of_an_animation_counts(tmp_path, kind, options):
     assert np.array_equal(pixels(tmp_path, file), np.broadcast_to([255, 0, 0], (20, 30, 3)))
 
 
+def test_empty_frames_at_the_start_of_an_animation_are_passed_over(tmp_path):
+    empty, shown = Image.new("RGBA", (30, 20)), Image.fromarray(COLOURS).convert("RGBA")
+    file = encoded(empty, "PNG", save_all=True, append_images=[empty, shown], duration=[100, 110, 120], blend=0)
+    assert np.array_equal(pixels(tmp_path, file), COLOURS)
+    assert (pixels(tmp_path, encoded(empty, "GIF", save_all=True, append_images=[empty], duration=[1, 2])) == 255).all()
+
+
 @pytest.mark.parametrize(
     ("kind", "mode"),
     [("JPEG", "CMYK"), ("GIF", "P"), *((kind, "RGB") for kind in ("JPEG", "PNG", "WEBP", "BMP", "TIFF", "PPM"))],

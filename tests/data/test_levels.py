@@ -162,6 +162,12 @@ def test_tiff_that_pillow_cannot_read_is_described(tmp_path, levels, photometric
         pixels(tmp_path / "picture.tif", tiff(levels, photometric, "<"))
 
 
+def test_colours_of_16_bits_in_separate_planes_are_refused(tmp_path):
+    levels = filling(np.uint16, 0, 65535, COLOURS)
+    with pytest.raises(DataError, match=r"picture\.tif: its colours are in separate planes of 16 bits"):
+        pixels(tmp_path / "picture.tif", tiff(levels, RGB_TIFF, "<", planar=2), channels=3)
+
+
 @pytest.mark.parametrize("orientation", range(1, 9))
 @pytest.mark.parametrize("kind", [np.uint8, np.uint16])
 def test_tiff_is_turned_upright_once(tmp_path, orientation, kind):

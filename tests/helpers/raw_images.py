@@ -25,8 +25,13 @@ def png(levels: np.ndarray, colour_type: int, before: bytes = b"") -> bytes:
     return b"".join([b"\x89PNG\r\n\x1a\n", chunk(b"IHDR", header), before, data, chunk(b"IEND", b"")])
 
 
-def tiff(levels: np.ndarray, photometric: int, order: str, deflate: bool = False, orientation: int = 1) -> bytes:
-    """A TIFF file of one strip of H x W (x C) samples; order: "<" little-, ">" big-endian."""
+def tiff(
+    levels: np.ndarray, photometric: int, order: str, deflate: bool = False, orientation: int = 1, planar: int = 1
+) -> bytes:
+    """A TIFF file of one strip of H x W (x C) samples; order: "<" little-, ">" big-endian.
+
+    planar: 2 to say, in the header only, that each colour is stored on its own.
+    """
     height, width, *channels = levels.shape
     count = channels[0] if channels else 1
     contents = levels.astype(levels.dtype.newbyteorder(order)).tobytes()
@@ -46,6 +51,7 @@ def tiff(levels: np.ndarray, photometric: int, order: str, deflate: bool = False
         277: (3, 1, count),
         278: (4, 1, height),
         279: (4, 1, len(contents)),
+        284: (3, 1, planar),
         339: (3, count, lists + 2 * count if count > 2 else sample_format),
     }
     entries = b"".join(

@@ -52,6 +52,7 @@ def main() -> None:
 def prepare_process() -> None:
     """Set what holds for the whole process of a command."""
     keep_freed_memory()
+    warnings.filterwarnings("ignore", message="Image size .* exceeds limit")  # data.decoding refuses such pictures
     # Of joblib, where /dev/shm is read-only; a sweep that would use it says so itself.
     warnings.filterwarnings("ignore", message=".*joblib will operate in serial mode")
 

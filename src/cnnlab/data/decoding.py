@@ -45,6 +45,8 @@ AVIF_BRANDS = (b"avif", b"avis")
 """Bytes 8 to 11 of HEIF and AVIF files (ISO/IEC 23008-12, annex B; AV1 Image File Format)."""
 MAX_PIXELS = 89_478_485
 """Largest number of pixels (Pillow's own limit); a file that claims more is refused as a decompression bomb."""
+FRAMES = 100
+"""Number of frames of an animation that are looked at for one that is not wholly transparent."""
 MAX_RATIO = 1000
 """Largest ratio of the long side to the short side; scaled up, a narrower image would be a decompression bomb too."""
 UPRIGHT = {
@@ -93,9 +95,10 @@ def is_picture(path: Path) -> bool:
 def decode(path: Path, channels: int, ranges: Ranges = NO_RANGES) -> Image.Image:
     """Return the image in `path` in mode "L" (`channels=1`) or "RGB" (`channels=3`), rotated upright by its EXIF tag.
 
-    CMYK, CIELAB and palettes become RGB, transparent pixels are put on white, and the first frame of an animation is
-    used. Samples of more than 8 bits and signed or floating-point ones are scaled by the range of their kind in
-    `ranges` (see `levels`). Raises DataError that names the file if it is truncated, too large or not an image.
+    CMYK, CIELAB and palettes become RGB, transparent pixels are put on white, and of an animation the first frame is
+    used that is not wholly transparent. Samples of more than 8 bits and signed or floating-point ones are scaled by the
+    range of their kind in `ranges` (see `levels`). Raises DataError that names the file if it is truncated, too large
+    or not an image.
     """
     return _named(path, lambda: _decode(path.read_bytes(), channels, ranges))
 
@@ -220,7 +223,22 @@ def _open(contents: bytes) -> Image.Image:
     except UnidentifiedImageError:
         raise ValueError(_unidentified(contents)) from None
     _require_size(image)
+    _skip_empty_frames(image)
     return image
+
+
+def _skip_empty_frames(image: Image.Image) -> None:
+    """Go to the first frame of an animation that is not wholly transparent; stay at the first if all are."""
+    if not (getattr(image, "is_animated", False) and image.has_transparency_data):
+        return
+    for frame in range(FRAMES):
+        try:
+            image.seek(frame)
+        except EOFError:
+            break
+        if image.convert("RGBA").getchannel("A").getextrema() != (0, 0):
+            return
+    image.seek(0)
 
 
 def _unidentified(contents: bytes) -> str:

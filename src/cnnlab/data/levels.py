@@ -22,10 +22,12 @@ Ranges = Mapping[str, Sequence[float]]
 NO_RANGES: Ranges = {}
 KINDS = ("integer", "float")
 
-BITS, PHOTOMETRIC, SAMPLES, SAMPLE_FORMAT = 258, 262, 277, 339
+BITS, PHOTOMETRIC, SAMPLES, PLANAR, SAMPLE_FORMAT = 258, 262, 277, 284, 339
 """Tags of a TIFF file (TIFF 6.0, sections 8 and 19)."""
 WHITE_IS_ZERO = 0
 """Value of PHOTOMETRIC if the smallest sample is white."""
+SEPARATE = 2
+"""Value of PLANAR if each colour is stored on its own."""
 SIGNED = 2
 """Value of SAMPLE_FORMAT for signed integers."""
 WIDE_COLOURS = ("RGB;16", "RGBA;16", "RGBX;16", "LA;16")
@@ -152,6 +154,11 @@ def levels_of(image: Image.Image, reopen: Callable[[], Image.Image] | None = Non
     Loads the image. reopen: opens it again; without it, or if the image is loaded already, only the upper 8 bits of
     colours with 16 are there.
     """
+    if _tag(image, PLANAR, 1) == SEPARATE and _tag(image, BITS, 8) > 8:
+        raise ValueError(
+            f"its colours are in separate planes of {_tag(image, BITS, 8)} bits, which Pillow scrambles; save it with "
+            "interleaved colours (planar configuration 1)"
+        )
     dtype, raw = _dtype(image), _raw_mode(image)
     if dtype is None:
         return _wide_colours(image, raw, reopen) if reopen and raw.startswith(WIDE_COLOURS) else None

@@ -22,7 +22,7 @@ from cnnlab.data.transforms import EvalTransform, TrainTransform
 from cnnlab.errors import InputError
 
 log = logging.getLogger(__name__)
-FORMAT = 2
+FORMAT = 3
 """Format version; increase it when the same key would give different records."""
 TRIED = 16
 """Number of images from which the total size of the records is estimated."""

@@ -27,7 +27,7 @@ from cnnlab.seeds import derive
 from cnnlab.training.module import FeatureBatch, TaskModule
 
 log = logging.getLogger(__name__)
-FORMAT = 2
+FORMAT = 3
 """Version of the features; increased when the same key would give other features than before."""
 MANY = 100_000
 """Largest number of images for which a tensor view of each one's features is kept in memory."""
