@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from lightning.fabric.utilities.apply_func import move_data_to_device
 from torch import Tensor, nn
 
 from cnnlab import experiment
@@ -17,7 +18,6 @@ from cnnlab.data.datamodule import DataModule
 from cnnlab.data.decoding import ImageLike, read_image, separate
 from cnnlab.data.levels import Ranges
 from cnnlab.data.sources.image_folder import find_pictures
-from cnnlab.data.transforms import EvalTransform
 from cnnlab.errors import DataError, InputError, nearest
 from cnnlab.models.building import IMAGENET_MEAN, IMAGENET_STD, InputSpec, build_network
 from cnnlab.models.preprocessing import from_state
@@ -48,7 +48,6 @@ class LoadedRun:
         self.classes = module.classes
         self.spec = InputSpec(**sizes, mean=IMAGENET_MEAN, std=IMAGENET_STD, ranges=ranges)
         self.channels = self.spec.channels
-        self.transform = EvalTransform(self.spec.image_size, self.spec.resize_size)
 
     @torch.inference_mode()
     def predict(self, images: ImageLike | Iterable[ImageLike]) -> Tensor:
@@ -64,20 +63,27 @@ class LoadedRun:
         pictures = [self.prepare(image) for image in separate(images)]
         if not pictures:
             return torch.empty(0, len(self.classes))
-        device = next(self.network.parameters()).device
-        return self.network.predict(torch.stack(pictures).to(device)).cpu()
+        found = self.network.predict(self._on_device(self.task.stack(pictures)))
+        return move_data_to_device(found, torch.device("cpu"))
 
-    def predictions(self, images: Tensor, options: Any = None) -> Sequence[Prediction]:
-        """Return a prediction for each image, uint8 N x C x H x W, which can be drawn or written as a row.
+    def predictions(self, inputs: Any, options: Any = None) -> Sequence[Prediction]:
+        """Return a prediction for each input, which can be drawn or written as a row.
 
-        options: an instance of the task's `predict_options`.
+        inputs: as the task's `stack` returns them, uint8 N x C x H x W of most tasks. options: an instance of the
+        task's `predict_options`.
         """
-        device = next(self.network.parameters()).device
-        return self.task.predict(self.network, images.to(device), options or self.task.predict_options())
+        return self.task.predict(self.network, self._on_device(inputs), options or self.task.predict_options())
 
-    def prepare(self, image: ImageLike) -> Tensor:
-        """Return one picture, in any form that `predict` takes, as uint8 C x H x W, resized and cut for the network."""
-        return self.transform(read_image(image, self.channels, self.spec.ranges or {}))
+    def _on_device(self, inputs: Any) -> Any:
+        return move_data_to_device(inputs, next(self.network.parameters()).device)
+
+    def prepare(self, image: ImageLike, options: Any = None) -> Any:
+        """Return one picture, in any form that `predict` takes, as the task's `stack` takes it.
+
+        Of most tasks that is uint8 C x H x W, resized and cut for the network. options: an instance of the task's
+        `predict_options`.
+        """
+        return self.task.prepare(read_image(image, self.channels, self.spec.ranges or {}), self.spec, options)
 
 
 class Run(dict[str, Any]):
@@ -360,8 +366,8 @@ def predict(
     asked = options_of(loaded.task.predict_options, options)
     if not named:
         return {}
-    pixels = torch.stack(list(map_ahead(loaded.prepare, named.values(), ahead=64)))
-    return dict(zip(named, loaded.predictions(pixels, asked), strict=True))
+    prepared = map_ahead(lambda image: loaded.prepare(image, asked), named.values(), ahead=64)
+    return dict(zip(named, loaded.predictions(loaded.task.stack(list(prepared)), asked), strict=True))
 
 
 def options_of(kind: type, options: Mapping[str, Any]) -> Any:

@@ -26,7 +26,7 @@ from cnnlab.models.building import InputSpec, build_network, input_spec, meta_ne
 from cnnlab.models.initialization import check_initialization
 from cnnlab.models.preprocessing import check_fit, fit_once
 from cnnlab.models.weighted import weights_of
-from cnnlab.models.weights import Weights, find_weights
+from cnnlab.models.weights import Weights
 from cnnlab.runs.events import cut_events, event_sizes, session
 from cnnlab.runs.folder import RunFolder
 from cnnlab.system.devices import require_device, set_threads
@@ -157,7 +157,7 @@ def build(cfg: Config) -> Experiment:
     set_threads(cfg["speed"]["num_threads"])
     trusted = trusted_prefixes(cfg)
     task = build_task(cfg, trusted)
-    spec = input_spec(cfg["model"])
+    spec = task.input_spec(cfg["model"])
     problems = Problems()
     problems.attempt(check_arguments, cfg)
     regularizers = build_regularizers(cfg, trusted, problems)
@@ -179,9 +179,10 @@ def build(cfg: Config) -> Experiment:
     if ingredients["loss"]:
         problems.attempt(task.check_recipe, recipe, augmentations)
     problems.raise_all(CONFLICT)
-    weights = find_weights_of(cfg)
+    weights = find_weights_of(cfg, task)
     preprocessing = build_preprocessing(cfg, spec, weights, data, trusted)
     network = build_filled_network(cfg, constructor, weights, data, preprocessing, regularizers, trusted)
+    task.fit_network(network, data)
     description = describe_network(cfg, spec, data, regularizers)
     module = task.build_module(preprocessing, network, data.classes, description, recipe)
     trainer = build_trainer(cfg, module, trusted)
@@ -268,12 +269,12 @@ def build_recipe(
     )
 
 
-def find_weights_of(cfg: Config) -> Weights | None:
+def find_weights_of(cfg: Config, task: Task) -> Weights | None:
     """Return the weights that model.weights names; None for a network from scratch."""
     model = cfg["model"]
     if not model["weights"]:
         return None
-    return find_weights(model["weights"], model["name"], Path(cfg["paths"]["data_dir"]))
+    return task.find_weights(model, Path(cfg["paths"]["data_dir"]))
 
 
 def build_preprocessing(
@@ -284,7 +285,8 @@ def build_preprocessing(
     if cfg["preprocessing"]["name"] != "weights":
         options = layer.keywords | {"images_NCHW": data.train_images()}
         return fit_once(Path(cfg["paths"]["cache_dir"]) / "preprocessing", data.train_fingerprint, **options)
-    return layer(images_NCHW=(), **weights_statistics(weights, spec))
+    by_hand = {key: cfg["preprocessing"][key] for key in ("mean", "std") if cfg["preprocessing"].get(key)}
+    return layer(images_NCHW=(), **(weights_statistics(weights, spec) | by_hand))
 
 
 def build_filled_network(

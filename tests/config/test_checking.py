@@ -21,7 +21,11 @@ LISTS = ("augmentation", "regularization", "logger")
 NEEDED = {
     "model=torchvision": ["model.name=efficientnet_b0"],
     "model=timm": ["model.name=resnet10t"],
-    "data=image_folder": ["data.root=photos"],
+    **{f"data={name}": ["data.root=photos"] for name in ("image_folder", "coco_folder", "voc_folder", "yolo_folder")},
+    **{
+        f"model={name}": ["data=shapes"] for name in ("faster_rcnn", "fcos", "mask_rcnn", "retinanet", "ssd", "ssdlite")
+    },
+    "task=detection": ["data=shapes", "model=ssdlite"],
     "task=moves": ["data=go"],
     "task=regression": ["data=four_points"],
 }

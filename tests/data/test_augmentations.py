@@ -13,7 +13,9 @@ from cnnlab.data.draws import TorchDraws, seeded_draws
 from cnnlab.data.transforms import BATCH_TRANSFORMS, TrainTransform
 from cnnlab.seeds import derive, derived_rng
 
-OPTIONS = sorted(path.stem for path in (CONFIG_DIR / "augmentation").glob("*.yaml") if path.stem != "none")
+OTHERS = ("none", "copy_paste", "iou_crop", "mosaic")
+"""Options that augment nothing, or images with objects."""
+OPTIONS = sorted(path.stem for path in (CONFIG_DIR / "augmentation").glob("*.yaml") if path.stem not in OTHERS)
 ONE_BY_ONE = {"rand_augment", "trivial_augment"}
 COUNT = 48
 

@@ -27,7 +27,8 @@ from cnnlab.seeds import derived_rng
 
 OPTIONS = sorted(path.stem for path in (CONFIG_DIR / "augmentation").glob("*.yaml"))
 PRESETS = ("none", "basic", "full")
-KINDS = [option for option in OPTIONS if option not in PRESETS]
+OF_OBJECTS = ("copy_paste", "iou_crop", "mosaic")
+KINDS = [option for option in OPTIONS if option not in PRESETS + OF_OBJECTS]
 SIZES = {"RGB": (48, 40), "L": (40, 61)}
 
 

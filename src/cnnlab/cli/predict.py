@@ -5,11 +5,11 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field, fields
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 import torch
 from omegaconf import MISSING
 from PIL import Image
-from torch import Tensor
 from tqdm import tqdm
 
 from cnnlab.api import LoadedRun, load_run
@@ -19,7 +19,6 @@ from cnnlab.data.decoding import read_image
 from cnnlab.data.sources.image_folder import find_pictures
 from cnnlab.drawing.sheets import captioned, png, tensor_image
 from cnnlab.errors import DataError, InputError
-from cnnlab.reports.pages import write_csv
 from cnnlab.system.ahead import map_ahead
 from cnnlab.system.files import printable, write_bytes
 from cnnlab.tasks.base import Prediction
@@ -38,8 +37,8 @@ class Picture:
     """A picture file."""
 
     path: Path
-    pixels: Tensor
-    """The network's input, uint8 C x H x W."""
+    prepared: Any
+    """The picture as the task's `stack` takes it."""
     small: Image.Image | None
     """The picture itself, reduced to LARGEST_SHOWN; None if it is not shown."""
 
@@ -95,28 +94,29 @@ def predict(cfg: Options, of_task: Sequence[str] = ()) -> Path:
     source, paths = find_pictures(Path(cfg.images))
     folder = output_folder(cfg)
     shows = cfg.pictures or ("all" if len(paths) <= FEW else "sheet")
-    rows: list[tuple[Path, Prediction]] = []
+    predictions: dict[str, Prediction] = {}
     sheet: list[Image.Image] = []
     shown = {"all": len(paths), "sheet": cfg.sheet_images, "false": 0}[shows]
     with threads_for(run):
-        for batch in batches(run, paths, cfg.batch_size, shown):
-            pixels = torch.stack([picture.pixels for picture in batch])
-            for picture, prediction in zip(batch, run.predictions(pixels, options), strict=True):
+        for batch in batches(run, paths, cfg.batch_size, shown, options):
+            inputs = run.task.stack([picture.prepared for picture in batch])
+            for picture, prediction in zip(batch, run.predictions(inputs, options), strict=True):
                 place = picture.path.relative_to(source)
-                rows.append((place, prediction))
+                predictions[printable(place.as_posix())] = prediction
                 if picture.small and shows == "all":
                     write_bytes(folder / "pictures" / annotated_name(place), png(prediction.draw(picture.small)))
                 if picture.small and len(sheet) < cfg.sheet_images:
                     sheet.append(picture.small)
-    if not rows:
+    if not predictions:
         raise DataError("None of the pictures can be read.")
-    write_table(folder / "predictions.csv", rows)
+    run.task.write_predictions(folder, predictions)
     if sheet:
-        captions = [prediction.caption for _, prediction in rows[: len(sheet)]]
+        captions = [prediction.caption for prediction in list(predictions.values())[: len(sheet)]]
         write_bytes(folder / "sheet.png", png(captioned(sheet, captions)))
     files = [f"{folder}/predictions.csv", *([f"{folder}/sheet.png"] if sheet else [])]
-    left_out = f", {len(paths) - len(rows)} left out" if len(rows) < len(paths) else ""
-    print(f"{len(rows)} {'image' if len(rows) == 1 else 'images'}{left_out}: {', '.join(files)}")
+    count = len(predictions)
+    left_out = f", {len(paths) - count} left out" if count < len(paths) else ""
+    print(f"{count} {'image' if count == 1 else 'images'}{left_out}: {', '.join(files)}")
     return folder
 
 
@@ -140,14 +140,16 @@ def threads_for(run: LoadedRun) -> Iterator[None]:
         torch.set_num_threads(threads)
 
 
-def batches(run: LoadedRun, paths: Sequence[Path], size: int, shown: int) -> Iterator[list[Picture]]:
+def batches(run: LoadedRun, paths: Sequence[Path], size: int, shown: int, options: Any) -> Iterator[list[Picture]]:
     """Yield batches of the pictures that can be read, read ahead; name the others on the console.
 
-    shown: how many of the first pictures are kept to be shown.
+    shown: how many of the first pictures are kept to be shown. options: of the task.
     """
     jobs = [(path, number < shown) for number, path in enumerate(paths)]
     batch: list[Picture] = []
-    for found in tqdm(map_ahead(partial(read, run), jobs, ahead=2 * size), "Predicting", len(jobs), unit="img"):
+    for found in tqdm(
+        map_ahead(partial(read, run, options), jobs, ahead=2 * size), "Predicting", len(jobs), unit="img"
+    ):
         if isinstance(found, DataError):
             tqdm.write(f"Left out: {found}")
             continue
@@ -159,7 +161,7 @@ def batches(run: LoadedRun, paths: Sequence[Path], size: int, shown: int) -> Ite
         yield batch
 
 
-def read(run: LoadedRun, job: tuple[Path, bool]) -> Picture | DataError:
+def read(run: LoadedRun, options: Any, job: tuple[Path, bool]) -> Picture | DataError:
     """Read a picture, and keep it to be shown if the job says so; return the error if it cannot be read."""
     path, is_shown = job
     try:
@@ -170,14 +172,7 @@ def read(run: LoadedRun, job: tuple[Path, bool]) -> Picture | DataError:
     if is_shown:
         small = tensor_image(pixels)
         small.thumbnail((LARGEST_SHOWN, LARGEST_SHOWN))
-    return Picture(path, run.transform(pixels), small)
-
-
-def write_table(path: Path, rows: Sequence[tuple[Path, Prediction]]) -> None:
-    """Write one row for each picture: its name and the columns of its prediction."""
-    tables = [prediction.row() for _, prediction in rows]
-    cells = [[printable(place.as_posix()), *row.values()] for (place, _), row in zip(rows, tables, strict=True)]
-    write_csv(path, ["image", *tables[0]], cells)
+    return Picture(path, run.task.prepare(pixels, run.spec, options), small)
 
 
 def annotated_name(image: Path) -> Path:

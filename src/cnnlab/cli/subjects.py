@@ -17,7 +17,6 @@ from cnnlab.errors import Problems
 from cnnlab.explain.subject import Subject
 from cnnlab.models.building import (
     InputSpec,
-    input_spec,
     meta_network,
     pretrained_network,
     weights_statistics,
@@ -98,7 +97,7 @@ class ModelSubject(Subject):
 
     @cached_property
     def spec(self) -> InputSpec:
-        return input_spec(self.cfg["model"])
+        return self.task.input_spec(self.cfg["model"])
 
     @cached_property
     def meta_network(self) -> nn.Module:
@@ -106,7 +105,7 @@ class ModelSubject(Subject):
 
     @cached_property
     def weights(self) -> Weights | None:
-        return experiment.find_weights_of(self.cfg)
+        return experiment.find_weights_of(self.cfg, self.task)
 
     @cached_property
     def network(self) -> nn.Module:

@@ -7,7 +7,7 @@ import re
 import types
 import typing
 from collections.abc import Iterator, Sequence
-from dataclasses import fields, is_dataclass
+from dataclasses import MISSING, fields, is_dataclass
 from typing import Any
 
 import yaml
@@ -26,6 +26,7 @@ from cnnlab.config.schema import (
     SUPPLIED_ARGUMENTS,
     DataConfig,
     Entries,
+    ModelConfig,
     Target,
     TrainConfig,
 )
@@ -143,12 +144,12 @@ def _check_node(
     schema: Any,
     path: str,
     trusted: tuple[str, ...] | None = None,
-    task_schema: type | None = None,
+    task: Any = None,
 ) -> list[str]:
     """Return what is wrong with `node` and everything below it.
 
     trusted: prefixes that a `_target_` may have; None for a stored config, whose targets are not checked.
-    task_schema: the schema of `data` that the config's task defines.
+    task: the class of the config's task, which defines the schemas of `data` and `model`; None if it is unknown.
     """
     if schema is Target:
         if trusted is not None:
@@ -165,35 +166,40 @@ def _check_node(
             if entry is not None
             for problem in _check_node(entry, own.get(name, Target), f"{path}.{name}", trusted)
         ]
-    if schema is DataConfig and isinstance(node, dict):
-        if task_schema is None:
+    if schema in (DataConfig, ModelConfig) and isinstance(node, dict) and trusted is not None:
+        if task is None:
             return []
-        schema = task_schema
+        schema = task.data_schema if schema is DataConfig else task.model_schema
     if is_dataclass(schema):
         if not isinstance(node, dict):
             return [f"{path} is {node!r}; keys and values are expected."]
         hints = typing.get_type_hints(schema)
         if schema is TrainConfig and trusted is not None:
-            task_schema = _data_schema(node.get("task"), trusted)
+            task = _task_class(node.get("task"), trusted)
         names = [field.name for field in fields(schema)]
+        optional = [field.name for field in fields(schema) if field.default is not MISSING]
         dot = f"{path}." if path else ""
-        problems = [f"Unknown key {dot}{key}. {nearest([str(key)], names)}" for key in node if key not in names]
+        # A stored model may have keys of its task's own schema, which is not imported to look at a record.
+        known = node if schema is ModelConfig and trusted is None else names
+        other = f" Is model={node.get('name')} for the task of these data?" if path == "model" else ""
+        problems = [f"Unknown key {dot}{key}. {nearest([str(key)], names)}{other}" for key in node if key not in known]
         problems += [
             f"{dot}{name} is missing."
             for name in names
-            if name not in node and (trusted is not None or f"{dot}{name}" in STORED_NEEDED)
+            if name not in [*node, *optional] and (trusted is not None or f"{dot}{name}" in STORED_NEEDED)
         ]
         for name in names:
             if name in node:
-                problems += _check_node(node[name], hints[name], f"{dot}{name}", trusted, task_schema)
+                problems += _check_node(node[name], hints[name], f"{dot}{name}", trusted, task)
         return problems
     return [] if _fits(node, schema) else [f"{path}={node!r} is not {_type_name(schema)}."]
 
 
-def _data_schema(task: Any, trusted: tuple[str, ...]) -> type | None:
-    """Return the data schema of a task; None if the task's own entry is wrong, which is reported elsewhere."""
+def _task_class(task: Any, trusted: tuple[str, ...]) -> Any:
+    """Return the class of a task; None if the task's own entry is wrong, which is reported elsewhere."""
     try:
-        return locate(task["implementation"]["_target_"], trusted).data_schema
+        found = locate(task["implementation"]["_target_"], trusted)
+        return found if hasattr(found, "data_schema") and hasattr(found, "model_schema") else None
     except (InputError, TypeError, KeyError, AttributeError):
         return None
 

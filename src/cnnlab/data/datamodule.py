@@ -135,11 +135,14 @@ class DataModule(L.LightningDataModule, ABC):
         world_size, rank = (self.trainer.world_size, self.trainer.global_rank) if self.trainer else (1, 0)
         dataset = self.train_dataset()
         sampler: Any = EpochSampler(len(self.parts.train), self.seed, world_size, rank, self.epoch_size)
-        # A last batch of one image has no useful batch statistics, and a smaller batch recompiles a compiled network.
-        batches = EpochBatches(sampler, self.batch_size, drop_last=len(sampler) >= self.batch_size)
-        loader = self.repeated_loader(dataset, batches)
+        loader = self.repeated_loader(dataset, self.train_batches(sampler))
         given = self.cached.train(loader) if self.cached else loader
         return ResumedEpochs(given, self.trainer) if self.trainer else given
+
+    def train_batches(self, sampler: Any) -> EpochBatches:
+        """Return the batches of an epoch."""
+        # A last batch of one image has no useful batch statistics, and a smaller batch recompiles a compiled network.
+        return EpochBatches(sampler, self.batch_size, drop_last=len(sampler) >= self.batch_size)
 
     def val_dataloader(self) -> Any:
         if self.parts.val is None:

@@ -17,6 +17,8 @@ MIXING = (v2.MixUp, v2.CutMix)
 """Augmentations that mix the images of a batch and their labels."""
 BATCH_TRANSFORMS = (v2.GaussianNoise, *MIXING)
 """Augmentations of float images or whole batches; they run on the device instead of in the workers."""
+OBJECT_TRANSFORMS = (v2.RandomIoUCrop,)
+"""Augmentations that need the boxes of objects; so do those with the attribute `needs_objects`."""
 
 
 class EvalTransform:
@@ -171,6 +173,11 @@ class TrainTransform:
 
     def _first(self, kind: type) -> Any:
         return next((step for step in self.augmentations if isinstance(step, kind)), None)
+
+
+def needs_objects(step: torch.nn.Module) -> bool:
+    """Return whether an augmentation works only on images with objects (the task detection)."""
+    return isinstance(step, OBJECT_TRANSFORMS) or getattr(step, "needs_objects", False)
 
 
 def batch_transforms(augmentations: Iterable[torch.nn.Module], num_classes: int) -> list[torch.nn.Module]:

@@ -16,7 +16,7 @@ from torchvision.transforms import v2
 from cnnlab.config import CONFIG_DIR, build_entries, compose, trusted_prefixes
 from cnnlab.data.decoding import decode
 from cnnlab.data.sources.image_folder import find_pictures
-from cnnlab.data.transforms import BATCH_TRANSFORMS, MIXING, EvalTransform, TrainTransform
+from cnnlab.data.transforms import BATCH_TRANSFORMS, MIXING, EvalTransform, TrainTransform, needs_objects
 from cnnlab.drawing.album import Album
 from cnnlab.drawing.grids import to_uint8
 from cnnlab.drawing.sheets import grid, resized, side_by_side, stacked, tensor_image, titled
@@ -183,6 +183,8 @@ def _alone(subject: Subject, images: Sequence[Image.Image], seed: int, draws: in
         size = [f"model.image_size={subject.spec.image_size}", f"model.resize_size={subject.spec.resize_size}"]
         cfg = compose([f"augmentation=[{path.stem}]", *size])
         entries = build_entries(OmegaConf.to_container(cfg.augmentation, resolve=True))  # type: ignore[arg-type]
+        if any(map(needs_objects, entries.values())):
+            continue
         made = [augmented(images, entries, subject, seed, number) for number in range(draws)]
         first = path.read_text(encoding="utf-8").splitlines()[0]
         rows.append(titled(_row(images[0], subject, made, columns=draws + 1), f"augmentation={path.stem}", first[2:]))

@@ -6,14 +6,19 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, ClassVar, Protocol
 
+import torch
 from PIL import Image
 from torch import Tensor, nn
 
 from cnnlab.config import Config
 from cnnlab.config.checking import data_problems
+from cnnlab.config.schema import ModelConfig
 from cnnlab.data.datamodule import DataModule
+from cnnlab.data.transforms import EvalTransform
 from cnnlab.errors import InputError, nearest, several
-from cnnlab.models.building import InputSpec
+from cnnlab.models.building import InputSpec, input_spec
+from cnnlab.models.weights import Weights, find_weights
+from cnnlab.reports.pages import write_csv
 from cnnlab.tasks.scoring import score_metrics
 from cnnlab.training.module import TaskModule
 from cnnlab.training.recipe import Recipe
@@ -64,6 +69,8 @@ class Task(ABC):
     metrics: name -> "max" or "min", the metrics that `metric=` may choose.
     """
 
+    model_schema: ClassVar[type] = ModelConfig
+    """Dataclass with the keys of the config group `model` and their types."""
     data_schema: ClassVar[type]
     """Dataclass with the keys of the config group `data`; its `NEEDED` lists those that a stored config must have."""
     module_class: ClassVar[type[TaskModule]]
@@ -80,6 +87,14 @@ class Task(ABC):
     def __init__(self, name: str, metrics: Mapping[str, str]) -> None:
         self.name = name
         self.metrics = dict(metrics)
+
+    def input_spec(self, model: Mapping[str, Any]) -> InputSpec:
+        """Return the input of the network that the config group `model` describes."""
+        return input_spec(model)
+
+    def find_weights(self, model: Mapping[str, Any], data_dir: Path) -> Weights:
+        """Return the weights that model.weights names, under the names that they have in the network."""
+        return find_weights(model["weights"], model["name"], data_dir)
 
     @abstractmethod
     def build_data(
@@ -101,6 +116,9 @@ class Task(ABC):
         """Return the LightningModule; without a recipe it can only predict."""
         return self.module_class(preprocessing, network, classes, hyperparameters, recipe)
 
+    def fit_network(self, network: nn.Module, data: DataModule) -> None:  # noqa: B027
+        """Adapt the network to the training data before the first step, in ways that its checkpoint keeps."""
+
     def build_batch_transforms(self, augmentations: Mapping[str, nn.Module], num_classes: int) -> list[nn.Module]:
         """Return the augmentations that run on the device, on float batches in [0, 1] and their targets."""
         return []
@@ -112,9 +130,29 @@ class Task(ABC):
         """Score `part` of the data in one pass; `options` is an instance of `evaluate_options`."""
         return score_metrics(module, data, part)
 
+    def prepare(self, pixels: Tensor, spec: InputSpec, options: Any = None) -> Any:
+        """Return a picture of any size, uint8 C x H x W, as `stack` takes it: by default resized and cut.
+
+        options: an instance of `predict_options`; None: its defaults.
+        """
+        return EvalTransform(spec.image_size, spec.resize_size)(pixels)
+
+    def stack(self, prepared: Sequence[Any]) -> Any:
+        """Return prepared pictures as the inputs of `predict`: by default uint8 N x C x H x W."""
+        return torch.stack(list(prepared))
+
     @abstractmethod
-    def predict(self, module: TaskModule, inputs: Tensor, options: Any) -> Sequence[Prediction]:
-        """Return one prediction for each input, uint8 N x C x H x W; `options` is an instance of `predict_options`."""
+    def predict(self, module: TaskModule, inputs: Any, options: Any) -> Sequence[Prediction]:
+        """Return one prediction for each of the inputs, as `stack` returns them.
+
+        options: an instance of `predict_options`.
+        """
+
+    def write_predictions(self, folder: Path, predictions: Mapping[str, Any]) -> None:
+        """Write predictions.csv; predictions: name of the picture -> its prediction, at least one."""
+        rows = {name: prediction.row() for name, prediction in predictions.items()}
+        head = ["image", *next(iter(rows.values()))]
+        write_csv(folder / "predictions.csv", head, [[name, *row.values()] for name, row in rows.items()])
 
     def pretrained(self, cfg: Config, trusted: Sequence[str]) -> "Pretrained":
         """Return a network with its pretrained weights, and the whole data set to score it on.

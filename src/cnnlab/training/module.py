@@ -10,6 +10,7 @@ from typing import Any, NamedTuple
 import lightning as L
 import torch
 from lightning.pytorch.utilities.types import OptimizerLRScheduler
+from lightning_utilities.core.apply_func import apply_to_collection
 from torch import Tensor, nn
 from torchmetrics import MeanMetric, Metric, MetricCollection
 from torchvision.transforms import v2
@@ -176,15 +177,7 @@ class TaskModule(L.LightningModule, ABC):
         self.network.train()
         try:
             with derived_rng("check_step"), torch.no_grad(), torch.compiler.set_stance("force_eager"):
-                inputs, targets = batch
-                self.check_outputs(self.network(self.preprocessed(inputs)), targets)
-                outputs, targets = self.outputs_of(batch)
-                with warnings.catch_warnings():
-                    # A regression loss broadcasts targets of another shape, and only warns.
-                    warnings.filterwarnings("error", "Using a target size", UserWarning)
-                    self.loss_of(outputs, targets)
-                for metric in self.build_metrics().values():
-                    metric(outputs, batch[1])
+                self.try_step(batch)
         except Exception as error:
             if translate_error(error):  # an error of our own, or of the machine
                 raise
@@ -199,6 +192,18 @@ class TaskModule(L.LightningModule, ABC):
                 module.training = mode
             for name, buffer in self.network.named_buffers():
                 buffer.copy_(buffers[name])
+
+    def try_step(self, batch: Any) -> None:
+        """Run forward pass, loss and metrics of a training step on a batch; raise whatever they raise."""
+        inputs, targets = batch
+        self.check_outputs(self.network(self.preprocessed(inputs)), targets)
+        outputs, targets = self.outputs_of(batch)
+        with warnings.catch_warnings():
+            # A regression loss broadcasts targets of another shape, and only warns.
+            warnings.filterwarnings("error", "Using a target size", UserWarning)
+            self.loss_of(outputs, targets)
+        for metric in self.build_metrics().values():
+            metric(outputs, batch[1])
 
     # --- Lightning's hooks ---
 
@@ -234,7 +239,7 @@ class TaskModule(L.LightningModule, ABC):
         outputs, targets = self.outputs_of(batch)
         loss = self.loss_of(outputs, targets)
         finite = loss.detach().isfinite()  # a skipped step (divergence=skip) does not count
-        seen = outputs.detach()
+        seen = apply_to_collection(outputs, Tensor, Tensor.detach)
         for metric in self.train_metrics.values():
             metric.update(seen, own_targets)
         self.train_loss_epoch.update(loss.detach().where(finite, 0), finite * len(own_targets))

@@ -1,0 +1,1 @@
+"""Data sets with boxes or masks, one file for each format."""

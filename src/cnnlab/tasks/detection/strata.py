@@ -1,0 +1,110 @@
+"""Split annotated images into training, validation and test sets, with every class on each side where possible."""
+
+import hashlib
+import math
+from collections import defaultdict
+from collections.abc import Sequence
+
+import numpy as np
+
+from cnnlab.errors import DataError, InputError
+from cnnlab.seeds import derive
+from cnnlab.tasks.detection.annotated import AnnotatedImages, AnnotatedSplits
+
+
+def split(published: AnnotatedSplits, *, val_fraction: float, test_fraction: float, split_seed: int) -> AnnotatedSplits:
+    """Take the parts that a data set does not publish from its training images.
+
+    The images of each stratum (`strata`) are divided in proportion, and images with equal content stay together, in
+    training. Raises InputError for fractions that leave nothing to train on, DataError if a part would be empty.
+    """
+    images = published.train
+    fractions = {
+        "val": 0.0 if published.val is not None else val_fraction,
+        "test": 0.0 if published.test is not None else test_fraction,
+    }
+    if not (min(fractions.values()) >= 0 and sum(fractions.values()) < 1):  # written so that NaN is refused too
+        raise InputError(
+            f"data.val_fraction={val_fraction}, data.test_fraction={test_fraction}: neither may be negative, "
+            "and they must add up to less than 1."
+        )
+    order = np.random.default_rng(derive("split", split_seed))
+    parts: dict[str, list[int]] = {"val": [], "test": []}
+    owed = dict.fromkeys(parts, 0.0)
+    single = _without_twins(images)
+    for members in strata(images):
+        free = [index for index in order.permutation(members).tolist() if single[index]]
+        for part, fraction in fractions.items():
+            owed[part] += len(members) * fraction
+            count = min(len(free), int(owed[part] + 1e-9))
+            owed[part] -= count
+            parts[part] += free[:count]
+            free = free[count:]
+    for part, fraction in fractions.items():
+        if fraction and not parts[part]:
+            raise DataError(
+                f"{len(images)} images are too few for data.{part}_fraction={fraction}: {part} would be empty. "
+                f"Raise it, or set it to 0."
+            )
+    taken = {*parts["val"], *parts["test"]}
+    train = images.subset([index for index in range(len(images)) if index not in taken])
+    if not len(train):
+        raise DataError(f"{len(images)} images leave nothing to train on. Lower data.val_fraction, data.test_fraction.")
+    val = images.subset(sorted(parts["val"])) if parts["val"] else published.val
+    test = images.subset(sorted(parts["test"])) if parts["test"] else published.test
+    return AnnotatedSplits(train, val, test)
+
+
+def strata(images: AnnotatedImages) -> list[np.ndarray]:
+    """Return the indices of each stratum: images by the rarest class in them, rarest first, then those without objects.
+
+    An image with several classes thus counts for the class that is hardest to divide.
+    """
+    present = [np.unique(images.truth(index).labels) for index in range(len(images))]
+    counts = np.zeros(len(images.classes), int)
+    for labels in present:
+        counts[labels] += 1
+    rank = {int(label): place for place, label in enumerate(np.argsort(counts, kind="stable"))}
+    found: dict[int, list[int]] = defaultdict(list)
+    for index, labels in enumerate(present):
+        found[min((rank[int(label)] for label in labels), default=len(rank))].append(index)
+    return [np.array(found[key]) for key in sorted(found)]
+
+
+def fewer(images: AnnotatedImages, fraction: float, split_seed: int) -> AnnotatedImages:
+    """Return the share `fraction` of each stratum, rounded up; smaller shares are subsets of larger ones."""
+    if not 0 < fraction <= 1:
+        raise InputError(f"data.train_fraction={fraction}: use a number above 0 and at most 1.")
+    if fraction == 1:
+        return images
+    order = np.random.default_rng(derive("train_fraction", split_seed))
+    kept: list[int] = []
+    for stratum in strata(images):
+        members = order.permutation(stratum)
+        kept += members[: math.ceil(len(members) * fraction - 1e-9)].tolist()
+    return images.subset(sorted(kept))
+
+
+def content_hash(parts: AnnotatedSplits) -> str:
+    """Return a hash of a split, equal if and only if the same images are in the same parts."""
+    digest = hashlib.blake2b(digest_size=8)
+    for part in (parts.train, parts.val, parts.test):
+        names = [] if part is None else [part.name(index) for index in range(len(part))]
+        digest.update("\n".join([*names, "\0"]).encode())
+    return digest.hexdigest()
+
+
+def copies(train: AnnotatedImages, other: AnnotatedImages) -> list[tuple[str, str]]:
+    """Return (name, name in train) of the images of a published part that are in training too."""
+    learned = {train.digest(index): train.name(index) for index in range(len(train))}
+    pairs = ((other.name(index), learned.get(other.digest(index))) for index in range(len(other)))
+    return [(name, twin) for name, twin in pairs if twin is not None]
+
+
+def _without_twins(images: AnnotatedImages) -> Sequence[bool]:
+    """Return for each image whether no other image has the same content."""
+    digests = [images.digest(index) for index in range(len(images))]
+    counts: dict[str, int] = defaultdict(int)
+    for digest in digests:
+        counts[digest] += 1
+    return [counts[digest] == 1 for digest in digests]

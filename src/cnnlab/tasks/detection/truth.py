@@ -1,0 +1,107 @@
+"""The objects in one image, in the one form that every annotation format is read into."""
+
+from collections.abc import Sequence
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from cnnlab.errors import InputError
+
+try:
+    from faster_coco_eval.core import mask as codec
+except ImportError:  # the extra `detection`
+    codec = None
+
+Rle = dict[str, Any]
+"""A mask in COCO's run-length encoding: `size` (height, width) and `counts`."""
+
+
+class Truth(NamedTuple):
+    """The annotated objects of an image, N of them; N = 0 for an image without objects."""
+
+    boxes: np.ndarray
+    """float32 N x 4: x1, y1, x2, y2 in pixels of the image; x1 < x2, y1 < y2."""
+    labels: np.ndarray
+    """int64 N, from 0."""
+    areas: np.ndarray
+    """float64 N, pixels; by them COCO tells small, medium and large objects."""
+    crowd: np.ndarray
+    """bool N: groups of objects that are not outlined one by one. They are not trained on; a detection inside one
+    counts neither as right nor as wrong."""
+    masks: list[Rle] | None = None
+    """One mask per object; None if the data have only boxes."""
+
+
+def truth(
+    boxes: Sequence | np.ndarray,
+    labels: Sequence[int] | np.ndarray,
+    masks: list[Rle] | None = None,
+    areas: Sequence[float] | np.ndarray | None = None,
+    crowd: Sequence[bool] | np.ndarray | None = None,
+) -> Truth:
+    """Return a `Truth`; areas default to those of the masks, or else of the boxes."""
+    corners = np.asarray(boxes, np.float32).reshape(-1, 4)
+    if areas is None and masks is not None:
+        areas = mask_areas(masks)
+    elif areas is None:
+        areas = (corners[:, 2] - corners[:, 0]).astype(float) * (corners[:, 3] - corners[:, 1])
+    is_crowd = np.zeros(len(corners), bool) if crowd is None else np.asarray(crowd, bool)
+    return Truth(corners, np.asarray(labels, np.int64).reshape(-1), np.asarray(areas, float), is_crowd, masks)
+
+
+def chosen(objects: Truth, keep: np.ndarray) -> Truth:
+    """Return the objects that `keep` (bool N, or indices) selects."""
+    indices = np.flatnonzero(keep) if keep.dtype == bool else keep
+    masks = None if objects.masks is None else [objects.masks[index] for index in indices]
+    return Truth(objects.boxes[indices], objects.labels[indices], objects.areas[indices], objects.crowd[indices], masks)
+
+
+# --- Masks ---
+
+
+def require_codec() -> None:
+    """Raise InputError if the package that reads and scores masks and boxes is not installed."""
+    if codec is None:
+        raise InputError("Detection needs the extra `detection`: pip install 'cnnlab[detection]'.")
+
+
+def encode_masks(masks: np.ndarray) -> list[Rle]:
+    """Return masks, uint8 or bool N x H x W, in run-length encoding."""
+    require_codec()
+    return codec.encode(np.asfortranarray(masks.transpose(1, 2, 0).astype(np.uint8))) if len(masks) else []
+
+
+def decode_masks(masks: Sequence[Rle], size: tuple[int, int]) -> np.ndarray:
+    """Return masks as uint8 N x H x W with values 0 and 1; size: (H, W)."""
+    require_codec()
+    if not len(masks):
+        return np.zeros((0, *size), np.uint8)
+    return np.ascontiguousarray(codec.decode(list(masks)).transpose(2, 0, 1))
+
+
+def mask_areas(masks: Sequence[Rle]) -> np.ndarray:
+    """Return the number of pixels of each mask, float64 N."""
+    require_codec()
+    return np.asarray(codec.area(list(masks)), float) if len(masks) else np.zeros(0)
+
+
+def mask_boxes(masks: Sequence[Rle]) -> np.ndarray:
+    """Return the smallest box around each mask, float32 N x 4 (x1, y1, x2, y2); zeros for an empty mask."""
+    require_codec()
+    if not len(masks):
+        return np.zeros((0, 4), np.float32)
+    boxes = np.asarray(codec.toBbox(list(masks)), np.float32)
+    boxes[:, 2:] += boxes[:, :2]
+    return boxes
+
+
+def polygons_to_mask(polygons: Sequence[Sequence[float]], size: tuple[int, int]) -> Rle:
+    """Return the union of polygons, each x1, y1, x2, y2, ..., as one mask; size: (height, width)."""
+    require_codec()
+    return codec.merge(codec.frPyObjects([list(map(float, each)) for each in polygons], *size))
+
+
+def uncompressed_to_mask(rle: Rle) -> Rle:
+    """Return an uncompressed run-length encoding (a list of counts) in the compressed form."""
+    require_codec()
+    return codec.frPyObjects([rle], *rle["size"])[0]
