@@ -1,6 +1,7 @@
 """Samples of more than 8 bits, signed and floating-point ones are scaled by the range of the data."""
 
 import io
+import logging
 import struct
 from pathlib import Path
 
@@ -143,10 +144,14 @@ def test_floats_within_0_and_1_are_shares_of_white(tmp_path):
     assert np.abs(found - levels * 255).max() <= 0.51
 
 
-def test_values_outside_the_range_are_clipped(tmp_path):
-    levels = np.array([[-5000, -1000, 0, 1000, 30_000]], np.int16)
-    found = pixels(tmp_path / "picture.tif", tiff(levels, BLACK_IS_ZERO, "<"), {"integer": (-1000, 1000)})
-    assert found.tolist() == [[0, 0, 128, 255, 255]]
+def test_values_outside_the_range_are_clipped_which_is_said_once(tmp_path, caplog):
+    levels = np.array([[-5000, -1001, 1, 1001, 30_000]], np.int16)
+    with caplog.at_level(logging.WARNING, "cnnlab"):
+        for _ in range(2):
+            found = pixels(tmp_path / "picture.tif", tiff(levels, BLACK_IS_ZERO, "<"), {"integer": (-1001, 1001)})
+            assert found.tolist() == [[0, 0, 128, 255, 255]]
+    said = "Some values are outside -1001 to 1001, the range of the training images, and are clipped."
+    assert caplog.messages == [said]
 
 
 @pytest.mark.parametrize(

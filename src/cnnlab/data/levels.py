@@ -6,15 +6,19 @@ everything that reads these images later uses the same range.
 """
 
 import io
+import logging
 import struct
 import sys
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import cache
+from multiprocessing import parent_process
 from typing import Any
 
 import numpy as np
 from PIL import Image, TiffImagePlugin
 
+log = logging.getLogger(__name__)
 Range = tuple[float, float]
 """The values that become black (0) and white (255); values outside are clipped."""
 Ranges = Mapping[str, Sequence[float]]
@@ -117,7 +121,10 @@ class Levels:
 
         Raises ValueError if its range is unknown; see `Extent.range_in`.
         """
-        black, white = self.extent().range_in(ranges)
+        extent = self.extent()
+        black, white = extent.range_in(ranges)
+        if (extent.low < black or extent.high > white) and parent_process() is None:  # workers would repeat it
+            _warn_of_clipping(black, white)
         scale = 255 / (white - black) if white > black else 0.0
         scaled = np.clip((self.values.astype(np.float64) - black) * scale, 0, 255)
         pixels = np.floor(scaled + 0.5).astype(np.uint8)
@@ -126,6 +133,14 @@ class Levels:
         if self.alpha is not None:
             pixels = np.dstack([pixels, self.alpha])
         return Image.fromarray(pixels)
+
+
+@cache
+def _warn_of_clipping(black: float, white: float) -> None:
+    """Say it once for each range: a picture of another range than the training images may be all white."""
+    log.warning(
+        "Some values are below %g or above %g, the range of the training images, and are clipped.", black, white
+    )
 
 
 def eight_bit_image(values: np.ndarray, ranges: Ranges) -> Image.Image:
