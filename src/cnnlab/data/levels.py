@@ -138,9 +138,7 @@ class Levels:
 @cache
 def _warn_of_clipping(black: float, white: float) -> None:
     """Say it once for each range: a picture of another range than the training images may be all white."""
-    log.warning(
-        "Some values are below %g or above %g, the range of the training images, and are clipped.", black, white
-    )
+    log.warning("Some values are outside %g to %g, the range of the training images, and are clipped.", black, white)
 
 
 def eight_bit_image(values: np.ndarray, ranges: Ranges) -> Image.Image:
