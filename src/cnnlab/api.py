@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 from cnnlab import experiment
 from cnnlab.config import Config, build, check, compose, plain_config, quote_path, trusted_prefixes
-from cnnlab.config.overrides import split, value_of
+from cnnlab.config.overrides import OF_ONE_COMMAND, split, value_of
 from cnnlab.data.datamodule import DataModule
 from cnnlab.data.decoding import ImageLike, read_image, separate
 from cnnlab.data.levels import Ranges
@@ -149,7 +149,7 @@ def require_overrides_of_a_run(overrides: Sequence[str]) -> None:
     for override in overrides:
         if not isinstance(override, str):
             raise InputError(f"cnnlab.train takes a list of strings such as 'seed=1', not {override!r}.")
-        if override.startswith("-") or split(override).group in ("resume", "sweep", "hydra"):
+        if override.startswith("-") or split(override).group in (*OF_ONE_COMMAND, "hydra"):
             raise InputError(
                 f"{override}: cnnlab.train starts one new run. Use python train.py to resume one, for sweeps and for "
                 "Hydra's own settings; paths.output_dir names the folder, config_dir=... further configs."

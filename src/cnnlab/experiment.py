@@ -43,7 +43,7 @@ from cnnlab.training.recipe import Recipe, build_optimizer, check_optimizer, lr_
 from cnnlab.training.regularizers import acting, check_regularizers, require_known, require_together
 from cnnlab.training.regularizers.penalties import sparsity
 from cnnlab.training.trainer import build_trainer, translate_fit_error
-from cnnlab.training.trainer_checks import check_arguments, check_batches, check_callbacks, check_followers
+from cnnlab.training.trainer_checks import check_arguments, check_batches, check_callbacks, check_followers, run_steps
 
 log = logging.getLogger(__name__)
 FORMAT = 2
@@ -62,6 +62,8 @@ def train(cfg: Config, run: RunFolder) -> dict[str, Any]:
     experiment = build(cfg)
     with closing(experiment.data):
         experiment.check()
+        if run.resumes_from:
+            require_rest(experiment, run.resumes_from)
         run.begin()
         log.info("Run folder: %s", run.path)
         run.describe(experiment.data, experiment.device_name, experiment.trainer.world_size)
@@ -265,6 +267,7 @@ def build_recipe(
         regularizers=regularizers,
         batch_transforms=batch_transforms,
         channels_last=cfg["speed"]["channels_last"],
+        resume_schedule=cfg["resume_schedule"],
         **ingredients,
     )
 
@@ -416,6 +419,21 @@ def check_trainer(trainer: L.Trainer, cfg: Config, data: DataModule, recipe: Rec
     check_callbacks(trainer)
     check_batches(trainer, data)
     check_followers(trainer, data, metric_followers(cfg, recipe.regularizers), recipe.monitor)
+
+
+def require_rest(experiment: Experiment, checkpoint: Path) -> None:
+    """Raise InputError if a run cannot continue from a checkpoint as its config says; nothing is written then."""
+    contents, trainer = load_tensors(checkpoint), experiment.trainer
+    done, steps = contents["loops"]["fit_loop"]["epoch_progress"]["current"]["processed"], contents["global_step"]
+    for name, limit, reached in (("max_epochs", trainer.max_epochs, done), ("max_steps", trainer.max_steps, steps)):
+        if limit and 0 < limit < reached:
+            raise InputError(f"trainer.{name}={limit}: the run has had {reached} already. Set a larger number.")
+    if experiment.recipe.waits_for_plateaus:
+        return
+    if "schedule" not in contents:
+        raise InputError(f"{checkpoint} was written by an older version of cnnlab: it cannot be resumed.")
+    if contents["schedule"]["total_steps"] == run_steps(trainer, experiment.data) <= steps:
+        log.info("The run has had all its %d steps: raise trainer.max_epochs to train on.", steps)
 
 
 def metric_followers(cfg: Config, regularizers: Mapping[str, Any]) -> list[str]:

@@ -12,7 +12,7 @@ from cnnlab.cli.cache import size
 from cnnlab.cli.dry_run import DryRun, Phase
 from cnnlab.config import Config, check, compose, plain_config, quote_path
 from cnnlab.config.hydra_compat import parse_command_line
-from cnnlab.config.overrides import split
+from cnnlab.config.overrides import OF_ONE_COMMAND, split
 from cnnlab.errors import InputError
 from cnnlab.reports.bottleneck import Setup, diagnose, on_filling
 from cnnlab.system.processes import cores
@@ -47,7 +47,7 @@ def config_of(arguments: Sequence[str]) -> Config:
     if parsed.multirun:
         raise InputError("cnnlab check tries one run: leave out -m, and give each key one value.")
     for override in map(split, parsed.overrides):
-        if override.group in ("resume", "sweep"):
+        if override.group in OF_ONE_COMMAND:
             raise InputError(f"cnnlab check tries a run before it starts: leave out {override.text}.")
     cfg = compose([quote_path(override) for override in parsed.overrides], parsed.config_dir)
     check(cfg)

@@ -3,6 +3,8 @@
 import contextlib
 import glob
 import os
+import sys
+from collections.abc import Collection
 from pathlib import Path
 
 from omegaconf import DictConfig
@@ -15,6 +17,9 @@ from cnnlab.system.processes import RUN_FOLDER
 
 RESUMABLE = (
     "trainer.max_epochs",
+    "trainer.max_steps",
+    "trainer.max_time",
+    "resume_schedule",
     "trainer.devices",
     "trainer.accelerator",
     "paths.",
@@ -23,6 +28,7 @@ RESUMABLE = (
     "trusted_packages",
 )
 """Keys that may change when a run is resumed; an entry that ends in a dot is a prefix."""
+LENGTHS = ("trainer.max_epochs", "trainer.max_steps")
 
 
 def claimed_overrides(overrides: list[str], config_dir: str | None) -> list[str]:
@@ -33,6 +39,7 @@ def claimed_overrides(overrides: list[str], config_dir: str | None) -> list[str]
     keys = {override.key for override in map(split, overrides)}
     if "resume" in keys:
         return resumed_overrides(overrides, config_dir)
+    require_resumed(keys)
     if "hydra.mode" in keys or any(key.startswith("sweep.") for key in keys):
         raise InputError("sweep.dir, sweep.resume and hydra.mode are for sweeps: add -m.")
     cfg = compose(overrides, config_dir)
@@ -108,17 +115,17 @@ def resumed_overrides(overrides: list[str], config_dir: str | None) -> list[str]
 
     Stored trusted_packages are not trusted: the folder may come from somebody else, so the user must give them again.
     """
-    from cnnlab.runs.folder import read_overrides, require_same_config
+    from cnnlab.runs.folder import has_checkpoint_to_resume, read_overrides, require_same_config, start_over
 
     resume = next(override for override in overrides if split(override).key == "resume")
     folder = Path(str(value_of(resume))).expanduser().absolute()
     new = [override for override in overrides if override != resume]
     if fixed := [override for override in new if not may_change(split(override))]:
         raise InputError(f"{', '.join(fixed)} cannot change when a run is resumed. These can: {', '.join(RESUMABLE)}.")
-    if not (folder / "checkpoints" / "last.ckpt").is_file():
-        reason = "it has no checkpoints/last.ckpt" if folder.exists() else "there is no such folder"
-        raise InputError(f"{folder} cannot be resumed: {reason}.")
     changed = {split(override).key for override in new}
+    if "resume_schedule" in changed and changed.isdisjoint(LENGTHS):
+        raise InputError(f"resume_schedule is for a run that gets another length: add {' or '.join(LENGTHS)}.")
+    continues = has_checkpoint_to_resume(folder)
     whole = read_overrides(folder)
     stored = [override for override in whole if split(override).key not in changed]
     for override in map(split, stored):
@@ -129,7 +136,16 @@ def resumed_overrides(overrides: list[str], config_dir: str | None) -> list[str]
             )
     require_same_config(folder, plain_config(compose(whole, config_dir), folder))
     check(compose([*stored, *new], config_dir))
-    return [*stored, *new, resume, f"hydra.run.dir={quoted(str(folder))}"]
+    if not continues:
+        print(f"{folder} has no checkpoint yet: the run starts over.", file=sys.stderr)
+        start_over(folder)
+    return [*stored, *new, *([resume] if continues else []), f"hydra.run.dir={quoted(str(folder))}"]
+
+
+def require_resumed(keys: Collection[str]) -> None:
+    """Raise InputError for keys of resumed runs, in a command without resume."""
+    if "resume_schedule" in keys:
+        raise InputError("resume_schedule is for a run that is resumed: add resume=RUN.")
 
 
 def may_change(override: Override) -> bool:

@@ -7,7 +7,7 @@ import hydra
 from omegaconf import DictConfig
 
 from cnnlab.cli.claiming import claimed_overrides
-from cnnlab.cli.lifecycle import run_job
+from cnnlab.cli.lifecycle import run_job, typed_program
 from cnnlab.config import CONFIG_DIR, quote_path
 from cnnlab.config.hydra_compat import parse_command_line
 from cnnlab.runs.sweep import Sweep
@@ -49,9 +49,7 @@ def run_sweep(program: list[str], flags: list[str], overrides: list[str], config
     try:
         run_application([*command, *program[1:], *once], [])
     finally:
-        typed = ["python", *module] if module or program[0].endswith(".py") else []
-        name = [] if module else [program[0] if typed else Path(program[0]).name]
-        code = conclude(Sweep.read(sweep.folder), [*typed, *name, *program[1:], *flags, *overrides])
+        code = conclude(Sweep.read(sweep.folder), [*typed_program(program), *flags, *overrides])
     return code
 
 

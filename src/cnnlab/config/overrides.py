@@ -23,6 +23,8 @@ MAX_JOBS = 10_000
 """Largest number of jobs in a sweep; each is composed and checked before the first one starts."""
 PATH_KEYS = {"run", "images", "sgf", "resume", "output", "data.root", "model.weights", "sweep.dir", "hydra.run.dir"}
 """Keys whose values are paths; they may contain spaces, commas and any other character without extra quotes."""
+OF_ONE_COMMAND = ("resume", "resume_schedule", "sweep")
+"""Groups of overrides that concern only the command in which they are typed; a run does not store them."""
 PLAIN = re.compile(r"[A-Za-z0-9_./-]*")
 NOT_A_STRING = re.compile(r"[+-]?[0-9_]*\.?[0-9_]*(e[+-]?[0-9_]+)?|[+-]?(inf|nan)|true|false|null", re.IGNORECASE)
 """Matches text that Hydra would read as a number, boolean or null, such as the folder name 2024."""

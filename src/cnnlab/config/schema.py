@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Literal
 
 
 @dataclass
@@ -87,6 +87,7 @@ class SweepConfig:
 class TrainConfig:
     seed: int
     resume: str | None
+    resume_schedule: Literal["extend", "restart", "constant"]
     sweep: SweepConfig
     trusted_packages: list[str]
     task: TaskConfig

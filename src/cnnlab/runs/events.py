@@ -25,11 +25,9 @@ from tensorboard.plugins.hparams.plugin_data_pb2 import HParamsPluginData, Sessi
 from tensorboard.summary.writer.event_file_writer import _AsyncWriterThread
 from tensorboard.summary.writer.record_writer import RecordWriter
 
+from cnnlab.runs.folder import END, START
 from cnnlab.runs.settings import Value
 from cnnlab.system.files import write_atomically
-
-START, END = "events.out.tfevents.0000000000.session_start", "events.out.tfevents.9999999999.session_end"
-"""Names of the event files that TensorBoard reads first and last: it reads them in the order of their names."""
 
 
 class RunEvents(TensorBoardLogger):

@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Any
 import yaml
 
 from cnnlab.config import stored_problems
-from cnnlab.config.overrides import require_harmless
+from cnnlab.config.overrides import OF_ONE_COMMAND, require_harmless
 from cnnlab.errors import DataError, InputError, several
 from cnnlab.runs.settings import settings
 from cnnlab.system.files import (
@@ -27,10 +27,11 @@ from cnnlab.system.files import (
     read_json,
     read_yaml,
     write_atomically,
+    write_bytes,
     write_json,
     write_text,
 )
-from cnnlab.system.processes import this_process
+from cnnlab.system.processes import is_alive, this_process
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -49,6 +50,10 @@ PACKAGES = (
     "tensorboard",
     "numpy",
 )
+START, END = "events.out.tfevents.0000000000.session_start", "events.out.tfevents.9999999999.session_end"
+"""Names of the event files that TensorBoard reads first and last: it reads them in the order of their names."""
+RECORDS = ("run.json", "config.yaml", "overrides.yaml", "metrics.csv", START, END)
+"""Files that say what a run is and how it ended."""
 PLACES = ("paths", "logger")
 """Config groups that say where a run reads, writes and logs; they do not change its results."""
 ABSENT = "none"
@@ -94,6 +99,9 @@ class RunFolder:
         self.resumes = resumes
         self.record: dict[str, Any] = {}
         self._began = time.monotonic()
+        self._finished: dict[Path, bytes | None] = {}
+        """Contents of the files of a finished run that is resumed, until it has a new checkpoint."""
+        self._resumed_at = 0
 
     @property
     def has_begun(self) -> bool:
@@ -110,6 +118,10 @@ class RunFolder:
         old = read_record(self.path) if self.resumes else {}
         old = {key: value for key, value in old.items() if key not in ("error", "exit_code")}
         self._began = time.monotonic() - old.get("wall_seconds", 0.0)
+        if old.get("status") == "finished" and self.writes:
+            files = (self.path / name for name in RECORDS)
+            self._finished = {path: path.read_bytes() if path.is_file() else None for path in files}
+            self._resumed_at = self._checkpoint_time()
         self.record = old | {
             "status": "running",
             "process": this_process(),
@@ -183,13 +195,33 @@ class RunFolder:
             write_json(self.path / "run.json", self.record)
 
     def end(self, **entries: Any) -> None:
-        """Record how the run ended; only log an OSError, which must not hide the reason for the end."""
+        """Record how the run ended; only log an OSError, which must not hide the reason for the end.
+
+        A run that was to be resumed and has no new checkpoint yet keeps the record that it had.
+        """
         try:
             if not self.has_begun:
+                if self.resumes and read_record(self.path).get("status") != "pending":
+                    return
                 self.begin()
-            self.update(**entries)
+            if self._finished and self._checkpoint_time() == self._resumed_at:
+                self._restore()
+            else:
+                self.update(**entries)
         except OSError as error:
             log.error("Could not write %s (%s): it still says that the run is running.", self.path / "run.json", error)
+
+    def _restore(self) -> None:
+        """Undo an attempt to train a finished run on."""
+        for path, contents in self._finished.items():
+            if contents is None:
+                path.unlink(missing_ok=True)
+            else:
+                write_bytes(path, contents)
+        self.record = read_record(self.path)
+
+    def _checkpoint_time(self) -> int:
+        return self.last_checkpoint.stat().st_mtime_ns if self.last_checkpoint.is_file() else 0
 
     def write_text(self, name: str, text: str) -> None:
         if self.writes:
@@ -218,6 +250,31 @@ def remove_events(folder: Path) -> None:
         events.unlink()
 
 
+def has_checkpoint_to_resume(folder: Path) -> bool:
+    """Return whether a run continues from its last checkpoint; False if it ended before the first, and starts over.
+
+    Raises InputError if it cannot be resumed: it has another process, or has neither a checkpoint nor an end.
+    """
+    if not folder.exists():
+        raise InputError(f"{folder} cannot be resumed: there is no such folder.")
+    record = read_record(folder)
+    process = record.get("process")
+    if record.get("status") == "running" and process and process != this_process() and is_alive(process):
+        raise InputError(f"{folder} is still being run by process {process['pid']}: wait for it, or stop it.")
+    if (folder / "checkpoints" / "last.ckpt").is_file():
+        return True
+    others = [path.name for path in folder.glob("checkpoints/*.ckpt") if path.name != "start.ckpt"]
+    if not record or others or record.get("status") == "finished":
+        raise InputError(f"{folder} cannot be resumed: it has no checkpoints/last.ckpt.")
+    return False
+
+
+def start_over(folder: Path) -> None:
+    """Remove what a run that starts over in its folder would otherwise append to."""
+    remove_events(folder)
+    (folder / "metrics.csv").unlink(missing_ok=True)
+
+
 def require_same_config(folder: Path, config: Mapping[str, Any]) -> None:
     """Raise InputError if the resolved config differs from the one that the run began with.
 
@@ -233,9 +290,9 @@ def require_same_config(folder: Path, config: Mapping[str, Any]) -> None:
 
 
 def _differences(before: Mapping[str, Any], now: Mapping[str, Any], prefix: str = "") -> Iterator[str]:
-    """Yield `key: old value -> new value` for every key that differs, except those in PLACES."""
+    """Yield `key: old value -> new value` for every key that differs, except those in PLACES and OF_ONE_COMMAND."""
     for key in dict.fromkeys([*before, *now]):
-        if not prefix and key in PLACES:
+        if not prefix and key in (*PLACES, *OF_ONE_COMMAND):
             continue
         old, new = (side.get(key, ABSENT) for side in (before, now))
         if isinstance(old, Mapping) and isinstance(new, Mapping):

@@ -96,9 +96,9 @@ def _refuse_single_run_keys(overrides: Sequence[str]) -> None:
     problems = Problems()
     for override in map(split, overrides):
         with problems:
-            if override.key == "resume":
+            if override.key in ("resume", "resume_schedule"):
                 raise InputError(
-                    "resume continues one run: start it without -m. A sweep: sweep.dir=... sweep.resume=true."
+                    f"{override.key} is for one run: start it without -m. A sweep: sweep.dir=... sweep.resume=true."
                 )
             if override.key in ("paths.output_dir", "hydra.run.dir"):
                 raise InputError(f"{override.key} is the folder of one run: name a sweep's with sweep.dir=FOLDER.")

@@ -76,10 +76,18 @@ class Resumable(Checkpoint):
         self._saved_step = checkpoint["global_step"]
         of_process = checkpoint["epoch_sums"]
         if len(of_process) != trainer.world_size:  # trainer.devices has changed: rank zero continues with the total
+            _count_batches_of(checkpoint, len(of_process), trainer.world_size)
             of_process = [_total(of_process)] if trainer.global_rank == 0 else []
         for name, metric in pl_module.epoch_sums().items():
             for key, value in of_process[trainer.global_rank][name].items() if of_process else ():
                 setattr(metric, key, value.to(metric.device))
+
+
+def _count_batches_of(checkpoint: dict[str, Any], before: int, now: int) -> None:
+    """Convert the batches that each process has had within an epoch to another number of processes."""
+    progress = checkpoint["loops"]["fit_loop"]["epoch_loop.batch_progress"]
+    if not progress["is_last_batch"]:
+        progress["current"] = {key: count * before // now for key, count in progress["current"].items()}
 
 
 def _folder(trainer: L.Trainer) -> Path:

@@ -1,5 +1,6 @@
 """The base class of every task's LightningModule: preprocessing, network, and the training they have in common."""
 
+import dataclasses
 import math
 import time
 import warnings
@@ -24,6 +25,7 @@ from cnnlab.training.lightning_compat import logs_this_step
 from cnnlab.training.optimizers import parameter_groups
 from cnnlab.training.recipe import Recipe
 from cnnlab.training.regularizers import acting
+from cnnlab.training.resumed_schedule import Schedule, resumed_scheduler
 
 
 def tensors_of(metric: Metric) -> list[Tensor]:
@@ -67,6 +69,9 @@ class TaskModule(L.LightningModule, ABC):
         self.recipe: Any = recipe
         """The Recipe of the training; None in a module that only predicts."""
         self.cut: Cut | None = None
+        self.schedule: Schedule | None = None
+        """The steps of the learning rate schedule; None if it follows a metric."""
+        self._checkpoint: dict[str, Any] | None = None
         self.step_ended = 0.0
         """Time (time.perf_counter) at which the callbacks of the last training batch had finished."""
         self.step_values: dict[str, Tensor] = {}
@@ -212,6 +217,15 @@ class TaskModule(L.LightningModule, ABC):
         if self.channels_last:
             self.network.to(memory_format=torch.channels_last)
 
+    def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        if self.schedule:
+            checkpoint["schedule"] = dataclasses.asdict(self.schedule)
+
+    def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        """Keep the checkpoint of a resumed run for `configure_optimizers`; Lightning restores optimizers after that."""
+        if self.trainer.state.fn == "fit":
+            self._checkpoint = checkpoint
+
     def on_fit_start(self) -> None:
         """Keep the sums of metrics in float32, also if Lightning has converted the module (speed.precision=bf16-true).
 
@@ -311,9 +325,17 @@ class TaskModule(L.LightningModule, ABC):
                 "lr_scheduler": {"scheduler": plateau, "monitor": recipe.monitor, "frequency": every},
             }
         self.trainer.fit_loop.setup_data()  # else the number of batches is unknown in a run without max_epochs
-        total_steps = int(self.trainer.estimated_stepping_batches)
-        steps_per_epoch = math.ceil(self.trainer.num_training_batches / self.trainer.accumulate_grad_batches)
-        scheduler = recipe.scheduler(optimizer, total_steps=total_steps, steps_per_epoch=steps_per_epoch)
+        planned = Schedule(
+            total_steps=int(self.trainer.estimated_stepping_batches),
+            steps_per_epoch=math.ceil(self.trainer.num_training_batches / self.trainer.accumulate_grad_batches),
+        )
+        if self._checkpoint is None:
+            self.schedule, scheduler = planned, planned.build(recipe.scheduler, optimizer)
+        else:
+            self.schedule, scheduler = resumed_scheduler(
+                self._checkpoint, planned, recipe.resume_schedule, recipe.scheduler, optimizer
+            )
+            self._checkpoint = None
         return {"optimizer": optimizer, "lr_scheduler": {"scheduler": scheduler, "interval": "step"}}
 
     @torch.no_grad()

@@ -42,6 +42,8 @@ class Recipe:
     batch_transforms: Sequence[nn.Module] = ()
     """Augmentations that run on the device, on whole batches."""
     channels_last: bool = True
+    resume_schedule: str = "extend"
+    """The learning rate of a run that is resumed with another length: see `resumed_schedule`."""
 
     @property
     def weight_decay(self) -> float:
