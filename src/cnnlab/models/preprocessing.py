@@ -22,6 +22,8 @@ log = logging.getLogger(__name__)
 
 VERSION = 1
 """Version of the fitted statistics; increase it when they change, so that stored ones are not reused."""
+CACHED = 1 << 16
+"""Numbers that stay in a CPU's cache between two operations."""
 LARGEST_PCA = 64
 """Largest side in pixels of decorrelated images or patches; the covariance grows with its fourth power."""
 
@@ -51,11 +53,12 @@ class Normalize(nn.Module):
         scale, shift = 1 / (255 * self.std), -self.mean / self.std
         if not self._by_rows(images) or images.device.type != "cpu":
             return torch.addcmul(shift, images.float(), scale)
-        # Image by image, so that what the first operation writes is still in the CPU's cache when the second reads it.
+        # In portions, so that what the first operation writes is still in the CPU's cache when the second reads it.
         scale, shift = _for_rows(scale, images), _for_rows(shift, images)
         rows = _rows(images)
         result = torch.empty(rows.shape)
-        for source, target in zip(rows, result, strict=True):
+        portion = max(1, CACHED // rows[0].numel())
+        for source, target in zip(rows.split(portion), result.split(portion), strict=True):
             torch.addcmul(shift, target.copy_(source), scale, out=target)
         return _from_rows(result, images)
 

@@ -26,11 +26,12 @@ from tensorboard.summary.writer.event_file_writer import _AsyncWriterThread
 from tensorboard.summary.writer.record_writer import RecordWriter
 
 from cnnlab.runs.folder import END, START
+from cnnlab.runs.saving import SavedFromTimeToTime
 from cnnlab.runs.settings import Value
 from cnnlab.system.files import write_atomically
 
 
-class RunEvents(TensorBoardLogger):
+class RunEvents(SavedFromTimeToTime, TensorBoardLogger):
     """A logger that writes event files only: the config is in config.yaml, so Lightning's hparams.yaml is not written.
 
     Values that are measured once an epoch are logged again under epoch/, with the epoch as their step, so that curves
@@ -71,7 +72,7 @@ class RunEvents(TensorBoardLogger):
         _write_event(Path(self.log_dir) / END, Summary(value=[value]))
 
     @rank_zero_only
-    def save(self) -> None:
+    def write(self) -> None:
         self.experiment.flush()
 
 

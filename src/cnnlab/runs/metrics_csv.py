@@ -8,15 +8,15 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
-from lightning.pytorch.loggers.logger import Logger
 from lightning.pytorch.utilities import rank_zero_only
 
+from cnnlab.runs.saving import SavedFromTimeToTime
 from cnnlab.system.files import write_text
 
 STEP = re.compile("[0-9]{1,18}")
 
 
-class MetricsCsv(Logger):
+class MetricsCsv(SavedFromTimeToTime):
     """A CSV logger that keeps a resumed run's earlier rows, up to where it continues; Lightning's deletes them."""
 
     def __init__(self, save_dir: str) -> None:
@@ -46,7 +46,7 @@ class MetricsCsv(Logger):
         self._rows.setdefault(step, {"step": step}).update(metrics)
 
     @rank_zero_only
-    def save(self) -> None:
+    def write(self) -> None:
         if not self._rows:
             return
         columns = ["step", *sorted({key for row in self._rows.values() for key in row} - {"step"})]
@@ -58,7 +58,7 @@ class MetricsCsv(Logger):
 
     @rank_zero_only
     def finalize(self, status: str) -> None:
-        self.save()
+        self.write()
 
     def _read(self) -> dict[int, dict[str, Any]]:
         """Return step -> row of the existing file, without truncated or damaged rows."""

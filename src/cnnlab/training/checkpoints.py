@@ -11,6 +11,7 @@ from lightning.pytorch.utilities import rank_zero_only
 
 from cnnlab.errors import InputError
 from cnnlab.runs.events import event_sizes
+from cnnlab.runs.saving import save_now
 from cnnlab.system.files import write_atomically
 from cnnlab.training.module import TaskModule
 
@@ -58,8 +59,7 @@ class Resumable(Checkpoint):
         self._within_epoch = False
 
     def on_save_checkpoint(self, trainer: L.Trainer, pl_module: TaskModule, checkpoint: dict[str, Any]) -> None:
-        for logger in trainer.loggers:
-            logger.save()
+        save_now(trainer.loggers)
         checkpoint["event_sizes"] = event_sizes(Path(trainer.default_root_dir))
         checkpoint["epoch_sums"] = _of_all_processes(
             trainer, {n: m.metric_state for n, m in pl_module.epoch_sums().items()}

@@ -292,21 +292,27 @@ class TaskModule(L.LightningModule, ABC):
     def validation_step(self, batch: Any, batch_idx: int) -> None:
         outputs = self.from_features(batch.features) if isinstance(batch, FeatureBatch) else self(batch[0])
         self.score("val", outputs, batch[1])
+        self._log_scores("val", batch_idx)
 
     def test_step(self, batch: Any, batch_idx: int) -> None:
         self.score("test", self(batch[0]), batch[1])
+        self._log_scores("test", batch_idx)
 
     def score(self, part: str, outputs: Tensor, targets: Tensor) -> None:
-        """Update and log the metrics of a part, "val" or "test".
-
-        The metric objects are logged, not their values, so that they weight by example and gather over ranks exactly.
-        """
+        """Update the metrics of a part, "val" or "test"."""
         metrics: MetricCollection = getattr(self, f"{part}_metrics")
         loss: MeanMetric = getattr(self, f"{part}_loss")
         metrics.update(outputs, targets)
         loss.update(self.loss(outputs, targets), len(targets))
-        self.log(f"{part}/loss", loss, on_step=False, on_epoch=True)
-        self.log_dict(metrics, on_step=False, on_epoch=True)
+
+    def _log_scores(self, part: str, batch_idx: int) -> None:
+        """Log the metric objects, not their values, so that they weight by example and gather over ranks exactly.
+
+        Lightning computes them at the end of the epoch, so the first batch suffices; logging is slow.
+        """
+        if batch_idx == 0:
+            self.log(f"{part}/loss", getattr(self, f"{part}_loss"), on_step=False, on_epoch=True)
+            self.log_dict(getattr(self, f"{part}_metrics"), on_step=False, on_epoch=True)
 
     def configure_optimizers(self) -> OptimizerLRScheduler:
         if self.recipe is None:

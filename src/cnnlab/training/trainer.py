@@ -15,6 +15,7 @@ from cnnlab.system.faults import translate_error
 from cnnlab.training.callbacks.best_metric import BestMetric
 from cnnlab.training.callbacks.progress import Throughput
 from cnnlab.training.checkpoints import AtomicCheckpoints, Resumable
+from cnnlab.training.lightning_compat import NoProfiler, look_for_gpus_once, omit_empty_hooks
 from cnnlab.training.module import TaskModule
 from cnnlab.training.rank_monitor import PATIENCE, RankMonitor
 
@@ -48,11 +49,14 @@ def build_trainer(cfg: Config, module: TaskModule, trusted: Sequence[str]) -> L.
         "enable_progress_bar": bool(cfg["callbacks"].get("progress")),
         "default_root_dir": str(folder),
     }
-    constructor = build({**arguments, "_partial_": True}, trusted)
+    look_for_gpus_once()
+    constructor = build({"profiler": NoProfiler(), **arguments, "_partial_": True}, trusted)
     try:
-        return constructor(**own)
+        trainer: L.Trainer = constructor(**own)
     except Exception as error:  # Lightning raises errors of many types for arguments that it refuses
         raise translate_error(error) or InputError(f"trainer: {' '.join(str(error).split())}") from error
+    omit_empty_hooks(trainer.callbacks)  # type: ignore[attr-defined]
+    return trainer
 
 
 def build_checkpoints(cfg: Config, folder: Path, trusted: Sequence[str]) -> list[L.Callback]:
