@@ -13,7 +13,7 @@ os.environ.setdefault("OMP_NUM_THREADS", "1")
 os.environ.setdefault("NUMBA_CACHE_DIR", str(Path(__file__).parents[1] / ".cache" / "numba"))
 
 import pytest
-from in_process import KeptLogging, command_line
+from in_process import EVERY_EPOCH, KeptLogging, command_line
 from program import SHARED, draw_picture
 
 
@@ -72,6 +72,7 @@ def quick_run(tmp_path_factory: pytest.TempPathFactory) -> Path:
                 "experiment=quickstart",
                 "trainer.max_epochs=3",
                 "callbacks.progress=null",
+                *EVERY_EPOCH,
                 f"paths.output_dir={folder}",
             )
             == 0

@@ -37,6 +37,11 @@ DIGITS = (
 )
 """LeNet-5 on scikit-learn's digits, on the CPU, without pictures: an epoch takes a second."""
 
+EVERY_EPOCH = tuple(
+    f"callbacks.{name}.every_n_epochs=1"
+    for name in ("feature_maps", "filters", "histograms", "diagnostics", "confusion_matrix")
+)
+"""Draw after every epoch, however little time the training takes."""
 
 VALUE = re.compile(r"(?!hydra\.)\w+\.[\w.]+=|(seed|metric|trusted_packages)=")
 """An override of a value, which chooses no option and adds no key."""

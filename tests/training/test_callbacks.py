@@ -8,7 +8,7 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 import torch
-from in_process import DIGITS, digits_with, parts_of_a_run
+from in_process import DIGITS, EVERY_EPOCH, digits_with, parts_of_a_run
 from PIL import Image
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 from torch.utils.tensorboard import SummaryWriter
@@ -171,7 +171,7 @@ def test_pictures_of_frozen_stages_are_logged_once(tmp_path):
     frozen = ["freeze=schedule", "freeze.phases=[{epoch: 0, train: classifier}, {epoch: 2, train: all}]"]
     options = digits_with("callbacks=default", "callbacks.progress=null", "logger=tensorboard", *frozen)
     short = ("trainer.max_epochs=3", "trainer.limit_train_batches=2", "trainer.limit_val_batches=2", "freeze.cache=off")
-    options += ["trainer.log_every_n_steps=1", "callbacks.histograms=null", "callbacks.diagnostics=null"]
+    options += ["trainer.log_every_n_steps=1", *EVERY_EPOCH, "callbacks.histograms=null", "callbacks.diagnostics=null"]
     trainer, classifier, data = parts_of_a_run(tmp_path / "run", *options, *short)
     trainer.fit(classifier, datamodule=data)
     events = read_events(tmp_path / "run")

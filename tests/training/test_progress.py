@@ -1,16 +1,18 @@
 """Speed, waiting and memory, as the record of a run has them."""
 
+import re
+import sys
 from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
 import torch
-from in_process import DIGITS, config, train_in_process
+from in_process import DIGITS, config, digits_with, train_in_process
 
 from cnnlab.data.datamodule import default_workers
 from cnnlab.errors import InputError
 from cnnlab.training.callbacks import progress
-from cnnlab.training.callbacks.progress import Throughput, peak_memory
+from cnnlab.training.callbacks.progress import Progress, Throughput, peak_memory
 from cnnlab.training.recipe import build_optimizer
 
 
@@ -40,6 +42,48 @@ def test_waiting_is_what_lies_between_the_callbacks_of_one_batch_and_the_next(mo
     at(121.0, throughput.on_train_epoch_start)
     at(121.5, throughput.on_train_batch_start, batch, 0)
     assert throughput.waited == pytest.approx(3.0)
+
+
+SHORT = ("trainer.max_epochs=2", "trainer.limit_train_batches=3", "trainer.limit_val_batches=2")
+SHOWN = digits_with("callbacks=default", *SHORT)
+
+
+def test_file_gets_one_line_an_epoch_and_no_bar(tmp_path, caplog, capsys):
+    with caplog.at_level("INFO"):
+        record = train_in_process(tmp_path / "run", *SHOWN)
+    lines = [message for message in caplog.messages if message.startswith("Epoch ")]
+    assert [line.partition(":")[0] for line in lines] == ["Epoch 0", "Epoch 1"]
+    last = record["last"]
+    expected = {"loss": "train/loss_epoch", "acc": "train/acc_epoch", "val_loss": "val/loss", "val_acc": "val/acc"}
+    assert all(f"{label} {last[key]:.3f}" in lines[1] for label, key in expected.items())
+    assert re.search(rf"best {record['best']['val/acc']:.3f}, img/s \d+, \d+\.\d s$", lines[1])
+    printed = "".join(capsys.readouterr())
+    assert "it/s" not in printed
+    assert "%|" not in printed
+
+
+def test_terminal_gets_a_bar_and_no_lines(tmp_path, caplog, capsys, monkeypatch):
+    monkeypatch.setattr(sys.stdout, "isatty", lambda: True)
+    with caplog.at_level("INFO"):
+        train_in_process(tmp_path / "run", *SHOWN)
+    assert not [message for message in caplog.messages if message.startswith("Epoch ")]
+    printed = capsys.readouterr().out
+    assert re.search(r"Epoch 1: 100%.* 3/3 .*loss=\d\.\d{3}.*val_acc=\d\.\d{3}, best=", printed)
+
+
+def test_bar_is_refreshed_ten_times_a_second_and_after_the_last_batch(monkeypatch):
+    clock = SimpleNamespace(now=50.0)
+    monkeypatch.setattr(progress.time, "perf_counter", lambda: clock.now)
+    bar, refreshed = Progress(), []
+    for batch in range(100):
+        clock.now += 0.01
+        if bar._due(batch == 99):
+            refreshed.append(batch)
+    assert 10 <= len(refreshed) <= 12
+    assert refreshed[-1] == 99
+    bar.disable()
+    clock.now += 1
+    assert not bar._due(True)
 
 
 def test_peak_memory_is_the_kernels():

@@ -39,6 +39,8 @@ RUN = (
     "callbacks.filters=null",
     "callbacks.confusion_matrix=null",
     "callbacks.progress=null",
+    "callbacks.histograms.every_n_epochs=1",
+    "callbacks.diagnostics.every_n_epochs=1",
     "freeze=schedule",
     "freeze.phases=[{epoch: 0, train: classifier}, {epoch: 1, train: [classifier, last_2], lr_multiplier: 0.5},"
     "{epoch: 3, train: all, lr_multiplier: 0.5}]",

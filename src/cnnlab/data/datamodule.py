@@ -332,6 +332,8 @@ class ImageDataModule(DataModule):
             plain = PreparedDataset(dataset.images, dataset.transform, dataset.channels, self.seed, dataset.records)
             pixels = prepare(plain, shape, lambda batches: self.loader(plain, batches))
         images = f"{len(dataset.images):,} images of {' x '.join(map(str, shape or ()))}, {size / MIB:,.1f} MiB"
+        if dataset.images is not self.parts.train:
+            return pixels
         if pixels is not None:
             log.info("In memory: %s.", images)
         elif size > limit:

@@ -5,6 +5,7 @@ import torch
 
 from cnnlab.drawing.boards import board_picture
 from cnnlab.models.modes import evaluating
+from cnnlab.training.callbacks.pace import Pace
 from cnnlab.training.callbacks.pictures import add_picture, tensorboard_writer
 from cnnlab.training.module import TaskModule
 
@@ -12,19 +13,21 @@ from cnnlab.training.module import TaskModule
 class PolicyBoards(L.Callback):
     """A callback that logs `policy/<number>`, a board with the probability of every move.
 
-    It logs before training and every `every_n_epochs`. positions: number of validation positions, evenly spaced.
+    It logs before training and after epochs. positions: number of validation positions, evenly spaced.
+    every_n_epochs: after which epochs (see Pace).
     """
 
-    def __init__(self, positions: int = 4, every_n_epochs: int = 1) -> None:
+    def __init__(self, positions: int = 4, every_n_epochs: int | None = None) -> None:
         self.positions = positions
-        self.every_n_epochs = every_n_epochs
+        self.pace = Pace(every_n_epochs)
 
     def on_train_start(self, trainer: L.Trainer, pl_module: TaskModule) -> None:
         self._log(trainer, pl_module)
 
     def on_train_epoch_end(self, trainer: L.Trainer, pl_module: TaskModule) -> None:
-        if (trainer.current_epoch + 1) % self.every_n_epochs == 0:
-            self._log(trainer, pl_module)
+        if self.pace.due(trainer, trainer.current_epoch + 1):
+            with self.pace.timed():
+                self._log(trainer, pl_module)
 
     @torch.no_grad()
     def _log(self, trainer: L.Trainer, module: TaskModule) -> None:

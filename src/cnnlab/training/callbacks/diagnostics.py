@@ -12,6 +12,7 @@ from torch.utils.hooks import RemovableHandle
 
 from cnnlab.drawing.depth_profile import depth_profile
 from cnnlab.drawing.sheets import figure_image
+from cnnlab.training.callbacks.pace import Pace
 from cnnlab.training.callbacks.pictures import add_picture, tensorboard_writer
 from cnnlab.training.module import TaskModule
 
@@ -22,7 +23,7 @@ ACTIVATIONS = (nn.ReLU, nn.ReLU6, nn.LeakyReLU, nn.ELU, nn.GELU, nn.SiLU, nn.Har
 class Diagnostics(L.Callback):
     """A callback that logs layer_<quantity>/<layer> for every convolution and linear layer, once per logged epoch.
 
-    It acts at the first step of every `every_n_epochs`-th epoch. The quantities are:
+    It acts at the first step of every `every_n_epochs`-th epoch, with None of every epoch. The quantities are:
 
     activation_mean, activation_std: of the output, before the nonlinearity, over batch, channels and positions.
     zero_share: share of zeros after the nonlinearity. dead_channels: share of channels that are zero there for the
@@ -31,12 +32,13 @@ class Diagnostics(L.Callback):
         zeros in the weight.
     update_ratio: |change of the weight in this step| / |weight|; about 1e-3 is healthy.
 
-    `diagnostics/depth` plots the quantities over the layers if the batch passes through more than one. Activations
-    inside a compiled network cannot be observed.
+    `diagnostics/depth` plots the quantities over the layers if the batch passes through more than one; with None as
+    often as Pace says. Activations inside a compiled network cannot be observed.
     """
 
-    def __init__(self, every_n_epochs: int = 1) -> None:
-        self.every_n_epochs = every_n_epochs
+    def __init__(self, every_n_epochs: int | None = None) -> None:
+        self.every_n_epochs = every_n_epochs or 1
+        self.pace = Pace(every_n_epochs)
         self._hooks: list[RemovableHandle] = []
         self._found: dict[str, dict[str, float]] = {}
         self._before: dict[str, Tensor] = {}
@@ -85,8 +87,10 @@ class Diagnostics(L.Callback):
             for name in weighted_layers(pl_module.network)
             if not self._found[name].keys() <= {"weight_norm", "sparsity"}  # frozen layers with cached outputs
         }
-        if len(passed) > 1:
-            add_picture(writer, "diagnostics/depth", figure_image(depth_profile(passed, self._step)), self._step)
+        if len(passed) > 1 and self.pace.due(trainer, trainer.current_epoch):
+            with self.pace.timed():
+                picture = figure_image(depth_profile(passed, self._step))
+                add_picture(writer, "diagnostics/depth", picture, self._step)
 
 
 def weighted_layers(network: nn.Module) -> dict[str, Any]:

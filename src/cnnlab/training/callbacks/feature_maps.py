@@ -9,6 +9,7 @@ from cnnlab.drawing.maps import describe_maps, layer_title, maps_sheet
 from cnnlab.models.feature_maps import feature_maps, resolve_layers
 from cnnlab.models.modes import evaluating
 from cnnlab.models.receptive_fields import receptive_fields
+from cnnlab.training.callbacks.pace import Pace
 from cnnlab.training.callbacks.pictures import add_picture, tensorboard_writer
 from cnnlab.training.module import TaskModule
 
@@ -19,16 +20,16 @@ WIDTH = 320
 class FeatureMaps(L.Callback):
     """A callback that logs `features/<layer>/<image>`, every channel of a layer in one grid.
 
-    It logs before training and every `every_n_epochs`, the latter without layers that have been frozen so far.
+    It logs before training and after epochs, the latter without layers that have been frozen so far.
 
     layers: names or globs of layers, or "auto" (the first, the middle and the last stage with maps).
-    images: number of validation images, the first ones.
+    images: number of validation images, the first ones. every_n_epochs: after which epochs (see Pace).
     """
 
-    def __init__(self, layers: list[str], images: int = 2, every_n_epochs: int = 1) -> None:
+    def __init__(self, layers: list[str], images: int = 2, every_n_epochs: int | None = None) -> None:
         self.layers = layers
         self.images = images
-        self.every_n_epochs = every_n_epochs
+        self.pace = Pace(every_n_epochs)
         self._fixed: Tensor | None = None
 
     def on_train_start(self, trainer: L.Trainer, pl_module: TaskModule) -> None:
@@ -36,8 +37,9 @@ class FeatureMaps(L.Callback):
             self._log(trainer, pl_module, changing_only=False)
 
     def on_train_epoch_end(self, trainer: L.Trainer, pl_module: TaskModule) -> None:
-        if (trainer.current_epoch + 1) % self.every_n_epochs == 0:
-            self._log(trainer, pl_module, changing_only=True)
+        if self.pace.due(trainer, trainer.current_epoch + 1):
+            with self.pace.timed():
+                self._log(trainer, pl_module, changing_only=True)
 
     @torch.no_grad()
     def _log(self, trainer: L.Trainer, module: TaskModule, changing_only: bool) -> None:

@@ -4,6 +4,7 @@ import lightning as L
 
 from cnnlab.drawing.filters import filters_sheet
 from cnnlab.models.feature_maps import first_conv
+from cnnlab.training.callbacks.pace import Pace
 from cnnlab.training.callbacks.pictures import add_picture, tensorboard_writer
 from cnnlab.training.module import TaskModule
 
@@ -14,19 +15,21 @@ WIDTH = 640
 class Filters(L.Callback):
     """A callback that logs `filters/<layer>`, the filters of the first convolution.
 
-    It logs before training and every `every_n_epochs`, the latter unless they have been frozen so far.
+    It logs before training and after epochs, the latter unless they have been frozen so far.
+    every_n_epochs: after which epochs (see Pace).
     """
 
-    def __init__(self, every_n_epochs: int = 1) -> None:
-        self.every_n_epochs = every_n_epochs
+    def __init__(self, every_n_epochs: int | None = None) -> None:
+        self.pace = Pace(every_n_epochs)
 
     def on_train_start(self, trainer: L.Trainer, pl_module: TaskModule) -> None:
         if trainer.global_step == 0:  # not a resumed run
             self._log(trainer, pl_module)
 
     def on_train_epoch_end(self, trainer: L.Trainer, pl_module: TaskModule) -> None:
-        if (trainer.current_epoch + 1) % self.every_n_epochs == 0:
-            self._log(trainer, pl_module, trained=trainer.current_epoch)
+        if self.pace.due(trainer, trainer.current_epoch + 1):
+            with self.pace.timed():
+                self._log(trainer, pl_module, trained=trainer.current_epoch)
 
     def _log(self, trainer: L.Trainer, module: TaskModule, trained: int | None = None) -> None:
         """Log the filters; trained: the epoch that has just ended, None before training."""
