@@ -3,6 +3,7 @@
 import ast
 import inspect
 import logging
+import os
 import warnings
 from pathlib import Path
 from types import SimpleNamespace
@@ -18,9 +19,12 @@ from program import REPOSITORY
 
 from cnnlab.training import lightning_compat
 from cnnlab.training.lightning_compat import (
+    NoProfiler,
     adopt_messages,
     begin_at_epoch,
     logs_this_step,
+    look_for_gpus_once,
+    omit_empty_hooks,
     resumes_within_epoch,
     take_over_processes,
 )
@@ -172,6 +176,53 @@ def private_names(path: Path) -> list[str]:
         elif isinstance(node, ast.Import):
             found += [alias.name for alias in node.names if alias.name.startswith("lightning") and "._" in alias.name]
     return found
+
+
+class Counting(L.Callback):
+    """Defines two of the step hooks, one of them through its parent."""
+
+    def __init__(self) -> None:
+        self.calls: list[str] = []
+
+    def on_train_batch_end(self, *arguments: Any) -> None:
+        self.calls.append("train")
+
+
+class CountingMore(Counting):
+    def on_validation_batch_start(self, *arguments: Any) -> None:
+        self.calls.append("val")
+
+
+def test_lightning_calls_the_hooks_that_are_defined_and_skips_the_others(tmp_path):
+    counting = CountingMore()
+    options = {"logger": False, "enable_checkpointing": False, "enable_progress_bar": False, "barebones": False}
+    trainer = L.Trainer(
+        accelerator="cpu",
+        max_epochs=1,
+        limit_train_batches=2,
+        limit_val_batches=1,
+        num_sanity_val_steps=0,
+        enable_model_summary=False,
+        callbacks=[counting],
+        profiler=NoProfiler(),
+        default_root_dir=tmp_path,
+        **options,
+    )
+    omit_empty_hooks(trainer.callbacks)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # about workers, and the few batches
+        trainer.fit(BoringModel())
+    assert counting.calls == ["train", "train", "val"]
+    assert counting.on_before_backward is counting.on_train_batch_start is None
+    assert callable(counting.on_train_epoch_end)
+
+
+@pytest.mark.parametrize(("available", "expected"), [(False, "0"), (True, "1")])
+def test_gpus_are_looked_for_in_each_step_only_where_there_are_some(monkeypatch, available, expected):
+    monkeypatch.setenv("PYTORCH_NVML_BASED_CUDA_CHECK", "1")  # as Lightning sets it
+    monkeypatch.setattr("torch.cuda.is_available", lambda: available)
+    look_for_gpus_once()
+    assert os.environ["PYTORCH_NVML_BASED_CUDA_CHECK"] == expected
 
 
 def private(name: str) -> bool:

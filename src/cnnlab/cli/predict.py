@@ -147,9 +147,8 @@ def batches(run: LoadedRun, paths: Sequence[Path], size: int, shown: int, option
     """
     jobs = [(path, number < shown) for number, path in enumerate(paths)]
     batch: list[Picture] = []
-    for found in tqdm(
-        map_ahead(partial(read, run, options), jobs, ahead=2 * size), "Predicting", len(jobs), unit="img"
-    ):
+    pictures = map_ahead(partial(read, run, options), jobs, ahead=2 * size)
+    for found in tqdm(pictures, "Predicting", len(jobs), unit="img", disable=None):
         if isinstance(found, DataError):
             tqdm.write(f"Left out: {found}")
             continue

@@ -120,7 +120,7 @@ def prepare(dataset: Any, shape: tuple[int, int, int], load: Callable[[list[list
         return pixels
     portion = PORTION if transform.prepared_size else 1  # images of several sizes make no batch
     batches = [[(0, index) for index in range(count)[start : start + portion]] for start in range(0, count, portion)]
-    with tqdm(desc="Preparing images", total=count, leave=False, delay=1, unit="img") as shown:
+    with tqdm(desc="Preparing images", total=count, leave=False, delay=1, unit="img", disable=None) as shown:
         for draws, (found, _) in zip(batches, load(batches), strict=True):
             if found.shape[1:] != pixels.shape[1:]:
                 return None

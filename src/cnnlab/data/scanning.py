@@ -170,7 +170,7 @@ def _read_all(images: ImageFiles, cache_dir: Path) -> list[Reading]:
     if unread:
         with ThreadPoolExecutor() as pool:
             found = pool.map(lambda index: _read(images.paths[index]), unread)
-            progress = tqdm(found, "Checking images", len(unread), leave=False, delay=1, unit="img")
+            progress = tqdm(found, "Checking images", len(unread), leave=False, delay=1, unit="img", disable=None)
             readings |= {names[index]: reading for index, reading in zip(unread, progress, strict=True)}
         known |= {name: (states[i], readings[name]) for i, name in enumerate(names) if readings[name].digest}
         try:

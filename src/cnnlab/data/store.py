@@ -231,7 +231,9 @@ class Entry:
         title: of the progress bar. Raises OSError if the disk is full or cannot be written.
         """
         missing = self.missing(images)
-        with tqdm(desc=title, total=len(missing), unit="img", leave=False, disable=not (show and missing)) as bar:
+        with tqdm(
+            desc=title, total=len(missing), unit="img", leave=False, disable=None if show and missing else True
+        ) as bar:
             while missing:
                 if not self._fill_claimed(images, produce, batch_size, bar):
                     time.sleep(POLL_SECONDS)

@@ -109,7 +109,7 @@ def accuracies(
     """Return kind of attack -> accuracy at each distance: PGD, and for the L∞ norm FGSM too."""
     kinds = ["fgsm", "pgd"] if attack.norm == "linf" else ["pgd"]
     curves: dict[str, list[float]] = {kind: [] for kind in kinds}
-    for distance in tqdm(distances, "Attacking", unit="distance"):
+    for distance in tqdm(distances, "Attacking", unit="distance", disable=None):
         for kind in kinds:
             each = replace(attack, kind=kind, epsilon=distance)
             found = attacked(subject, each, images, truth, seed=seed) if distance else images

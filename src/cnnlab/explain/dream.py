@@ -98,7 +98,7 @@ def draw(subject: Subject, options: Options, output: Path) -> list[Path]:
             base = F.interpolate(image, sizes[octave], mode="bilinear", antialias=True)
             before = F.interpolate(details[-1], sizes[octave], mode="bilinear") if details else torch.zeros_like(base)
             dreamed = (base + before).clamp(0, 1)
-            for step in tqdm(range(options.steps), f"Octave {octave + 1} of {len(sizes)}", unit="step"):
+            for step in tqdm(range(options.steps), f"Octave {octave + 1} of {len(sizes)}", unit="step", disable=None):
                 with derived_rng(options.seed, "dream", octave, step):
                     down, right = torch.randint(-options.jitter, options.jitter + 1, (2,)).tolist()
                 gradient = input_gradient(answer, dreamed.roll((down, right), (2, 3))).roll((-down, -right), (2, 3))

@@ -110,7 +110,7 @@ def features_of(subject: Subject, pictures: Sequence[Picture], layer: str | None
     else:
         name, chosen = next(iter(resolve_layers(network, layer_patterns(layer)).items()))
         handle = chosen.register_forward_hook(keep)
-    for start in tqdm(range(0, len(pictures), BATCH), "Looking", unit="batch"):
+    for start in tqdm(range(0, len(pictures), BATCH), "Looking", unit="batch", disable=None):
         batch = subject.preprocessing(torch.cat([each.batch for each in pictures[start : start + BATCH]]))
         with AxisTracker(batch) as axes:
             network.forward(batch)

@@ -144,7 +144,7 @@ def ascend(
 ) -> Iterator[tuple[Tensor, Tensor]]:
     """Yield the pixels and the values of the goals at the start and after each Adam step on shifted images."""
     optimizer = torch.optim.Adam(images.parameters(), lr=lr)
-    for _ in tqdm(range(steps), "Growing", unit="step"):
+    for _ in tqdm(range(steps), "Growing", unit="step", disable=None):
         with differentiable():
             pixels = images()
             value = objective(_shifted(pixels, jitter))

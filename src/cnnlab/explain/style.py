@@ -69,7 +69,7 @@ def draw(subject: Subject, options: Options, output: Path) -> list[Path]:
     frames: list[Image.Image] = []
     losses: list[dict[str, float]] = []
     image = content
-    with Album(output) as album, tqdm(total=options.steps, desc="Painting", unit="step") as bar:
+    with Album(output) as album, tqdm(total=options.steps, desc="Painting", unit="step", disable=None) as bar:
         for scale in range(options.scales):
             factor = 2 ** (scale + 1 - options.scales)
             scaled_content, scaled_style = (_scaled(each, factor) for each in (content, style))

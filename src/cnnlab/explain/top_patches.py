@@ -106,7 +106,7 @@ def peaks(
     """
     modules = resolve_layers(subject.network, layers)
     best: dict[str, list[list[Peak]]] = {}
-    for start in tqdm(range(0, len(pictures), BATCH), "Looking", unit="batch"):
+    for start in tqdm(range(0, len(pictures), BATCH), "Looking", unit="batch", disable=None):
         batch = torch.cat([picture.batch for picture in pictures[start : start + BATCH]])
         for name, maps_NCHW in feature_maps(subject.network, subject.preprocessing(batch), modules).items():
             width = maps_NCHW.shape[-1]

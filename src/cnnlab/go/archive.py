@@ -231,7 +231,7 @@ def _fill(source: Path, filters: Filters, moves: BinaryIO, workers: int) -> tupl
     seen: set[bytes] = set()
     start = 0
     games = read(source, workers=workers)
-    with tqdm(games, "Reading games", unit="pos", unit_scale=True, delay=1) as bar:
+    with tqdm(games, "Reading games", unit="pos", unit_scale=True, delay=1, disable=None) as bar:
         for game in games:
             reason = filters.refused(game)
             setup, codes = np.sort(encode(game.setup, game.size)), encode(game.moves, game.size)

@@ -38,7 +38,7 @@ def download(url: str, path: Path, *, sha256: str, max_bytes: int, timeout: floa
         digest = hashlib.sha256()
         with urllib.request.urlopen(url, timeout=timeout) as response:
             total = int(response.headers.get("Content-Length") or 0) or None
-            with tqdm(total=total, unit="B", unit_scale=True, desc=path.name) as bar:
+            with tqdm(total=total, unit="B", unit_scale=True, desc=path.name, disable=None) as bar:
                 while chunk := response.read(CHUNK):
                     bar.update(file.write(chunk))
                     digest.update(chunk)

@@ -20,7 +20,7 @@ def scoring_batches(module: TaskModule, data: DataModule, part: Any) -> Iterator
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     module.to(device).eval()
     module.network.to(memory_format=torch.channels_last)
-    for inputs, targets in tqdm(data.eval_dataloader(part), "Scoring", unit="batch"):
+    for inputs, targets in tqdm(data.eval_dataloader(part), "Scoring", unit="batch", disable=None):
         yield inputs.to(device), targets.to(device)
 
 

@@ -50,6 +50,7 @@ def look_for_gpus_once() -> None:
     if not torch.cuda.is_available():
         os.environ["PYTORCH_NVML_BASED_CUDA_CHECK"] = "0"
 
+
 SILENCED = (
     "Checkpoint directory .* exists and is not empty",  # a resumed run
     "Be aware that when using `ckpt_path`",  # best.ckpt holds averaged weights

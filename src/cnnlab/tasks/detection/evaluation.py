@@ -111,7 +111,7 @@ def score(
     module.to(device).eval()
     module.network.to(memory_format=torch.channels_last)
     scored: list[Scored] = []
-    for inputs, targets in tqdm(data.eval_dataloader(images), "Scoring", unit="batch"):
+    for inputs, targets in tqdm(data.eval_dataloader(images), "Scoring", unit="batch", disable=None):
         scored += scored_images(module(inputs.to(device), sizes_of(targets)), targets)
     with_masks = module.network.has_masks and images.has_masks
     return DetectionScores(images, scored, module.classes, with_masks, data.channels, options)
