@@ -28,7 +28,7 @@ from cnnlab.models.preprocessing import check_fit, fit_once
 from cnnlab.models.weighted import weights_of
 from cnnlab.models.weights import Weights
 from cnnlab.runs.events import cut_events, event_sizes, session
-from cnnlab.runs.folder import RunFolder
+from cnnlab.runs.folder import RunFolder, read_record
 from cnnlab.system.devices import require_device, set_threads
 from cnnlab.system.files import load_tensors
 from cnnlab.tasks.base import Task
@@ -42,6 +42,8 @@ from cnnlab.training.rank_monitor import RankMonitor
 from cnnlab.training.recipe import Recipe, build_optimizer, check_optimizer, lr_scaling
 from cnnlab.training.regularizers import acting, check_regularizers, require_known, require_together
 from cnnlab.training.regularizers.penalties import sparsity
+from cnnlab.training.speed import Speed, check_speed
+from cnnlab.training.speed_choice import choose_speed
 from cnnlab.training.trainer import build_trainer, translate_fit_error
 from cnnlab.training.trainer_checks import check_arguments, check_batches, check_callbacks, check_followers, run_steps
 
@@ -59,17 +61,22 @@ def train(cfg: Config, run: RunFolder) -> dict[str, Any]:
 
     cfg: plain, resolved and checked. Nothing is written before the experiment is known to work.
     """
-    experiment = build(cfg)
-    with closing(experiment.data):
-        experiment.check()
-        if run.resumes_from:
-            require_rest(experiment, run.resumes_from)
-        run.begin()
-        log.info("Run folder: %s", run.path)
-        run.describe(experiment.data, experiment.device_name, experiment.trainer.world_size)
-        with recording(run, experiment):
-            experiment.fit(run.resumes_from)
-            finish(run, experiment)
+    threads = torch.get_num_threads()
+    try:
+        experiment = build(cfg, read_record(run.path).get("speed") if run.resumes else None)
+        with closing(experiment.data):
+            experiment.check()
+            if run.resumes_from:
+                require_rest(experiment, run.resumes_from)
+            run.begin()
+            log.info("Run folder: %s", run.path)
+            run.describe(experiment.data, experiment.device_name, experiment.trainer.world_size)
+            run.update(speed=experiment.speed)
+            with recording(run, experiment):
+                experiment.fit(run.resumes_from)
+                finish(run, experiment)
+    finally:
+        torch.set_num_threads(threads)  # the next job of a sweep chooses for itself
     return run.record
 
 
@@ -138,6 +145,11 @@ class Experiment:
         }
 
     @property
+    def speed(self) -> dict[str, Any]:
+        """The settings that are computed with; in a config they may be "auto"."""
+        return {each.name: self.cfg["speed"][each.name] for each in dataclasses.fields(Speed)}
+
+    @property
     def device_name(self) -> str:
         is_gpu = self.trainer.strategy.root_device.type == "cuda"
         return torch.cuda.get_device_name() if is_gpu else "cpu"
@@ -150,18 +162,20 @@ class Experiment:
 # --- Building ---
 
 
-def build(cfg: Config) -> Experiment:
+def build(cfg: Config, recorded_speed: Any = None, keeps: bool = True) -> Experiment:
     """Build every part of the run that `cfg` (plain, resolved, checked) describes, each once.
 
+    recorded_speed: the `speed` of the record of a run that is resumed. keeps: whether the choice of speed is kept.
     Raises one InputError that names all settings that cannot work, before weights are loaded or networks filled.
     """
     require_device(cfg["trainer"]["accelerator"])
-    set_threads(cfg["speed"]["num_threads"])
+    set_threads(None)
     trusted = trusted_prefixes(cfg)
     task = build_task(cfg, trusted)
     spec = task.input_spec(cfg["model"])
     problems = Problems()
     problems.attempt(check_arguments, cfg)
+    problems.attempt(check_speed, cfg["speed"])
     regularizers = build_regularizers(cfg, trusted, problems)
     augmentations = problems.attempt(build_augmentations, cfg, trusted) or {}
     ingredients = build_ingredients(cfg, trusted, problems)
@@ -186,7 +200,16 @@ def build(cfg: Config) -> Experiment:
     network = build_filled_network(cfg, constructor, weights, data, preprocessing, regularizers, trusted)
     task.fit_network(network, data)
     description = describe_network(cfg, spec, data, regularizers)
-    module = task.build_module(preprocessing, network, data.classes, description, recipe)
+    build_module = functools.partial(task.build_module, preprocessing, network, data.classes, description)
+    caches = "feature_cache" in task.capabilities
+    speed = choose_speed(
+        cfg, network, data, recipe, build_module, caches_features=caches, record=recorded_speed, keeps=keeps
+    )
+    cfg = with_speed(cfg, speed)
+    if speed.compile:
+        network.compile()
+    optimizer = build_optimizer(cfg["optimizer"], speed.precision, trusted)
+    module = build_module(dataclasses.replace(recipe, channels_last=speed.channels_last, optimizer=optimizer))
     trainer = build_trainer(cfg, module, trusted)
     check_trainer(trainer, cfg, data, recipe)
     experiment = Experiment(cfg, task, spec, data, module, trainer)
@@ -266,7 +289,6 @@ def build_recipe(
         mode=cfg["metric_mode"],
         regularizers=regularizers,
         batch_transforms=batch_transforms,
-        channels_last=cfg["speed"]["channels_last"],
         resume_schedule=cfg["resume_schedule"],
         **ingredients,
     )
@@ -305,7 +327,7 @@ def build_filled_network(
     init = build_node(cfg["init"], trusted)
     if cfg["init"]["name"] == "lsuv":
         init = functools.partial(init, images=preprocessing(data.sample(LSUV_IMAGES).float() / 255))
-    network = build_network(
+    return build_network(
         constructor,
         num_classes=len(data.classes),
         weights=weights,
@@ -313,9 +335,6 @@ def build_filled_network(
         init=init,
         seed=cfg["seed"],
     )
-    if cfg["speed"]["compile"] or (cfg["speed"]["compile"] is None and torch.cuda.is_available()):
-        network.compile()
-    return network
 
 
 def describe_network(cfg: Config, spec: InputSpec, data: DataModule, regularizers: Mapping[str, Any]) -> dict[str, Any]:
@@ -335,6 +354,13 @@ def describe_network(cfg: Config, spec: InputSpec, data: DataModule, regularizer
 def input_sizes(spec: InputSpec) -> dict[str, int]:
     """Return channels, image_size and resize_size."""
     return {key: value for key, value in dataclasses.asdict(spec).items() if key not in ("mean", "std", "ranges")}
+
+
+def with_speed(cfg: Config, speed: Speed) -> Config:
+    """Return the config with the chosen settings, and make this process compute with so many threads."""
+    set_threads(speed.num_threads)
+    trainer = cfg["trainer"] | {"precision": speed.precision}
+    return cfg | {"speed": cfg["speed"] | dataclasses.asdict(speed), "trainer": trainer}
 
 
 def find_feature_cache(experiment: Experiment, setting: str | None = None) -> FeatureCache | None:

@@ -184,7 +184,7 @@ def test_several_mistakes_are_named_at_once():
         ("data.batch_size=1.5", "data.batch_size=1.5 is not int"),
         ("data.batch_size=true", "data.batch_size=True is not int"),
         ("trainer.max_epochs=1.5", "trainer.max_epochs=1.5 is not Optional[int]"),
-        ("speed.channels_last=1", "speed.channels_last=1 is not bool"),
+        ("speed.channels_last=1", "speed.channels_last=1 is not bool | str"),
         ("model.weights=3", "model.weights=3 is not str | None"),
         ("trusted_packages=mine", "trusted_packages='mine' is not list[str]"),
         ("trusted_packages=3", "trusted_packages=3 is not list[str]"),

@@ -15,6 +15,7 @@ from cnnlab.config.hydra_compat import parse_command_line
 from cnnlab.config.overrides import OF_ONE_COMMAND, split
 from cnnlab.errors import InputError
 from cnnlab.reports.bottleneck import Setup, diagnose, on_filling
+from cnnlab.system.devices import has_bfloat16
 from cnnlab.system.processes import cores
 from cnnlab.training.callbacks.progress import peak_memory
 from cnnlab.training.lightning_compat import adopt_messages
@@ -77,7 +78,7 @@ def _overview(run: DryRun) -> str:
     rows = [
         ("data", f"{cfg['data']['name']}, {data.examples.lower()}: {', '.join(counts)}{classes}"),
         ("network", f"{cfg['model']['name']}, {total:,} parameters, {trains} of them train"),
-        ("batch", f"{shape}, {cfg['speed']['precision']}"),
+        ("batch", f"{shape}, {run.cfg['speed']['precision']}"),
         ("device", device if single else f"{device}; tried in one process, but the run has several"),
         ("first loss", f"{run.phases[0].together.loss:.4g}"),
     ]
@@ -170,10 +171,10 @@ def setup_of(run: DryRun, phase: Phase) -> Setup:
         cores=cores(),
         threads=torch.get_num_threads(),
         gpu=run.device.type != "cpu",
-        bf16=has_bfloat16(run.device),
-        precision=cfg["speed"]["precision"],
+        bf16=cfg["speed"]["precision"] != "auto" and has_bfloat16(run.device),
+        precision=run.cfg["speed"]["precision"],
         deterministic=cfg["speed"]["deterministic"],
-        channels_last=cfg["speed"]["channels_last"],
+        channels_last=run.cfg["speed"]["channels_last"],
         kept=phase.kept,
         views=run.features.views if run.features else 1,
         recomputes=run.recomputes(phase.first),
@@ -184,14 +185,6 @@ def setup_of(run: DryRun, phase: Phase) -> Setup:
         records_off=files and run.records == "off",
         simplejpeg=importlib.util.find_spec("simplejpeg") is not None,
     )
-
-
-def has_bfloat16(device: torch.device) -> bool:
-    """Return whether the device has bfloat16 arithmetic and does not emulate it."""
-    if device.type == "cuda":
-        return torch.cuda.is_bf16_supported(including_emulation=False)
-    found = torch.cpu.get_capabilities()
-    return bool(found.get("avx512_bf16") or found.get("amx_bf16"))
 
 
 def duration(seconds: float) -> str:

@@ -28,6 +28,7 @@ from cnnlab.experiment import (
 )
 from cnnlab.training.feature_cache import FeatureCache
 from cnnlab.training.lightning_compat import begin_at_epoch
+from cnnlab.training.speed_choice import limited
 from cnnlab.training.step_probe import Repeated, StepProbe, loader_seconds
 from cnnlab.training.trainer import build_checkpoints, build_trainer
 from cnnlab.training.trainer_checks import check_arguments
@@ -69,7 +70,7 @@ class DryRun:
         self.requested = cfg
         """The config of the run itself; `cfg` is that of the dry run."""
         self._build_omitted()
-        self.experiment: Experiment = build(quiet(cfg))
+        self.experiment: Experiment = build(quiet(cfg), keeps=False)
         self.experiment.check()
         self._check_trainer()
         self.cfg = self.experiment.cfg
@@ -248,11 +249,6 @@ class DryRun:
     def whole(self, phase: Phase) -> float:
         """Return the seconds of the phase; of an unlimited one, those until the end of its first epoch."""
         return self.filling(phase) + (phase.epochs or 1) * self.epoch(phase)
-
-
-def limited(batches: int, limit: int | float) -> int:
-    """Return the number of batches under trainer.limit_train_batches or limit_val_batches."""
-    return min(batches, limit) if isinstance(limit, int) else int(batches * limit)
 
 
 def quiet(cfg: Config) -> Config:

@@ -61,11 +61,11 @@ class FreezeConfig:
 @dataclass
 class SpeedConfig:
     precision: str
-    channels_last: bool
-    compile: bool | None
+    channels_last: bool | str
+    compile: bool | str
     deterministic: bool
     benchmark: bool
-    num_threads: int | None
+    num_threads: int | str | None
     cache_gib: float | None
 
 
@@ -112,8 +112,12 @@ class TrainConfig:
     paths: PathsConfig
 
 
+NUMBERS = Literal[64, 32, 16, "64", "32", "16", "bf16"]
+PRECISIONS = Literal["64-true", "32-true", "16-true", "bf16-true", "16-mixed", "bf16-mixed"]
+ENGINES = Literal["transformer-engine", "transformer-engine-float16"]
+"""What lightning.Trainer takes as its precision."""
 OWN_ARGUMENTS: dict[str, dict[str, Any]] = {
-    "trainer": {"scale_lr": str},
+    "trainer": {"scale_lr": str, "precision": Literal["auto"] | NUMBERS | PRECISIONS | ENGINES | None},
     "augmentation.random_crop": {"size": int | list | None},
     "augmentation.random_resized_crop": {"size": int | list | None},
 }

@@ -114,10 +114,11 @@ class DataModule(L.LightningDataModule, ABC):
         """Return examples as a batch, as the loaders do."""
         return default_batch(examples)
 
-    def probe_batch(self) -> Any:
-        """Return a batch of two training examples for a trial step, made in this process."""
+    def probe_batch(self, size: int = 2) -> Any:
+        """Return a batch of two training examples, repeated up to `size`, for a trial step, made in this process."""
         dataset = self.train_dataset()
-        return self.collate([dataset[(0, index)] for index in (0, len(self.parts.train) - 1)])
+        pair = [dataset[(0, index)] for index in (0, len(self.parts.train) - 1)]
+        return self.collate([pair[number % 2] for number in range(size)])
 
     def keep_few(self, amount: float, seed: int) -> None:
         """Reduce training and validation to the same few training examples and drop the test part.

@@ -68,6 +68,7 @@ RECORD: dict[str, type | tuple[type, ...]] = {
     "best": dict,
     "process": dict,
     "resumed": list,
+    "speed": dict,
 }
 """Entries of run.json that resumed runs and sweeps read back -> their types."""
 

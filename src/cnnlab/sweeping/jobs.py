@@ -102,6 +102,6 @@ def share(plain: dict[str, Any], sweep_folder: Path, number: int) -> dict[str, A
     trainer, speed = dict(plain["trainer"]), dict(plain["speed"])
     if sweep["launcher"] == "joblib" and (devices := device_count(trainer["accelerator"])):
         trainer["devices"] = [number % devices]
-    if speed["num_threads"] is None:
+    if speed["num_threads"] in (None, "auto"):
         speed["num_threads"] = max(1, cores() // sweep["at_once"])
     return plain | {"trainer": trainer, "speed": speed}

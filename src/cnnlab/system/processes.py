@@ -118,6 +118,11 @@ def device_count(accelerator: str) -> int:
     return torch.cuda.device_count()
 
 
+def is_started_with_others() -> bool:
+    """Return whether torchrun, SLURM or the first process of the run has started this process with others."""
+    return int(os.environ.get("WORLD_SIZE", os.environ.get("SLURM_NTASKS", 1))) > 1
+
+
 def starts_processes(trainer: Mapping[Any, Any], when_auto: int | None = None) -> bool:
     """Return whether Lightning would start further processes besides the one it is called in.
 
