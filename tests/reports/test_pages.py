@@ -3,7 +3,16 @@
 import csv
 import io
 
-from cnnlab.reports.pages import html_page, html_section, html_table, markdown, markdown_table, text_table, write_csv
+from cnnlab.reports.pages import (
+    html_page,
+    html_paragraphs,
+    html_section,
+    html_table,
+    markdown,
+    markdown_table,
+    text_table,
+    write_csv,
+)
 
 
 def test_markdown_shows_markup_and_does_not_obey_it():
@@ -23,6 +32,27 @@ def test_markdown_table_has_as_many_cells_in_every_line():
 
 def test_text_table_is_aligned():
     assert text_table(["a", "long"], [["wide", 1], ["x", None]]) == "a     long\nwide  1\nx     None"
+
+
+def test_text_table_is_aligned_in_columns_of_the_terminal():
+    """Of which a Chinese letter takes two."""
+    assert text_table(["name", "n"], [["猫", 1], ["a\nb", 2]]) == "name  n\n猫    1\na b   2"
+
+
+def test_html_columns_of_numbers_are_aligned_and_intervals_stand_below():
+    table = html_table(
+        [["a (b)", "0.5 ± 0.1 (0.4 to 0.6)", "-"], ["1", "-2,000", "5%"]], ["x", "best/val/acc", "share"]
+    )
+    assert "<td>a (b)</td>" in table
+    assert '<td class="number">0.5 ± 0.1<small>(0.4 to 0.6)</small></td>' in table
+    assert '<td class="number">-</td>' in table
+    assert '<th class="number">best/<wbr>val/<wbr>acc</th>' in table
+
+
+def test_long_lists_are_folded():
+    assert html_paragraphs(["x"] * 12).count("<p>") == 12
+    folded = html_paragraphs([str(number) for number in range(15)])
+    assert folded.index("<p>11</p>") < folded.index("<summary>3 more</summary>") < folded.index("<p>12</p>")
 
 
 def test_csv_keeps_commas_and_leaves_none_empty(tmp_path):

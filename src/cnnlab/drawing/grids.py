@@ -46,6 +46,17 @@ def diverging(values: Tensor, magnitude: Tensor | float) -> Tensor:
     return to_uint8(1 - share.abs() * (1 - end))
 
 
+def overlaid(image_CHW: Tensor, values_HW: Tensor) -> Tensor:
+    """Return uint8 3 x H x W: the image in grey, with red where the map is large.
+
+    image_CHW: uint8.
+    """
+    grey = image_CHW.float().mean(0).expand(3, -1, -1) / 255
+    strength = (values_HW / values_HW.max().clamp_min(1e-12)).clamp(0, 1) * 0.8
+    red = torch.tensor([0.9, 0.1, 0.1]).view(3, 1, 1)
+    return to_uint8(grey * (1 - strength) + red * strength)
+
+
 def magnitudes(filters_OIHW: Tensor, scale: str = "filter") -> Tensor:
     """Return the |w| by which each filter is scaled, O x 1 x 1 x 1; raise InputError for an unknown scale.
 

@@ -14,7 +14,7 @@ from scipy.stats import spearmanr
 from torch import Tensor, nn
 
 from cnnlab.drawing.album import Album
-from cnnlab.drawing.grids import diverging, to_uint8
+from cnnlab.drawing.grids import diverging, overlaid
 from cnnlab.drawing.sheets import grid, resized, tensor_image, titled
 from cnnlab.errors import InputError
 from cnnlab.explain.subject import Picture, Subject
@@ -57,7 +57,8 @@ class Options:
 
 def draw(subject: Subject, options: Options, output: Path) -> list[Path]:
     """Write <image>.png, a row of maps above the same row for a randomised network, and attribution.json."""
-    require_captum()
+    if set(options.methods) - {"grad_cam"}:
+        require_captum()
     if unknown := [name for name in options.methods if name not in METHODS]:
         raise InputError(f"Unknown method {unknown[0]} in methods=[...]. Available: {', '.join(METHODS)}.")
     pictures = subject.pictures(options.images, options.limit)
@@ -183,17 +184,6 @@ def coloured(values_HW: Tensor) -> Tensor:
     """Return uint8 3 x H x W, positive in red and negative in blue, saturated at the 99th percentile of |value|."""
     largest = values_HW.abs().flatten().quantile(0.99)
     return diverging(values_HW, max(float(largest), 1e-12))
-
-
-def overlaid(image_CHW: Tensor, values_HW: Tensor) -> Tensor:
-    """Return uint8 3 x H x W: the image in grey, with red where the map is large.
-
-    image_CHW: uint8.
-    """
-    grey = image_CHW.float().mean(0).expand(3, -1, -1) / 255
-    strength = (values_HW / values_HW.max().clamp_min(1e-12)).clamp(0, 1) * 0.8
-    red = torch.tensor([0.9, 0.1, 0.1]).view(3, 1, 1)
-    return to_uint8(grey * (1 - strength) + red * strength)
 
 
 def _sheet(

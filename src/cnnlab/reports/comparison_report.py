@@ -9,9 +9,10 @@ from cnnlab.reports.comparison import Study
 from cnnlab.reports.comparison_figures import pictures
 from cnnlab.reports.comparison_sections import Section
 from cnnlab.reports.pages import (
+    html_note,
     html_page,
     html_paragraphs,
-    html_pictures,
+    html_picture,
     html_section,
     html_table,
     markdown,
@@ -111,15 +112,21 @@ def as_html(
 ) -> str:
     """Render a report as one HTML page; figures: title -> PNG. runs: head and rows of the table of runs."""
     head, rows = runs
+    table = html_table([[_cell(value) for value in row] for row in rows], head)
     return html_page(
         title,
         *(
-            html_section(each.title, html_paragraphs(each.lines), html_table(each.rows, each.head) if each.rows else "")
+            html_section(
+                each.title,
+                html_paragraphs(each.lines),
+                html_table(each.rows, each.head) if each.rows else "",
+                size="half" if each.title.startswith("Factor ") else "wide",
+            )
             for each in report
         ),
-        html_pictures(figures),
-        html_section("Runs", html_table([[_cell(value) for value in row] for row in rows], head)),
-        html_section("How this was computed", html_paragraphs(METHOD)),
+        *(html_picture(name, data, "colours" if name == "Heat map" else "lines") for name, data in figures.items()),
+        html_section("Runs", table),
+        html_section("How this was computed", *map(html_note, METHOD)),
     )
 
 

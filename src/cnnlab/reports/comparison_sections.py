@@ -84,7 +84,7 @@ def _table(given: Study) -> Section:
     for setting in given.settings:
         row = [*setting.values, len(setting.runs), _interval(setting.summary(first), first)]
         cells = [*row, *(_interval(setting.summary(metric), metric) for metric in others)]
-        rows.append([str(cell).replace(" (", "\n(") for cell in cells])  # two lines in HTML
+        rows.append(cells)
         brief.append(
             [*row, *((_mean if metric in SHORT else _spread)(setting.summary(metric), metric) for metric in few)]
         )

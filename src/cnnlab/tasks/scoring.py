@@ -10,7 +10,7 @@ from torch import Tensor
 from tqdm import tqdm
 
 from cnnlab.data.datamodule import DataModule
-from cnnlab.reports.pages import html_page, html_table
+from cnnlab.reports.pages import html_page, html_section, html_tiles
 from cnnlab.system.files import write_json, write_text
 from cnnlab.training.module import TaskModule
 
@@ -18,8 +18,9 @@ from cnnlab.training.module import TaskModule
 def scoring_batches(module: TaskModule, data: DataModule, part: Any) -> Iterator[tuple[Tensor, Tensor]]:
     """Move `module` to the GPU, if there is one, in eval mode, and yield the inputs and targets of `part` there."""
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    module.to(device).eval()
-    module.network.to(memory_format=torch.channels_last)
+    with torch.inference_mode(False):  # or its parameters could not be differentiated afterwards
+        module.to(device).eval()
+        module.network.to(memory_format=torch.channels_last)
     for inputs, targets in tqdm(data.eval_dataloader(part), "Scoring", unit="batch", disable=None):
         yield inputs.to(device), targets.to(device)
 
@@ -37,7 +38,8 @@ class MetricScores:
     def write(self, folder: Path, title: str) -> None:
         """Write metrics.json and report.html."""
         write_json(folder / "metrics.json", self.metrics)
-        write_text(folder / "report.html", html_page(title, html_table([list(pair) for pair in self.metrics.items()])))
+        tiles = html_tiles([(name, value, "") for name, value in self.metrics.items()])
+        write_text(folder / "report.html", html_page(title, html_section("", tiles)))
 
 
 @torch.inference_mode()

@@ -1,18 +1,26 @@
 """Numbers of a report against scikit-learn and closed forms; names from data are never markup."""
 
+import base64
 import csv
 import io
 import json
 import math
 import re
+from dataclasses import replace
 
 import numpy as np
 import pytest
+import torch
 from PIL import Image
 from sklearn.metrics import accuracy_score, confusion_matrix, f1_score, log_loss, top_k_accuracy_score
 
+from cnnlab.api import load_run
+from cnnlab.cli.subjects import RunSubject
 from cnnlab.data.images import ImageArray
 from cnnlab.drawing.sheets import captioned
+from cnnlab.errors import InputError
+from cnnlab.models.grad_cam import grad_cam
+from cnnlab.tasks.classification.heat_maps import HeatMaps, heat_maps
 from cnnlab.tasks.classification.report import Scored, metrics, most_confused, top_loss_sheet, write_report
 
 SCRIPT = "<script>alert(1)</script>"
@@ -108,13 +116,13 @@ def test_page_is_self_contained_and_escapes_every_name(tmp_path):
     names = [SCRIPT, 'quote " and & ampersand', "plain"]
     write_report(tmp_path, f"Title {SCRIPT}", scored(30, names=names))
     page = (tmp_path / "report.html").read_text(encoding="utf-8")
-    assert "<script" not in page
+    assert page.count("<script") == 1  # the page's own
     assert "&lt;script&gt;alert(1)&lt;/script&gt;" in page
     assert "quote &quot; and &amp; ampersand" in page
     references = re.findall(r"""(?:src|href|url)[=(]["']?([^"'> )]+)""", page)
     assert references
-    assert all(reference.startswith("data:image/png;base64,") for reference in references)
-    assert "http" not in re.sub(r"base64,[^\"]*", "", page)
+    assert all(re.match("data:image/(png|jpeg);base64,", reference) for reference in references)
+    assert not re.search("https?:", re.sub(r"base64,[^\"]*", "", page))
 
 
 def test_names_with_commas_and_line_breaks_survive_the_tables(tmp_path):
@@ -133,7 +141,7 @@ def test_many_classes_have_no_confusion_picture_but_a_table(tmp_path):
 def test_largest_losses_come_first():
     it = scored(40)
     worst = int(np.argmax(it.losses))
-    page = Image.open(io.BytesIO(top_loss_sheet(it)))
+    page = Image.open(io.BytesIO(top_loss_sheet(it, np.argsort(-it.losses)[:24].tolist())))
     first = it.images.load(worst, 3).resize((150, 180))
     assert np.array_equal(np.asarray(page.crop((25, 10, 175, 190))), np.asarray(first))
 
@@ -143,3 +151,51 @@ def test_sheet_keeps_the_shape_of_pictures():
     assert page.size == (6 * 190 + 10, 2 * 224 + 10)
     red = (np.asarray(page) == [255, 0, 0]).all(axis=2)
     assert red.sum() == 7 * 180 * 90
+
+
+def test_heat_maps_stand_beside_the_worst_images(tmp_path):
+    """Each for the predicted class of its image; what cannot be explained has a report without them, which says why."""
+    asked = []
+
+    def explain(indices, targets):
+        asked.append((indices, targets))
+        return HeatMaps("layer4", [Image.new("RGB", (100, 100), (number, 7, 200)) for number in range(len(indices))])
+
+    it = replace(scored(40), explain=explain)
+    write_report(tmp_path, "T", it)
+    worst = np.argsort(-it.losses)[:24]
+    assert asked == [(worst.tolist(), it.predicted[worst].tolist())]
+    page = (tmp_path / "report.html").read_text()
+    images = re.findall(r"<img[^>]*alt=\"([^\"]*)\" src=\"data:image/\w+;base64,([^\"]*)", page)
+    pairs = [image for image in images if image[0].startswith("class")]
+    assert len(pairs) == 2 * 24
+    for number in (0, 23):
+        found = Image.open(io.BytesIO(base64.b64decode(pairs[2 * number + 1][1]))).getpixel((50, 50))
+        assert np.abs(np.subtract(found, (number, 7, 200))).max() < 6
+        assert it.images.name(int(worst[number])) in pairs[2 * number][0]
+    assert "Grad-CAM of the layer layer4" in page
+
+
+def test_report_without_heat_maps_says_why(tmp_path, caplog):
+    def explain(indices, targets):
+        raise InputError("the network has no maps.")
+
+    write_report(tmp_path, "T", replace(scored(40), explain=explain))
+    assert "No heat maps: the network has no maps." in (tmp_path / "report.html").read_text()
+    assert "The report has no heat maps: the network has no maps." in caplog.text
+
+
+def test_heat_map_is_the_grad_cam_of_what_the_network_sees(quick_run):
+    loaded = load_run(quick_run)
+    data = RunSubject(quick_run, {}).data
+    indices, targets = [3, 8, 5, 1, 0], [7, 2, 7, 0, 9]
+    found = heat_maps(loaded.network, data, data.parts.val, indices, targets)
+    assert found.layer == "features.5"
+    dataset = data.eval_dataset(data.parts.val)
+    pixels = torch.stack([dataset[(0, index)][0] for index in indices])
+    maps = grad_cam(loaded.network.network, loaded.network.preprocessed(pixels), "features.5", torch.tensor(targets))
+    large = torch.nn.functional.interpolate(maps[:, None], size=(32, 32), mode="bilinear")[:, 0]
+    for picture, values in zip(found.pictures, large, strict=True):
+        red, _, blue = np.moveaxis(np.asarray(picture).astype(float), 2, 0)
+        share = (values / values.max().clamp_min(1e-12)).numpy()  # of red (0.9, 0.1, 0.1) over grey, at most 0.8
+        np.testing.assert_allclose(red - blue, 255 * 0.8 * 0.8 * share, atol=1.1)

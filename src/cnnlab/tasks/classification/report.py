@@ -1,6 +1,8 @@
 """Report the scores of a classifier: numbers, tables and pictures in files, and one HTML page with all of them."""
 
-from collections.abc import Sequence
+import functools
+import logging
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -16,11 +18,24 @@ from cnnlab.data.datamodule import DataModule
 from cnnlab.data.images import LabelledImages
 from cnnlab.drawing.confusion import confusion_figure
 from cnnlab.drawing.sheets import captioned, png
-from cnnlab.reports.pages import figure_png, html_page, html_pictures, html_section, html_table, write_csv
+from cnnlab.errors import InputError
+from cnnlab.reports.pages import (
+    figure_png,
+    html_gallery,
+    html_note,
+    html_page,
+    html_picture,
+    html_section,
+    html_table,
+    html_tiles,
+    write_csv,
+)
 from cnnlab.system.files import write_bytes, write_json, write_text
+from cnnlab.tasks.classification.heat_maps import HeatMaps, heat_maps
 from cnnlab.tasks.scoring import scoring_batches
 from cnnlab.training.module import TaskModule
 
+log = logging.getLogger(__name__)
 MOST_CONFUSED = 20
 """Number of pairs of classes in the table of confusions."""
 TOP_LOSSES = 24
@@ -39,6 +54,8 @@ class Scored:
     classes: list[str]
     channels: int
     """Channels of the pictures in the report: 1 or 3."""
+    explain: Callable[[Sequence[int], Sequence[int]], HeatMaps] | None = None
+    """Maps indices of images and classes to heat maps for the report; raises InputError if the network has no maps."""
 
     @property
     def predicted(self) -> np.ndarray:
@@ -72,7 +89,8 @@ class Scored:
 def score(module: TaskModule, data: DataModule, images: LabelledImages) -> Scored:
     """Return the outputs for `images` in one pass, on the GPU if there is one."""
     outputs = torch.cat([module(batch).cpu() for batch, _ in scoring_batches(module, data, images)])
-    return Scored(images, outputs.double().numpy(), images.labels, module.classes, data.channels)
+    explain = functools.partial(heat_maps, module, data, images)
+    return Scored(images, outputs.double().numpy(), images.labels, module.classes, data.channels, explain)
 
 
 def metrics(scored: Scored) -> dict[str, Any]:
@@ -123,13 +141,13 @@ def write_report(folder: Path, title: str, scored: Scored) -> None:
     )
     write_csv(folder / "confused.csv", ["true", "predicted", "count"], confused)
     write_predictions(folder / "predictions.csv", scored)
-    pictures = {"Largest losses": top_loss_sheet(scored)}
-    if len(names) <= LARGEST_PICTURE:
-        pictures = {"Confusion matrix": figure_png(confusion_figure(counts, names))} | pictures
-    for name, picture in pictures.items():
-        file = {"Confusion matrix": "confusion.png", "Largest losses": "top_losses.png"}[name]
-        write_bytes(folder / file, picture)
-    write_text(folder / "report.html", report_html(title, numbers, per_class, confused, pictures))
+    worst = np.argsort(-scored.losses)[:TOP_LOSSES].tolist()
+    write_bytes(folder / "top_losses.png", top_loss_sheet(scored, worst))
+    confusion = figure_png(confusion_figure(counts, names)) if len(names) <= LARGEST_PICTURE else None
+    if confusion:
+        write_bytes(folder / "confusion.png", confusion)
+    page = report_html(title, numbers, per_class, confused, confusion, worst_images(scored, worst))
+    write_text(folder / "report.html", page)
 
 
 def most_confused(counts: np.ndarray, names: Sequence[str]) -> list[list]:
@@ -157,34 +175,69 @@ def write_predictions(path: Path, scored: Scored) -> None:
     write_csv(path, ["image", "true", "predicted", "probability", "loss"], rows)
 
 
-def top_loss_sheet(scored: Scored) -> bytes:
-    """Return a PNG of the images with the largest losses, with true class, predicted class and its probability."""
-    worst = np.argsort(-scored.losses)[:TOP_LOSSES]
+def top_loss_sheet(scored: Scored, worst: Sequence[int]) -> bytes:
+    """Return a PNG of the images at `worst`, with true class, predicted class and its probability."""
     captions = [
         f"{scored.classes[scored.truth[i]]}\n{scored.classes[scored.predicted[i]]} {scored.probabilities[i].max():.0%}"
         for i in worst
     ]
-    return png(captioned([scored.images.load(int(i), scored.channels) for i in worst], captions))
+    return png(captioned([scored.images.load(i, scored.channels) for i in worst], captions))
+
+
+def worst_images(scored: Scored, worst: Sequence[int]) -> str:
+    """Return the images at `worst` as HTML, each beside the heat map of its predicted class."""
+    maps, note = explained(scored, worst)
+    cards = []
+    for number, i in enumerate(worst):
+        lines = [
+            f"{scored.classes[scored.truth[i]]}",
+            f"predicted: {scored.classes[scored.predicted[i]]} {scored.probabilities[i].max():.1%}",
+            f"loss {scored.losses[i]:.3f} · {scored.images.name(i)}",
+        ]
+        pictures = [scored.images.load(i, scored.channels), *([maps.pictures[number]] if maps else [])]
+        cards.append((pictures, lines))
+    return html_section("Largest losses", html_note(note), html_gallery(cards))
+
+
+def explained(scored: Scored, worst: Sequence[int]) -> tuple[HeatMaps | None, str]:
+    """Return the heat maps of the images at `worst`, and what the pictures show; None if there are none, and why."""
+    shown = f"The {len(worst)} images with the largest cross entropy, under each its true class."
+    if scored.explain is None:
+        return None, shown
+    try:
+        maps = scored.explain(worst, scored.predicted[worst].tolist())
+    except (InputError, RuntimeError) as error:  # of memory too: the report is worth more than its heat maps
+        log.warning("The report has no heat maps: %s", error)
+        return None, f"{shown} No heat maps: {error}"
+    return maps, (
+        f"{shown} Beside it, what the network sees of it, in red the positions that raise the score of the predicted "
+        f"class (Grad-CAM of the layer {maps.layer})."
+    )
 
 
 def report_html(
-    title: str, numbers: dict, per_class: list[list], confused: list[list], pictures: dict[str, bytes]
+    title: str, numbers: dict, per_class: list[list], confused: list[list], confusion: bytes | None, worst: str
 ) -> str:
-    """Return one self-contained HTML page in which every name from the data is escaped."""
+    """Return one self-contained HTML page in which every name from the data is escaped.
+
+    confusion: PNG of the confusion matrix. worst: section of the worst images, as HTML.
+    """
     low, high = numbers["acc_interval_95"]
     summary = [
-        ["images", numbers["n"]],
-        ["accuracy", f"{numbers['acc']:.4f}  (95 % interval {low:.4f} to {high:.4f})"],
-        ["top-5 accuracy", f"{numbers['acc_top5']:.4f}"],
-        ["balanced accuracy", f"{numbers['balanced_acc']:.4f}"],
-        ["macro F1", f"{numbers['f1']:.4f}"],
-        ["cross entropy", f"{numbers['loss']:.4f}"],
+        ("accuracy", numbers["acc"], f"95 % interval {low:.4f} to {high:.4f}"),
+        ("top-5 accuracy", numbers["acc_top5"], ""),
+        ("balanced accuracy", numbers["balanced_acc"], ""),
+        ("macro F1", numbers["f1"], ""),
+        ("cross entropy", numbers["loss"], ""),
+        ("images", numbers["n"], ""),
     ]
     scores = [[row[0], *(f"{value:.4f}" for value in row[1:4]), row[4]] for row in per_class]
+    mistakes = html_table(confused, ["true", "predicted", "images"]) if confused else html_note("No mistakes.")
     return html_page(
         title,
-        html_table(summary),
-        html_section("Classes", html_table(scores, ["class", "precision", "recall", "F1", "images"])),
-        html_section("Most confused", html_table(confused, ["true", "predicted", "images"])),
-        html_pictures(pictures),
+        html_section("", html_tiles(summary)),
+        html_section("Classes", html_table(scores, ["class", "precision", "recall", "F1", "images"]), size="half"),
+        html_picture("Confusion matrix", confusion, "colours", "tall") if confusion else "",
+        html_section("Most confused", mistakes, size="half"),
+        worst,
     )

@@ -12,7 +12,7 @@ from sklearn.metrics import mean_absolute_error, mean_squared_error, r2_score
 
 from cnnlab.data.datamodule import DataModule
 from cnnlab.data.images import LabelledImages
-from cnnlab.reports.pages import figure_png, html_page, html_pictures, html_table, write_csv
+from cnnlab.reports.pages import figure_png, html_page, html_picture, html_section, html_tiles, write_csv
 from cnnlab.system.files import write_bytes, write_json, write_text
 from cnnlab.tasks.scoring import scoring_batches
 from cnnlab.training.module import TaskModule
@@ -56,8 +56,10 @@ class ScoredValues:
         write_csv(folder / "predictions.csv", ["image", "true", "predicted"], rows)
         picture = figure_png(self._figure())
         write_bytes(folder / "predictions.png", picture)
-        table = html_table([[name, value] for name, value in self.metrics.items()])
-        write_text(folder / "report.html", html_page(title, table, html_pictures({"Predictions": picture})))
+        numbers = {name: value for name, value in self.metrics.items() if value is not None and name != "loss"}
+        tiles = html_tiles([(name, value, "") for name, value in numbers.items()])
+        page = html_page(title, html_section("", tiles), html_picture("Predictions", picture))
+        write_text(folder / "report.html", page)
 
     def _figure(self) -> Figure:
         figure = Figure(figsize=(6, 6), layout="constrained")
