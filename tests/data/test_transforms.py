@@ -63,11 +63,11 @@ def augmented_batch(steps, images: torch.Tensor, labels: torch.Tensor, seed: int
     ("crop_mode", "crop_pct"), [("center", 0.875), ("center", 1.15), ("squash", 1.0), ("squash", 0.9), ("border", 0.9)]
 )
 def test_image_for_evaluation_is_the_one_of_timm(crop_mode, crop_pct, interpolation, size):
-    """timm resizes with Pillow, which rounds and clips between its two passes: single levels differ."""
+    """timm resizes with Pillow, which rounds between its two passes: single levels may differ by 1 or 2."""
     timm_data = pytest.importorskip("timm.data", reason="timm is an extra: pip install 'cnnlab[timm]'")
     mean, side = (0.5, 0.25, 0.75), 48
-    shape = (size[1], size[0], 3)
-    image = Image.fromarray(np.random.default_rng(3).integers(0, 256, shape, dtype=np.uint8))
+    noise = Image.fromarray(np.random.default_rng(3).integers(0, 256, (9, 9, 3), dtype=np.uint8))
+    image = noise.resize(size, Image.Resampling.BICUBIC)
     published = {"crop_pct": crop_pct, "crop_mode": crop_mode, "interpolation": interpolation, "mean": mean}
     expected = timm_data.create_transform((3, side, side), **published, normalize=False)(image)
     resizing = {"interpolation": interpolation, "crop_mode": crop_mode, "fill": [round(255 * value) for value in mean]}
@@ -76,10 +76,10 @@ def test_image_for_evaluation_is_the_one_of_timm(crop_mode, crop_pct, interpolat
 
     assert (found.shape, found.dtype) == ((3, side, side), torch.uint8)
     differences = (found.int() - expected.int()).abs()
-    assert differences.max() <= (2 if interpolation == "bilinear" else 6)
+    assert differences.max() <= 2
     assert differences.float().mean() < 0.5
     other = EvalTransform(side, side, "bilinear", "center")(image)
-    assert (other.int() - expected.int()).abs().float().mean() > 1
+    assert (other.int() - expected.int()).abs().float().mean() > 0.5
 
 
 @pytest.mark.parametrize("mode", SIZES)
