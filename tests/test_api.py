@@ -365,5 +365,5 @@ def test_run_that_cannot_work_leaves_no_folder(tmp_path, monkeypatch, wrong, mes
 
 def test_checkpoint_of_another_format_is_refused(quick_run, tmp_path):
     path = changed(quick_run, tmp_path / "old.ckpt", lambda contents: contents["hyper_parameters"].pop("format"))
-    with pytest.raises(InputError, match=r"old\.ckpt has checkpoint format 1, this version of cnnlab reads format 2"):
+    with pytest.raises(InputError, match=r"old\.ckpt has checkpoint format 1, this version of cnnlab reads format 3"):
         load_run(path)

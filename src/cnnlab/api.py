@@ -16,10 +16,10 @@ from cnnlab.config import Config, build, check, compose, plain_config, quote_pat
 from cnnlab.config.overrides import OF_ONE_COMMAND, split, value_of
 from cnnlab.data.datamodule import DataModule
 from cnnlab.data.decoding import ImageLike, read_image, separate
-from cnnlab.data.levels import Ranges
 from cnnlab.data.sources.image_folder import find_pictures
 from cnnlab.errors import DataError, InputError, nearest
-from cnnlab.models.building import IMAGENET_MEAN, IMAGENET_STD, InputSpec, build_network
+from cnnlab.models.building import build_network
+from cnnlab.models.inputs import InputSpec
 from cnnlab.models.preprocessing import from_state
 from cnnlab.runs.folder import RunFolder, read_config, read_record
 from cnnlab.runs.naming import claim, claim_exactly, folder_of
@@ -33,21 +33,19 @@ from cnnlab.training.module import TaskModule
 from cnnlab.training.process_state import unchanged_process
 
 log = logging.getLogger(__name__)
-LARGEST_SIDE = 10_000
-"""Pixels of an input's side; a checkpoint that asks for more is taken to be damaged."""
 PARTS = ("train", "val", "test")
 
 
 class LoadedRun:
     """A trained network in eval mode with its preprocessing, its class names, and `predict`."""
 
-    def __init__(self, task: Task, module: TaskModule, sizes: dict[str, int], ranges: Ranges) -> None:
+    def __init__(self, task: Task, module: TaskModule, spec: InputSpec) -> None:
         self.task = task
         self.network: TaskModule = module.eval()
         make_traceable(self.network)
         self.classes = module.classes
-        self.spec = InputSpec(**sizes, mean=IMAGENET_MEAN, std=IMAGENET_STD, ranges=ranges)
-        self.channels = self.spec.channels
+        self.spec = spec
+        self.channels = spec.channels
 
     @torch.inference_mode()
     def predict(self, images: ImageLike | Iterable[ImageLike]) -> Tensor:
@@ -181,8 +179,8 @@ def load_run(folder: str | os.PathLike[str], trusted_packages: Sequence[str] = (
     try:
         stored, state = contents["hyper_parameters"], contents["state_dict"]
         require_format(stored, path)
-        sizes = stored["input"]
-        _require_names_and_sizes(stored["classes"], sizes)
+        spec = InputSpec(**stored["input"], ranges=stored.get("ranges", {}))
+        _require_names(stored["classes"])
         constructor = build(stored["network"], trusted)
         _require_weights_for(constructor, len(stored["classes"]), state)
         network = build_network(
@@ -196,7 +194,7 @@ def load_run(folder: str | os.PathLike[str], trusted_packages: Sequence[str] = (
         task: Task = build(node["implementation"], trusted, name=node["name"], metrics=node["metrics"])
         module = task.build_module(from_state(state), network, stored["classes"], stored)
         module.load_state_dict(state)
-        return LoadedRun(task, module, sizes, stored.get("ranges", {}))
+        return LoadedRun(task, module, spec)
     except (KeyError, TypeError, ValueError, AttributeError, RuntimeError) as error:
         raise DataError(f"{path} is not a checkpoint of cnnlab, or a damaged one: {error}") from error
 
@@ -223,12 +221,9 @@ def require_format(stored: Mapping[str, Any], path: Path) -> None:
         )
 
 
-def _require_names_and_sizes(classes: Any, sizes: Any) -> None:
+def _require_names(classes: Any) -> None:
     if not isinstance(classes, list) or not all(isinstance(name, str) for name in classes):
         raise TypeError(f"classes {classes!r} are not a list of names")
-    for key in ("channels", "image_size", "resize_size"):
-        if not isinstance(sizes[key], int) or not 0 < sizes[key] <= LARGEST_SIDE:
-            raise ValueError(f"{key} is {sizes[key]!r}")
 
 
 def _require_weights_for(constructor: Callable[..., nn.Module], num_classes: int, state: Mapping[str, Tensor]) -> None:
@@ -255,7 +250,8 @@ def data_of_run(
     """
     trusted = trusted_prefixes({"trusted_packages": list(trusted_packages)})
     task = experiment.build_task(cfg, trusted)
-    return task.build_data(cfg, spec, experiment.build_augmentations(cfg, trusted) if augmented else {}, trusted)
+    augmentations = experiment.build_augmentations(cfg, spec, trusted) if augmented else {}
+    return task.build_data(cfg, spec, augmentations, trusted)
 
 
 def apply_changes(cfg: Config, changes: Mapping[str, str], own: Sequence[str] = ()) -> None:

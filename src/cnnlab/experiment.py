@@ -22,8 +22,9 @@ from cnnlab.data.datamodule import DataModule
 from cnnlab.data.records import open_records
 from cnnlab.data.store import Store
 from cnnlab.errors import InputError, Problems
-from cnnlab.models.building import InputSpec, build_network, input_spec, meta_network, weights_statistics
+from cnnlab.models.building import build_network, meta_network, weights_preprocessing
 from cnnlab.models.initialization import check_initialization
+from cnnlab.models.inputs import InputSpec, crops_for, network_node, require_statistics, statistics_by_hand
 from cnnlab.models.preprocessing import check_fit, fit_once
 from cnnlab.models.weighted import weights_of
 from cnnlab.models.weights import Weights
@@ -48,7 +49,7 @@ from cnnlab.training.trainer import build_trainer, translate_fit_error
 from cnnlab.training.trainer_checks import check_arguments, check_batches, check_callbacks, check_followers, run_steps
 
 log = logging.getLogger(__name__)
-FORMAT = 2
+FORMAT = 3
 """Of checkpoints and run folders; counts up when older ones can no longer be read."""
 LSUV_IMAGES = 64
 """Training images by whose outputs init=lsuv sets the scale of each layer."""
@@ -172,18 +173,20 @@ def build(cfg: Config, recorded_speed: Any = None, keeps: bool = True) -> Experi
     set_threads(None)
     trusted = trusted_prefixes(cfg)
     task = build_task(cfg, trusted)
-    spec = task.input_spec(cfg["model"])
+    spec = task.input_spec(cfg["model"], cfg["preprocessing"])
+    spec = dataclasses.replace(spec, ranges=None)  # those of the data count, not of a run whose weights are loaded
+    node = network_node(cfg["model"], spec)
     problems = Problems()
     problems.attempt(check_arguments, cfg)
     problems.attempt(check_speed, cfg["speed"])
     regularizers = build_regularizers(cfg, trusted, problems)
-    augmentations = problems.attempt(build_augmentations, cfg, trusted) or {}
+    augmentations = problems.attempt(build_augmentations, cfg, spec, trusted) or {}
     ingredients = build_ingredients(cfg, trusted, problems)
     data = problems.attempt(build_data, cfg, task, spec, augmentations, trusted)
     if data is None:
         problems.raise_all(CONFLICT)
     assert data is not None
-    constructor = build_node({**cfg["model"]["network"], "_partial_": True}, trusted)
+    constructor = build_node(node, trusted)
     meta = meta_network(constructor, len(data.classes))
     check_settings(cfg, data, meta, regularizers, problems)
     plan = FreezePlan(meta, [{"epoch": 0, "train": "all"}])  # for the checks below, if the config's cannot be
@@ -199,7 +202,7 @@ def build(cfg: Config, recorded_speed: Any = None, keeps: bool = True) -> Experi
     preprocessing = build_preprocessing(cfg, spec, weights, data, trusted)
     network = build_filled_network(cfg, constructor, weights, data, preprocessing, regularizers, trusted)
     task.fit_network(network, data)
-    description = describe_network(cfg, spec, data, regularizers)
+    description = describe_network(cfg, node, spec, data, regularizers)
     build_module = functools.partial(task.build_module, preprocessing, network, data.classes, description)
     caches = "feature_cache" in task.capabilities
     speed = choose_speed(
@@ -236,14 +239,9 @@ def build_regularizers(cfg: Config, trusted: Sequence[str], problems: Problems) 
     return regularizers
 
 
-def build_augmentations(cfg: Config, trusted: Sequence[str]) -> dict[str, nn.Module]:
-    """Return the config group `augmentation`; a size that is null (as model.image_size is) becomes the network's."""
-    size = input_spec(cfg["model"]).image_size
-    entries = {
-        name: {**entry, "size": size} if entry and entry.get("size", size) is None else entry
-        for name, entry in cfg["augmentation"].items()
-    }
-    return build_entries(entries, trusted)
+def build_augmentations(cfg: Config, spec: InputSpec, trusted: Sequence[str]) -> dict[str, nn.Module]:
+    """Return the config group `augmentation`; what is null of its crops is as the network's input."""
+    return build_entries(crops_for(spec, cfg["augmentation"]), trusted)
 
 
 def build_ingredients(cfg: Config, trusted: Sequence[str], problems: Problems) -> dict[str, Any]:
@@ -297,9 +295,7 @@ def build_recipe(
 def find_weights_of(cfg: Config, task: Task) -> Weights | None:
     """Return the weights that model.weights names; None for a network from scratch."""
     model = cfg["model"]
-    if not model["weights"]:
-        return None
-    return task.find_weights(model, Path(cfg["paths"]["data_dir"]))
+    return task.find_weights(model, Path(cfg["paths"]["data_dir"])) if model["weights"] else None
 
 
 def build_preprocessing(
@@ -310,8 +306,7 @@ def build_preprocessing(
     if cfg["preprocessing"]["name"] != "weights":
         options = layer.keywords | {"images_NCHW": data.train_images()}
         return fit_once(Path(cfg["paths"]["cache_dir"]) / "preprocessing", data.train_fingerprint, **options)
-    by_hand = {key: cfg["preprocessing"][key] for key in ("mean", "std") if cfg["preprocessing"].get(key)}
-    return layer(images_NCHW=(), **(weights_statistics(weights, spec) | by_hand))
+    return weights_preprocessing(None if statistics_by_hand(cfg["preprocessing"]) else weights, spec)
 
 
 def build_filled_network(
@@ -337,23 +332,20 @@ def build_filled_network(
     )
 
 
-def describe_network(cfg: Config, spec: InputSpec, data: DataModule, regularizers: Mapping[str, Any]) -> dict[str, Any]:
+def describe_network(
+    cfg: Config, node: dict[str, Any], spec: InputSpec, data: DataModule, regularizers: Mapping[str, Any]
+) -> dict[str, Any]:
     """Return what `load_run` needs to rebuild the network: plain values only, kept in every checkpoint."""
     changing = [name for name, each in regularizers.items() if acting([each], "modify_network")]
     return {
         "format": FORMAT,
         "task": cfg["task"],
-        "network": {**cfg["model"]["network"], "_partial_": True},
+        "network": node,
         "surgery": [cfg["regularization"][name] for name in changing],
         "classes": list(data.classes),
-        "input": input_sizes(spec),
+        "input": {key: value for key, value in dataclasses.asdict(spec).items() if key != "ranges"},
         "ranges": {kind: list(values) for kind, values in data.ranges.items()},
     }
-
-
-def input_sizes(spec: InputSpec) -> dict[str, int]:
-    """Return channels, image_size and resize_size."""
-    return {key: value for key, value in dataclasses.asdict(spec).items() if key not in ("mean", "std", "ranges")}
 
 
 def with_speed(cfg: Config, speed: Speed) -> Config:
@@ -381,7 +373,10 @@ def find_feature_cache(experiment: Experiment, setting: str | None = None) -> Fe
         experiment.data,  # type: ignore[arg-type]
         experiment.trainer,
         store_of(cfg),
-        {"input": input_sizes(experiment.spec), "augmentation": cfg["augmentation"]},
+        {
+            "input": {"channels": experiment.spec.channels, **experiment.spec.resizing},
+            "augmentation": cfg["augmentation"],
+        },
     )
 
 
@@ -419,6 +414,7 @@ def check_settings(
     shape = (data.channels, data.image_size, data.image_size)
     preprocessing, init = cfg["preprocessing"], cfg["init"]
     problems.attempt(check_fit, preprocessing["name"], options_of(preprocessing), shape, len(data.parts.train))
+    problems.attempt(require_statistics, preprocessing, data.channels)
     problems.attempt(data.check_augmentation)
     problems.attempt(check_regularizers, regularizers, meta)
     options = options_of(init, "bias", "modules")

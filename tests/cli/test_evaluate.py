@@ -11,9 +11,11 @@ from in_process import digits_with, train_in_process
 from PIL import Image
 from program import draw_picture
 
+from cnnlab.api import load_run
 from cnnlab.cli.evaluate import evaluate_run, main
 from cnnlab.data.sources.imagenet_subset import imagenet_classes
 from cnnlab.errors import CnnlabError, InputError
+from cnnlab.models.inputs import input_spec
 
 
 @pytest.fixture
@@ -190,6 +192,56 @@ def test_weights_for_other_classes_are_refused(shared_data, tmp_path, monkeypatc
                 f"data.root={tmp_path / 'pictures'}",
             ]
         )
+
+
+def scored_with_weights(weights: Path, data: Path, output: Path, *more: str) -> dict:
+    """The metrics of `cnnlab evaluate model=lenet5 model.weights=WEIGHTS` on all pictures of a folder."""
+    main(
+        [
+            *("model=lenet5", f"model.weights={weights}", "data=image_folder", f"data.root={data}"),
+            *("data.num_workers=0", f"paths.output_dir={output}", f"paths.cache_dir={output}/cache", *more),
+        ]
+    )
+    return json.loads((output / "report" / "metrics.json").read_text())
+
+
+@pytest.mark.parametrize("weights", ["", "checkpoints/best.ckpt", "best_weights.pth"])
+def test_weights_of_a_run_know_classes_by_name_and_images_as_in_training(folder_run, weights):
+    """On a part of the classes, in another order of folders: the labels are the run's, the input is standardized."""
+    shapes, part = folder_run / "here" / "shapes", folder_run / "part"
+    shutil.copytree(shapes / "square", part / "square")
+    network = load_run(folder_run / "run")
+    pictures = sorted((part / "square").iterdir())
+    probabilities = network.predict(pictures)[:, network.classes.index("square")]
+
+    numbers = scored_with_weights(folder_run / "run" / weights, part, folder_run / "out")
+
+    assert network.classes == ["circle", "square"]
+    assert list(numbers["per_class"]) == ["square"]
+    assert numbers["loss"] == pytest.approx(-probabilities.double().log().mean().item(), rel=1e-4)
+
+
+def test_weights_of_a_run_on_data_with_other_classes_are_refused(folder_run):
+    shapes = folder_run / "here" / "shapes"
+    (shapes / "square").rename(shapes / "triangle")
+    message = (
+        "do not know these classes of the data: triangle. They know circle, square; the data have circle, triangle"
+    )
+    with pytest.raises(InputError, match=message):
+        scored_with_weights(folder_run / "run", shapes, folder_run / "out")
+
+
+def test_weights_of_a_run_bring_their_size_along_unless_another_is_typed(folder_run):
+    stored = folder_run / "run" / "checkpoints" / "best.ckpt"
+    contents = torch.load(stored, weights_only=True)
+    contents["hyper_parameters"]["input"] |= {"image_size": 16, "resize_size": 24, "interpolation": "bicubic"}
+    torch.save(contents, stored)
+    model = {"name": "lenet5", "weights": str(folder_run / "run"), "in_channels": 3}
+    model |= {"network": {"_target_": "cnnlab.models.lenet5.LeNet5"}, "image_size": None, "resize_size": None}
+    spec = input_spec(model)
+    assert (spec.image_size, spec.resize_size, spec.interpolation) == (16, 24, "bicubic")
+    spec = input_spec(model | {"image_size": 32})
+    assert (spec.image_size, spec.resize_size, spec.interpolation) == (32, 48, "bicubic")
 
 
 def test_weights_without_a_classifier_are_refused(pictures, tmp_path, monkeypatch):

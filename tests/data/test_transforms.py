@@ -23,6 +23,7 @@ from cnnlab.data.transforms import (
     batch_transforms,
 )
 from cnnlab.errors import InputError
+from cnnlab.models.inputs import InputSpec, crops_for
 from cnnlab.seeds import derived_rng
 
 OPTIONS = sorted(path.stem for path in (CONFIG_DIR / "augmentation").glob("*.yaml"))
@@ -35,7 +36,8 @@ SIZES = {"RGB": (48, 40), "L": (40, 61)}
 def entries(*names: str, overrides: tuple[str, ...] = (), size: int = 32) -> dict[str, torch.nn.Module]:
     """The augmentations of `augmentation=[names]`, built from their configs for a network of `size` pixels."""
     cfg = quickly_composed([f"augmentation=[{','.join(names)}]", f"model.image_size={size}", *overrides])
-    return build_entries(OmegaConf.to_container(cfg, resolve=True)["augmentation"])
+    spec = InputSpec(3, size, size, [], [])
+    return build_entries(crops_for(spec, OmegaConf.to_container(cfg, resolve=True)["augmentation"]))
 
 
 def picture(mode: str, seed: int = 0) -> Image.Image:

@@ -14,6 +14,7 @@ from cnnlab.cli.visualize import visualize
 from cnnlab.config import CONFIG_DIR, build_entries
 from cnnlab.explain import augmentation
 from cnnlab.explain.augmentation import augmented, described, recorded
+from cnnlab.models.inputs import crops_for
 
 CHAIN = "augmentation=[rotate,flip,color_jitter]"
 
@@ -29,7 +30,7 @@ def subject(pictures):
 
 
 def test_draws_are_what_the_data_set_gives_in_each_epoch(subject):
-    entries = build_entries(subject.cfg["augmentation"])
+    entries = build_entries(crops_for(subject.spec, subject.cfg["augmentation"]))
     data = subject.data
     dataset = data.train_dataloader().dataset
     images = [data.parts.train.load(index, 3) for index in (0, 1)]

@@ -27,7 +27,7 @@ from cnnlab.errors import DataError, InputError
 from cnnlab.explain import explore
 from cnnlab.explain.explore import page_of
 from cnnlab.models.alphago_policy import AlphaGoPolicy
-from cnnlab.models.building import InputSpec
+from cnnlab.models.inputs import InputSpec
 
 pytestmark = pytest.mark.filterwarnings("ignore:Using padding='same' with even kernel")
 BROWSER = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")

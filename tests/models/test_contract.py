@@ -13,8 +13,9 @@ from cnnlab.config import CONFIG_DIR, build, compose
 from cnnlab.errors import InputError
 from cnnlab.models.alexnet import AlexNet
 from cnnlab.models.alphago_policy import AlphaGoPolicy
-from cnnlab.models.building import build_network, input_spec
+from cnnlab.models.building import build_network
 from cnnlab.models.feature_maps import resolve_layers
+from cnnlab.models.inputs import input_spec
 from cnnlab.models.lenet5 import LeNet5
 from cnnlab.models.nndl_ch5 import NndlCh5
 from cnnlab.models.plain import Plain
@@ -189,22 +190,6 @@ def test_building_leaves_the_global_generator_as_it_was():
     torch.manual_seed(5)
     build_network(LeNet5, num_classes=10, weights=None, seed=0)
     assert torch.equal(torch.rand(3), expected)
-
-
-@pytest.mark.parametrize(
-    ("name", "weights"),
-    [("efficientnet_b1", "IMAGENET1K_V2"), ("efficientnet_v2_l", "DEFAULT"), ("mobilenet_v2", "IMAGENET1K_V1")],
-)
-def test_input_is_that_of_the_named_weights(name, weights):
-    spec = input_spec({"name": name, "weights": weights, "in_channels": 3, "image_size": None, "resize_size": None})
-    published = torchvision.models.get_model_weights(name)[weights].transforms()
-    assert (spec.image_size, spec.resize_size) == (published.crop_size[0], published.resize_size[0])
-    assert (spec.mean, spec.std) == (list(published.mean), list(published.std))
-
-
-def test_resize_size_is_never_smaller_than_the_input():
-    model = {"name": "lenet5", "weights": None, "in_channels": 1, "image_size": 64, "resize_size": 32}
-    assert input_spec(model).resize_size == 64
 
 
 def test_network_without_a_head_is_refused():

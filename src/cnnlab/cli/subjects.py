@@ -15,13 +15,8 @@ from cnnlab.data.datamodule import DataModule
 from cnnlab.data.sources.imagenet_subset import imagenet_classes
 from cnnlab.errors import Problems
 from cnnlab.explain.subject import Subject
-from cnnlab.models.building import (
-    InputSpec,
-    meta_network,
-    pretrained_network,
-    weights_statistics,
-)
-from cnnlab.models.preprocessing import fit
+from cnnlab.models.building import meta_network, pretrained_network, weights_preprocessing
+from cnnlab.models.inputs import InputSpec, network_node, statistics_by_hand
 from cnnlab.models.weights import Weights, has_classifier, outputs_of
 from cnnlab.runs.folder import read_config
 from cnnlab.tasks.base import Task
@@ -54,7 +49,7 @@ class RunSubject(Subject):
     @cached_property
     def meta_network(self) -> nn.Module:
         trusted = trusted_prefixes({"trusted_packages": self.packages})
-        return meta_network(network_constructor(self.cfg, trusted), len(self._loaded.classes))
+        return meta_network(build(self._loaded.network.hparams["network"], trusted), len(self._loaded.classes))
 
     @property
     def spec(self) -> InputSpec:
@@ -97,11 +92,16 @@ class ModelSubject(Subject):
 
     @cached_property
     def spec(self) -> InputSpec:
-        return self.task.input_spec(self.cfg["model"])
+        return self.task.input_spec(self.cfg["model"], self.cfg["preprocessing"])
+
+    @property
+    def constructor(self) -> Any:
+        """The function of num_classes that builds the network."""
+        return build(network_node(self.cfg["model"], self.spec), self._trusted)
 
     @cached_property
     def meta_network(self) -> nn.Module:
-        return meta_network(network_constructor(self.cfg, self._trusted), 10)
+        return meta_network(self.constructor, 10)
 
     @cached_property
     def weights(self) -> Weights | None:
@@ -109,20 +109,21 @@ class ModelSubject(Subject):
 
     @cached_property
     def network(self) -> nn.Module:
-        constructor = network_constructor(self.cfg, self._trusted)
         if self.weights is not None:
-            return pretrained_network(constructor, self.weights)
+            return pretrained_network(self.constructor, self.weights)
         problems = Problems()
         regularizers = experiment.build_regularizers(self.cfg, self._trusted, problems)
         problems.raise_all(experiment.CONFLICT)
         return experiment.build_filled_network(
-            self.cfg, constructor, None, self.data, self.preprocessing, regularizers, self._trusted
+            self.cfg, self.constructor, None, self.data, self.preprocessing, regularizers, self._trusted
         ).eval()
 
     @cached_property
     def preprocessing(self) -> nn.Module:
         if self.weights is not None:
-            return fit("weights", [], **weights_statistics(self.weights, self.spec))
+            return weights_preprocessing(
+                None if statistics_by_hand(self.cfg["preprocessing"]) else self.weights, self.spec
+            )
         return experiment.build_preprocessing(self.cfg, self.spec, None, self.data, self._trusted)
 
     @cached_property
@@ -131,13 +132,15 @@ class ModelSubject(Subject):
             return self.data.classes
         if not has_classifier(self.weights):
             return None
+        if self.weights.classes is not None:
+            return list(self.weights.classes)
         outputs = outputs_of(self.weights)
         names = list(imagenet_classes().values())
         return names if outputs == len(names) else [f"class {number}" for number in range(outputs)]
 
     @cached_property
     def data(self) -> DataModule:
-        augmentations = experiment.build_augmentations(self.cfg, self._trusted)
+        augmentations = experiment.build_augmentations(self.cfg, self.spec, self._trusted)
         return experiment.build_data(self.cfg, self.task, self.spec, augmentations, self._trusted)
 
 
@@ -146,8 +149,3 @@ def checked_config(overrides: Sequence[str]) -> Config:
     cfg = compose([quote_path(override) for override in overrides])
     check(cfg)
     return plain_config(cfg, Path(cfg.paths.output_dir or "."))
-
-
-def network_constructor(cfg: Config, trusted: Sequence[str]) -> Any:
-    """Return the function of num_classes that builds the config's network."""
-    return build({**cfg["model"]["network"], "_partial_": True}, trusted)

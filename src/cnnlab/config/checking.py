@@ -14,6 +14,7 @@ import yaml
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
+from cnnlab.config.networks import LOADING, ask, loading_problems, name_problem
 from cnnlab.config.objects import locate, trusted_prefixes
 from cnnlab.config.schema import (
     CHECKPOINT_FIXED,
@@ -31,6 +32,9 @@ from cnnlab.config.schema import (
     TrainConfig,
 )
 from cnnlab.errors import InputError, nearest, several
+
+NETWORK = "model.network"
+"""The node whose target is asked which arguments it takes."""
 
 
 def check(cfg: DictConfig) -> None:
@@ -212,6 +216,8 @@ def _check_target(node: Any, path: str, trusted: tuple[str, ...]) -> list[str]:
         target = locate(name, trusted)
     except InputError as error:
         return [f"{path}._target_: {error}"]
+    if path == NETWORK and (problem := name_problem(target, name, node)):
+        return [problem]
     signature = inspect.signature(target)
     supplied = SUPPLIED_ARGUMENTS.get(path, set())
     own = OWN_ARGUMENTS.get(path, {})
@@ -223,15 +229,23 @@ def _check_target(node: Any, path: str, trusted: tuple[str, ...]) -> list[str]:
     }
     open_ended = any(parameter.kind is parameter.VAR_KEYWORD for parameter in signature.parameters.values())
     extra = OPEN_TARGETS.get(name, {}) if open_ended else {}
-    hints = _hints(target) | (extra or {}) | own
-    problems = []
+    problems, refusal = [], ""
+    if path == NETWORK and open_ended:
+        problems = loading_problems(path, given)
+        given = {key: value for key, value in given.items() if key not in (*LOADING, *supplied)}
+        if not given.keys() <= parameters.keys():
+            answer = ask(target, name, given)
+            extra, refusal = answer.taken, answer.error
+    hints = _hints(target) | extra | own
     for key, value in given.items():
         hint = hints.get(key, Any)
-        if key not in parameters and key not in own and extra is not None and key not in extra:
+        if key not in parameters and key not in own and key not in extra:
             known = [*parameters, *own, *extra]
             problems.append(f"{path}.{key} is not an argument of {name}. {nearest([key], known)}")
         elif not (isinstance(value, dict) and "_target_" in value) and not _fits(value, hint):
             problems.append(f"{path}.{key}={value!r} is not {_type_name(hint)}.")
+    if refusal and not problems:
+        problems.append(f"{path}: {name} {refusal}")
     if not node.get("_args_"):
         problems += [
             f"{path}.{key} is required by {name}."

@@ -95,7 +95,11 @@ def _explain(override: str, cfg: DictConfig, failure: Exception, folders: list[P
         *(name for name, _ in flat(cfg)),
         *(path.name for folder in folders for path in folder.iterdir() if path.is_dir()),
     ]
-    return f"unknown key {key}. {nearest([key], known)}" if key not in known else one_line(failure)
+    if key in known:
+        return one_line(failure)
+    if key.startswith("model.network."):
+        return f"the config has no such key; if the network's constructor takes it, add it: +{override}."
+    return f"unknown key {key}. {nearest([key], known)}"
 
 
 Config = dict[str, Any]

@@ -119,9 +119,9 @@ ENGINES = Literal["transformer-engine", "transformer-engine-float16"]
 OWN_ARGUMENTS: dict[str, dict[str, Any]] = {
     "trainer": {"scale_lr": str, "precision": Literal["auto"] | NUMBERS | PRECISIONS | ENGINES | None},
     "augmentation.random_crop": {"size": int | list | None},
-    "augmentation.random_resized_crop": {"size": int | list | None},
+    "augmentation.random_resized_crop": {"size": int | list | None, "interpolation": str | None},
 }
-"""Extra arguments of a target, or other types for its own: node -> name -> type. A null size is the network's."""
+"""Extra arguments of a target, or other types for its own: node -> name -> type. What is null is the network's."""
 SUPPLIED_ARGUMENTS = {
     "task.implementation": {"name", "metrics"},
     "model.network": {"num_classes"},
@@ -131,18 +131,7 @@ SUPPLIED_ARGUMENTS = {
     "init": {"module", "only", "images"},
 }
 """Node -> arguments that the program passes, so that a config need not give them."""
-OPEN_TARGETS: dict[str, dict[str, Any] | None] = {
-    "timm.create_model": None,
-    "torchvision.models.get_model": {
-        "name": str,
-        "dropout": float,
-        "stochastic_depth_prob": float,
-        "aux_logits": bool,
-        "init_weights": bool,
-    },
-    "torchvision.models.mobilenet_v2": {"width_mult": float, "dropout": float},
-    "torchvision.models.resnet18": {"zero_init_residual": bool, "groups": int, "width_per_group": int},
-    "torchvision.models.squeezenet1_1": {"dropout": float},
+OPEN_TARGETS: dict[str, dict[str, Any]] = {
     "cnnlab.models.initialization.initialize": {
         **dict.fromkeys(("a", "b", "mean", "std", "gain", "tolerance"), float),
         **dict.fromkeys(("mode", "nonlinearity"), str),
@@ -155,7 +144,7 @@ OPEN_TARGETS: dict[str, dict[str, Any] | None] = {
         "patch": int | None,
     },
 }
-"""Targets that take **kwargs -> the accepted names and their types (None: any name)."""
+"""Targets that take **kwargs -> the accepted names and their types; networks are asked themselves."""
 CHECKPOINTS = {
     "best": "the run is scored by best.ckpt, which is that of the best epoch",
     "last": "the run is resumed from last.ckpt, which is that of the last epoch",

@@ -22,6 +22,7 @@ from cnnlab.drawing.grids import to_uint8
 from cnnlab.drawing.sheets import grid, resized, side_by_side, stacked, tensor_image, titled
 from cnnlab.errors import InputError
 from cnnlab.explain.subject import Subject
+from cnnlab.models.inputs import crops_for
 from cnnlab.seeds import derived_rng
 
 TILE = 160
@@ -55,7 +56,7 @@ def draw(subject: Subject, options: Options, output: Path) -> list[Path]:
     name, images = source(subject, options.images)
     seed = subject.cfg["seed"]
     trusted = trusted_prefixes({"trusted_packages": list(subject.packages)})
-    entries = build_entries(subject.cfg["augmentation"], trusted)
+    entries = build_entries(crops_for(subject.spec, subject.cfg["augmentation"]), trusted)
     with Album(output) as album:
         made = [augmented(images, entries, subject, seed, number) for number in range(options.draws)]
         chain = ", ".join(entries) or "none"
@@ -92,7 +93,7 @@ def augmented(
 
     The steps are those of training: the workers' transform, then the device's transforms on a float batch.
     """
-    transform = TrainTransform(entries.values(), subject.spec.image_size, subject.spec.resize_size)
+    transform = TrainTransform(entries.values(), **subject.spec.resizing)
     with recorded(entries) as done, derived_rng(seed, "augmentation", number, 0):
         first = transform(images[0])
         kept = dict(done)
@@ -182,7 +183,8 @@ def _alone(subject: Subject, images: Sequence[Image.Image], seed: int, draws: in
     for path in sorted((CONFIG_DIR / "augmentation").glob("*.yaml")):
         size = [f"model.image_size={subject.spec.image_size}", f"model.resize_size={subject.spec.resize_size}"]
         cfg = compose([f"augmentation=[{path.stem}]", *size])
-        entries = build_entries(OmegaConf.to_container(cfg.augmentation, resolve=True))  # type: ignore[arg-type]
+        options: Any = OmegaConf.to_container(cfg.augmentation, resolve=True)
+        entries = build_entries(crops_for(subject.spec, options))
         if any(map(needs_objects, entries.values())):
             continue
         made = [augmented(images, entries, subject, seed, number) for number in range(draws)]
@@ -196,7 +198,7 @@ def _row(
     image: Image.Image, subject: Subject, made: Sequence[tuple[Image.Image, dict[str, str]]], columns: int
 ) -> Image.Image:
     """Draw the image as evaluation sees it, then each augmented image with its parameters, one augmentation a line."""
-    plain = tensor_image(EvalTransform(subject.spec.image_size, subject.spec.resize_size)(image))
+    plain = tensor_image(EvalTransform(**subject.spec.resizing)(image))
     tiles = [resized(plain, TILE), *(resized(picture, TILE) for picture, _ in made)]
     texts = ["evaluation sees", *("\n".join(_caption(done)) for _, done in made)]
     return grid(tiles, texts, columns=columns, gap=6, below=True)

@@ -20,7 +20,7 @@ from cnnlab.errors import InputError
 from cnnlab.explain.subject import Picture, Subject
 from cnnlab.models.axes import AxisTracker
 from cnnlab.models.feature_maps import layer_patterns, resolve_layers
-from cnnlab.models.stages import head_name
+from cnnlab.models.heads import head_name
 
 BATCH = 32
 THUMBNAIL = 32

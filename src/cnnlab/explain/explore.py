@@ -23,7 +23,7 @@ from cnnlab.drawing.drawings import SAMPLE, DrawingStyle, drawing_style
 from cnnlab.errors import DataError, InputError
 from cnnlab.explain.chain import Layer, chain_of
 from cnnlab.explain.subject import Subject
-from cnnlab.models.building import InputSpec
+from cnnlab.models.inputs import InputSpec
 from cnnlab.system.files import write_text
 
 LARGEST_NETWORK = 2_500_000
@@ -99,6 +99,11 @@ def page_of(
         )
     if spec.channels not in (1, 3):
         raise InputError(f"{name} takes {spec.channels} channels; the page can show grey (1) and colour (3) images.")
+    if (spec.interpolation, spec.crop_mode) != ("bilinear", "center"):
+        raise InputError(
+            f"The page cannot resize images as {name} takes them ({spec.interpolation}, {spec.crop_mode}); "
+            "it can only resize them bilinearly and crop the center."
+        )
     layers = chain_of(preprocessing, network, (spec.channels, spec.image_size, spec.image_size))
     style = _style_of(images, spec.channels)
     weights, described = _packed(layers)
@@ -145,7 +150,7 @@ def _examples(images: LabelledImages, spec: InputSpec, count: int, native: bool)
 
     native: keep the images as published, not resized.
     """
-    prepare = EvalTransform(spec.image_size, spec.resize_size)
+    prepare = EvalTransform(**spec.resizing)
     found = []
     for label in np.unique(images.labels)[:count]:
         picture = images.load(int(np.flatnonzero(images.labels == label)[0]), spec.channels)

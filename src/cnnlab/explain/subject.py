@@ -16,7 +16,7 @@ from cnnlab.data.sources.image_folder import find_pictures
 from cnnlab.data.sources.imagenet_subset import imagenet_classes
 from cnnlab.data.transforms import EvalTransform
 from cnnlab.errors import DataError, InputError, nearest
-from cnnlab.models.building import InputSpec
+from cnnlab.models.inputs import InputSpec
 from cnnlab.system.files import printable
 
 BATCH = 32
@@ -141,7 +141,7 @@ class Subject(ABC):
         image = decode(path, self.spec.channels, self.spec.ranges or {})
         if min(image.size) < SMALLEST:
             raise DataError(f"{path} has {image.width} x {image.height} pixels; at least {SMALLEST} a side are needed.")
-        pixels = EvalTransform(self.spec.image_size, self.spec.resize_size)(image)
+        pixels = EvalTransform(**self.spec.resizing)(image)
         label, _, _ = name.rpartition("/")
         classes = self.class_names or []
         return Picture(name.replace("/", "-"), pixels, label, classes.index(label) if label in classes else None)

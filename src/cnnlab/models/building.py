@@ -1,79 +1,39 @@
 """Build a network from its config: modify it, load weights, and initialize the parameters without weights."""
 
+import logging
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
-from typing import Any
 
 import torch
-import torchvision
-from torch import nn
+from torch import Tensor, nn
 
-from cnnlab.errors import InputError
+from cnnlab.errors import DataError, InputError
+from cnnlab.models.heads import head_layers, head_names
 from cnnlab.models.initialization import initialize
-from cnnlab.models.stages import head_name, with_features_and_classifier
-from cnnlab.models.weights import (
-    Weights,
-    fitting,
-    has_classifier,
-    load_weights,
-    outputs_of,
-    torchvision_weights,
-)
+from cnnlab.models.inputs import InputSpec
+from cnnlab.models.preprocessing import Normalize
+from cnnlab.models.stages import with_features_and_classifier
+from cnnlab.models.weights import Weights, fitting, has_classifier, load_weights, outputs_of, summary
 from cnnlab.seeds import derived_rng
 
-IMAGENET_MEAN = [0.485, 0.456, 0.406]
-IMAGENET_STD = [0.229, 0.224, 0.225]
+log = logging.getLogger(__name__)
+RUNNING = (".running_mean", ".running_var")
+"""Ends of the names of batch norm's statistics, which weights must bring along."""
 
 
-@dataclass(frozen=True)
-class InputSpec:
-    """Input of a network: `channels` x `image_size` x `image_size`, cropped after resizing to `resize_size`.
+def weights_preprocessing(weights: Weights | None, spec: InputSpec) -> nn.Module:
+    """Return the layer by which images reach pretrained weights as they did in their training.
 
-    resize_size: pixels of the short side. mean, std: statistics for preprocessing=weights, one of each per channel.
+    It is that of the run whose weights they are, or has the statistics of `spec`. Raises InputError if the network
+    takes another number of channels.
     """
-
-    channels: int
-    image_size: int
-    resize_size: int
-    mean: list[float]
-    std: list[float]
-    ranges: Mapping[str, Sequence[float]] | None = None
-    """Kind of values -> the values of black and white (data.levels); None if they are to be found in the data."""
-
-
-def input_spec(model: Mapping[str, Any]) -> InputSpec:
-    """Return the input that the config group `model` describes.
-
-    Mean, std and sizes that are null come from its torchvision weights, or else are those of ImageNet.
-    """
-    name, weights = model["name"], model["weights"]
-    own: Any = None
-    if weights is not None and name in torchvision.models.list_models():
-        enum = torchvision.models.get_model_weights(name)
-        own = (torchvision_weights(name, weights) if weights in enum.__members__ else enum["DEFAULT"]).transforms()
-    size = model["image_size"] or (own.crop_size[0] if own else 224)
-    resize = model["resize_size"] or (own.resize_size[0] if own else round(size / 0.875))
-    return InputSpec(
-        channels=model["in_channels"],
-        image_size=size,
-        resize_size=max(resize, size),
-        mean=list(own.mean) if own else IMAGENET_MEAN,
-        std=list(own.std) if own else IMAGENET_STD,
-    )
-
-
-def weights_statistics(weights: Weights | None, spec: InputSpec) -> dict[str, list[float]]:
-    """Return the mean and std of each channel with which pretrained weights were trained.
-
-    Raises InputError if the network takes another number of channels.
-    """
-    mean, std = (weights and weights.mean) or spec.mean, (weights and weights.std) or spec.std
-    if len(mean) != spec.channels:
+    if weights is not None and weights.preprocessing is not None:
+        return weights.preprocessing
+    if {len(spec.mean), len(spec.std)} != {spec.channels}:
         raise InputError(
-            f"preprocessing=weights has statistics of {len(mean)} channels, but the network takes {spec.channels}. "
-            "Use preprocessing=standardize."
+            f"preprocessing=weights has statistics of {len(spec.mean)} channels, but the network takes "
+            f"{spec.channels}. Use preprocessing=standardize, or set preprocessing.mean and preprocessing.std."
         )
-    return {"mean": mean, "std": std}
+    return Normalize(spec.mean, spec.std)
 
 
 def build_network(
@@ -84,12 +44,15 @@ def build_network(
     surgery: Sequence[Callable[[nn.Module], None]] = (),
     init: Callable[..., None] = initialize,
     seed: int,
+    complete: bool = False,
 ) -> nn.Module:
     """Build a network with `features` and `classifier` that is ready to train.
 
     network: called with num_classes. surgery: functions that modify the network in place before weights are loaded.
     init: called with the network and, as `only`, the names of the parameters that no weights filled.
-    Raises InputError if the network cannot have that many classes, or surgery finds no suitable layer.
+    complete: whether the weights must fill all but the head; if not, what they leave out is named in the log.
+    Raises InputError if the network cannot have that many classes, or surgery finds no suitable layer; DataError if
+    the weights do not match, or are not complete.
     """
     with derived_rng(seed, "init"):
         try:
@@ -104,9 +67,28 @@ def build_network(
             # If surgery inserted batch normalization, weights of vgg16 match the names before it, of vgg16_bn after it.
             own = max((before, built.state_dict(keep_vars=True)), key=lambda own: len(fitting(weights, own)))
             filled = {id(own[name]) for name in load_weights(built, weights, own)}
+            report_left_out(built, weights, {n: p for n, p in before.items() if id(p) not in filled}, complete)
         new = {name for name, parameter in built.named_parameters() if id(parameter) not in filled}
         init(built, only=new)
     return built
+
+
+def report_left_out(network: nn.Module, weights: Weights, left: Mapping[str, Tensor], complete: bool) -> None:
+    """Warn of layers below the head that weights leave at random numbers, or raise DataError if they must be complete.
+
+    left: entries of the network's state_dict that the weights do not fill.
+    """
+    trained, heads = {id(parameter) for parameter in network.parameters()}, head_names(network)
+    layers = [name for name, value in left.items() if id(value) in trained or name.endswith(RUNNING)]
+    layers = [name for name in layers if name.split(".")[0] not in heads]
+    if not layers:
+        return
+    message = f"{weights.source} has no weights for these layers of {type(network).__name__}: {summary(layers)}."
+    if complete:
+        raise DataError(
+            f"{message} Choose the network and the arguments (model.network.*) that they were trained with."
+        )
+    log.warning("%s They start from random numbers.", message)
 
 
 def meta_network(network: Callable[..., nn.Module], num_classes: int) -> nn.Module:
@@ -124,11 +106,11 @@ def pretrained_network(network: Callable[..., nn.Module], weights: Weights) -> n
     If the weights have no head, the network outputs its flattened features.
     """
     known = has_classifier(weights)
-    built = build_network(network, num_classes=outputs_of(weights) if known else 1, weights=weights, seed=0)
+    outputs = outputs_of(weights) if known else 1
+    built = build_network(network, num_classes=outputs, weights=weights, seed=0, complete=True)
     if known:
         return built.eval()
-    head = head_name(built)
-    setattr(built, head, nn.Flatten())
-    if head != "classifier":
-        object.__setattr__(built, "classifier", built.get_submodule(head))
-    return built.eval()
+    for name in head_layers(built):
+        built.set_submodule(name, nn.Flatten())
+    built.__dict__.pop("classifier", None)  # the alias of the former head
+    return with_features_and_classifier(built).eval()

@@ -11,6 +11,7 @@ from torch.nn.modules.batchnorm import _BatchNorm
 from torch.nn.utils.fusion import fuse_conv_bn_eval
 
 from cnnlab.errors import InputError
+from cnnlab.models.heads import head_names
 from cnnlab.models.modes import evaluating
 from cnnlab.models.stages import stages
 
@@ -27,11 +28,15 @@ class Cut:
 
     images: preprocessed, on the network's device; the cut is verified on them.
     Raises InputError that says why if the network cannot be cut there: branches bypass the cut, or the prefix is random
-    in training (dropout, stochastic depth).
+    in training (dropout, stochastic depth), or the network has several heads.
     """
 
     def __init__(self, network: nn.Module, stage: str, images: Tensor) -> None:
         names = list(stages(network))
+        if len(heads := head_names(network)) > 1:
+            raise InputError(
+                f"{type(network).__name__} has several heads ({', '.join(heads)}), each with its own input."
+            )
         self.network = network
         self.stage = stage
         self.below = names[: names.index(stage)]

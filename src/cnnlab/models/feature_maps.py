@@ -11,13 +11,23 @@ from torch.utils._pytree import tree_leaves, tree_map
 
 from cnnlab.errors import InputError
 from cnnlab.models.axes import AxisTracker
+from cnnlab.models.heads import head_name
 from cnnlab.models.stages import stages
 
 LISTS = (nn.ModuleList, nn.Sequential)
 
 
 def first_conv(network: nn.Module) -> tuple[str, nn.Conv2d]:
-    """Return the name and module of the first convolution; raise InputError if there is none."""
+    """Return the name and module of the first convolution; raise InputError if there is none.
+
+    timm names it (`first_conv` of pretrained_cfg; of several, the first); elsewhere it is the first by name.
+    """
+    published = getattr(network, "pretrained_cfg", None)
+    first = published.get("first_conv") if isinstance(published, dict) else None
+    for name in [first] if isinstance(first, str) else first or ():
+        module = dict(network.named_modules()).get(name)
+        if isinstance(module, nn.Conv2d):
+            return name, module
     for name, module in network.named_modules():
         if isinstance(module, nn.Conv2d):
             return name, module
@@ -39,6 +49,7 @@ def resolve_layers(network: nn.Module, layers: Sequence[str], inputs: Tensor | N
     """
     of_stages = stages(network)
     modules = {name: module for name, module in network.named_modules() if name} | of_stages
+    modules["classifier"] = network.get_submodule(head_name(network))  # one layer, also of a network with several heads
     found: dict[str, nn.Module] = {}
     for pattern in layers:
         if pattern == "auto" and inputs is not None:

@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from torch.nn.modules.conv import _ConvNd
 
 from cnnlab.errors import InputError
+from cnnlab.models.heads import head_names
 from cnnlab.models.weighted import matching
 
 WEIGHTED = (_ConvNd, nn.Linear)
@@ -116,7 +117,9 @@ def check_initialization(
         raise InputError(f"init={name} has no option {', '.join(unknown)}. Available: {has}.")
     layers = {prefix: layer for prefix, layer in module.named_modules() if isinstance(layer, WEIGHTED)}
     try:
-        return layers if modules is None else {prefix: layers[prefix] for prefix in matching(layers, modules)}
+        if modules is None:
+            return layers
+        return {prefix: layers[prefix] for prefix in matching(layers, modules, head_names(module))}
     except InputError as error:
         raise InputError(f"init.modules: {error}") from error
 

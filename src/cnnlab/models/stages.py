@@ -6,7 +6,7 @@ from collections import OrderedDict
 from torch import nn
 
 from cnnlab.errors import InputError
-from cnnlab.models.weighted import HEADS
+from cnnlab.models.heads import head_name, head_names
 
 POOLING = (nn.MaxPool2d, nn.AvgPool2d)
 
@@ -17,41 +17,40 @@ def with_features_and_classifier(network: nn.Module) -> nn.Module:
     Networks that lack them get aliases that are not part of the state_dict, so that its keys do not change.
     Raises InputError if no head is found.
     """
-    head = head_name(network)
+    heads = head_module(network)
     if not isinstance(getattr(network, "classifier", None), nn.Module):
-        object.__setattr__(network, "classifier", network.get_submodule(head))
+        object.__setattr__(network, "classifier", heads)
     if not isinstance(getattr(network, "features", None), nn.Module):
-        body = [(name, module) for name, module in network.named_children() if name != head]
+        body = [(name, module) for name, module in network.named_children() if name not in head_names(network)]
         object.__setattr__(network, "features", nn.Sequential(OrderedDict(body)))
     return network
 
 
-def head_name(network: nn.Module) -> str:
-    """Return the name of the child that turns features into class scores; raise InputError if there is none."""
-    children = dict(network.named_children())
-    for name in HEADS:
-        if name in children:
-            return name
-    raise InputError(
-        f"{type(network).__name__} has no classifier: it needs a child {', '.join(HEADS[:-1])} or {HEADS[-1]}, "
-        f"but has {', '.join(children)}."
-    )
+def head_module(network: nn.Module) -> nn.Module:
+    """Return the head of a network, or all of its heads by name; raise InputError if there is none."""
+    head_name(network)
+    names = head_names(network)
+    if len(names) == 1:
+        return network.get_submodule(names[0])
+    known = getattr(network, "classifier", None)
+    return known if isinstance(known, nn.ModuleDict) else nn.ModuleDict({n: network.get_submodule(n) for n in names})
 
 
 def stages(network: nn.Module) -> dict[str, nn.Module]:
     """Return name -> module of every stage in order, with `classifier` last; together they hold all parameters.
 
     A network with a sequence `features` has the stages features.0, features.1, ...; other networks have their children
-    (conv1, ..., layer4). The head is always called classifier.
+    (conv1, ..., layer4). The head is always called classifier; several heads (of a distilled network, or for auxiliary
+    losses) are this one stage.
     """
-    head = head_name(network)
+    heads = head_names(network)
     found: dict[str, nn.Module] = {}
     for name, module in network.named_children():
         if name == "features" and isinstance(module, nn.Sequential):
             found |= {f"features.{child}": stage for child, stage in module.named_children()}
-        elif name != head:
+        elif name not in heads:
             found[name] = module
-    return {**found, "classifier": network.get_submodule(head)}
+    return {**found, "classifier": head_module(network)}
 
 
 def match_stages(network: nn.Module, patterns: list[str]) -> list[str]:

@@ -6,9 +6,7 @@ from collections.abc import Collection, Sequence
 from torch import nn
 
 from cnnlab.errors import InputError
-
-HEADS = ("classifier", "fc", "head", "heads")
-"""Names that torchvision and timm give to a network's head."""
+from cnnlab.models.heads import head_names
 
 
 def weights_of(module: nn.Module, modules: Sequence[str] | None = None) -> dict[str, nn.Parameter]:
@@ -22,18 +20,20 @@ def weights_of(module: nn.Module, modules: Sequence[str] | None = None) -> dict[
     weights = {name: p for name, p in module.named_parameters() if p.ndim > 1 and id(p) not in of_norms}
     if modules is None:
         return weights
-    chosen = set(matching(list(dict.fromkeys(_layer(name) for name in weights)), modules))
+    layers = list(dict.fromkeys(_layer(name) for name in weights))
+    chosen = set(matching(layers, modules, head_names(module)))
     return {name: weight for name, weight in weights.items() if _layer(name) in chosen}
 
 
-def matching(names: Collection[str], patterns: Sequence[str]) -> list[str]:
+def matching(names: Collection[str], patterns: Sequence[str], heads: Collection[str] = ()) -> list[str]:
     """Return those of the layers `names` that match a pattern (name or glob), or whose parent matches one.
 
+    heads: children that are the network's head, which patterns may call classifier.
     Raises InputError that lists the names for a pattern that matches none.
     """
     chosen: set[str] = set()
     for pattern in patterns:
-        found = [name for name in names if any(fnmatch.fnmatch(path, pattern) for path in _paths(name))]
+        found = [name for name in names if any(fnmatch.fnmatch(path, pattern) for path in _paths(name, heads))]
         if not found:
             raise InputError(f"No layer with weights is named {pattern!r}. Available: {', '.join(names)}.")
         chosen.update(found)
@@ -44,10 +44,10 @@ def _layer(parameter: str) -> str:
     return parameter.rpartition(".")[0]
 
 
-def _paths(name: str) -> list[str]:
+def _paths(name: str, heads: Collection[str]) -> list[str]:
     """Return the paths a, a.b, a.b.c of the name a.b.c; for layers of the head also those with the name classifier."""
     parts = name.split(".")
     paths = [".".join(parts[:end]) for end in range(1, len(parts) + 1)]
-    if parts[0] in HEADS:
+    if parts[0] in heads:
         paths += [".".join(["classifier", *parts[1:end]]) for end in range(1, len(parts) + 1)]
     return paths

@@ -1,83 +1,159 @@
 """Find weights by name, file or run, read them without executing anything, and load them key by key."""
 
 import logging
-from collections.abc import Mapping
-from dataclasses import dataclass
+import re
+from collections import OrderedDict
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import torch
 import torchvision
 from torch import Tensor, nn
-from torchvision.models import WeightsEnum
+from torchvision.models.vision_transformer import VisionTransformer, interpolate_embeddings
 
-from cnnlab.errors import DataError, InputError
-from cnnlab.models.weighted import HEADS
+from cnnlab.errors import DataError, InputError, nearest
+from cnnlab.models.heads import HEADS, published_heads
+from cnnlab.models.inputs import checkpoint_of, input_spec, network_node, own_hyperparameters
+from cnnlab.models.preprocessing import from_state
+from cnnlab.models.published import Origin, origin_of, timm_cfg, torchvision_entry
+from cnnlab.models.timm_weights import converted, fetched, wnids_of
 from cnnlab.system.downloads import download
 from cnnlab.system.files import load_tensors
 
 log = logging.getLogger(__name__)
 SUFFIXES = (".pth", ".pt", ".ckpt", ".safetensors")
 MAX_BYTES = 4 << 30
+RENAMED = (
+    (re.compile(r"(\.denselayer\d+\.(?:norm|conv))\.([12])\."), r"\1\2."),
+    (re.compile(r"(\.encoder_layer_\d+\.mlp)\.linear_1\."), r"\1.0."),
+    (re.compile(r"(\.encoder_layer_\d+\.mlp)\.linear_2\."), r"\1.3."),
+)
+"""Names in torchvision's published files of DenseNet and the Vision Transformer -> the names of their layers today."""
 
 
 @dataclass(frozen=True)
 class Weights:
-    """A state_dict and its source; `mean` and `std` are set if the file includes the preprocessing."""
+    """A state_dict, its source, and what is known about it."""
 
     state: Mapping[str, Tensor]
     source: str
-    mean: list[float] | None = None
-    std: list[float] | None = None
+    preprocessing: nn.Module | None = None
+    """The layer in front of the network, if a run of cnnlab trained the weights."""
+    classes: Sequence[str] | None = None
+    """Names of the outputs, if they are known."""
+    wnids: Sequence[str] | None = None
+    """WordNet ids of the outputs, if they are known."""
+    heads: Sequence[str] = HEADS
+    """Layers that may be the head, the main one first."""
 
 
-def find_weights(weights: str, model: str, data_dir: Path) -> Weights:
-    """Find and read weights for the model `model`.
+def find_weights(model: Mapping[str, Any], data_dir: Path) -> Weights:
+    """Find and read the weights of the config group `model`, whose `weights` is not null.
 
     weights: a file (.pth, .pt, .safetensors, .ckpt), a run folder, "timm", or a torchvision weight name
-        (IMAGENET1K_V1, DEFAULT), downloaded if it is not in torch's cache. If the download fails,
-        `data_dir/weights/<model>*` is used.
+        (IMAGENET1K_V1, DEFAULT). A published file is downloaded if it is not in the library's cache; if that fails,
+        `data_dir/weights/<name>*` is used.
     Raises InputError for an unknown name or format, DataError for a missing, damaged or untrusted file.
     """
+    weights, origin = model["weights"], origin_of(model)
     path = Path(weights).expanduser()
-    if path.is_dir():
-        return _from_file(path / "checkpoints" / "best.ckpt")
-    if path.suffix in SUFFIXES:
-        return _from_file(path)
+    if path.is_dir() or path.suffix in SUFFIXES:
+        return for_library(from_file(checkpoint_of(path)), origin, model)
     if path.is_file():
         raise InputError(f"model.weights={weights}: unknown format {path.suffix}. Use {', '.join(SUFFIXES)}.")
-    if weights == "timm":
-        import timm
+    require_published(weights, model, origin)
+    assert origin is not None
+    found = for_library(published_weights(weights, origin, data_dir), origin, model)
+    if origin.library == "timm":
+        return replace(
+            found, wnids=wnids_of(timm_cfg(origin.name), outputs_of(found)) if has_classifier(found) else None
+        )
+    return replace(found, classes=torchvision_entry(origin.name, weights).meta["categories"])
 
-        return Weights(timm.create_model(model, pretrained=True).state_dict(), f"timm {model}")
-    entry = torchvision_weights(model, weights)
-    file_name = entry.url.rsplit("/", 1)[-1]
-    cached = Path(torch.hub.get_dir()) / "checkpoints" / file_name
+
+def require_published(weights: str, model: Mapping[str, Any], origin: Origin | None) -> None:
+    """Raise InputError, with the names there are, unless the library of the network publishes weights of that name."""
+    name = model["name"]
+    if origin and origin.library == "timm":
+        if weights == "timm" and timm_cfg(origin.name).has_weights:
+            return
+        ways = "timm has none for it: use null" if weights == "timm" else "use timm, null"
+        raise InputError(f"model.weights={weights}: {ways}, a file or a run folder. The network is timm's {name}.")
+    known = list(torchvision.models.get_model_weights(origin.name).__members__) if origin else []
+    if weights not in known:
+        published = f", {', '.join(known)}" if known else ""
+        raise InputError(
+            f"model.weights={weights} is not a file, a run folder or a torchvision weight name of {name}. "
+            f"Use null, a path{published}. {nearest([weights], known)}".rstrip()
+        )
+
+
+def published_weights(weights: str, origin: Origin, data_dir: Path) -> Weights:
+    """Return published weights from the library's cache, its server, or a file that lies in `data_dir`."""
+    name = origin.name
     try:
-        sha256 = file_name.rsplit("-", 1)[-1].split(".")[0]
-        return _from_file(download(entry.url, cached, sha256=sha256, max_bytes=MAX_BYTES))
+        return from_file(fetched(timm_cfg(name)) if origin.library == "timm" else torchvision_file(name, weights))
     except DataError as error:
-        local = _local_file(model, data_dir)
+        local = local_file(origin, data_dir)
         if local is None:
             raise DataError(
-                f"The {weights} weights of {model} could not be downloaded:\n  {error}\n"
-                f"Put a file {model}.pth (or .safetensors) into {(data_dir / 'weights').absolute()}, "
-                "name one with model.weights=FILE, or train from scratch with model.weights=null."
+                f"The {weights} weights of {name} could not be downloaded:\n  {error}\n"
+                f"Put its file, as {local_name(origin)}.pth or .safetensors, into "
+                f"{(data_dir / 'weights').absolute()}, name one with model.weights=FILE, or train from scratch with "
+                "model.weights=null."
             ) from error
-        log.warning("%s could not be downloaded (%s); using %s instead.", entry.url, error.__cause__ or error, local)
-        return _from_file(local)
+        log.warning("The weights of %s could not be downloaded (%s); using %s instead.", name, error, local)
+        return from_file(local)
 
 
-def torchvision_weights(model: str, weights: str) -> WeightsEnum:
-    """Return the entry `weights` of torchvision's model `model`; raise InputError that lists its names if unknown."""
-    try:
-        return torchvision.models.get_model_weights(model)[weights]
-    except (ValueError, KeyError) as error:
-        known = list(torchvision.models.get_model_weights(model).__members__) if _is_torchvision(model) else []
-        raise InputError(
-            f"model.weights={weights} is not a file, a run folder or a torchvision weight name of {model}. "
-            f"Use null, a path{''.join(f', {name}' for name in [*known, 'DEFAULT'] if known)}."
-        ) from error
+def torchvision_file(name: str, weights: str) -> Path:
+    """Return the file of torchvision's weights in torch's cache; raise DataError if it cannot be downloaded."""
+    url = torchvision_entry(name, weights).url
+    file_name = url.rsplit("/", 1)[-1]
+    cached = Path(torch.hub.get_dir()) / "checkpoints" / file_name
+    return download(url, cached, sha256=file_name.rsplit("-", 1)[-1].split(".")[0], max_bytes=MAX_BYTES)
+
+
+def local_file(origin: Origin, data_dir: Path) -> Path | None:
+    """Return a file of the network's weights in `data_dir/weights`, None if there is none."""
+    name = local_name(origin)
+    endings = ("", "-*", "_features*") if origin.library == "torchvision" else ("",)
+    patterns = [f"{name}{ending}{suffix}" for ending in endings for suffix in SUFFIXES]
+    patterns += [f"{origin.name}{suffix}" for suffix in SUFFIXES]
+    return next((path for pattern in patterns for path in sorted((data_dir / "weights").glob(pattern))), None)
+
+
+def local_name(origin: Origin) -> str:
+    """Return the name, without its ending, of a file of the network's weights; timm's has the tag of the weights."""
+    tag = timm_cfg(origin.name).tag if origin.library == "timm" else None
+    return f"{origin.name.split('.')[0]}.{tag}" if tag else origin.name
+
+
+def for_library(weights: Weights, origin: Origin | None, model: Mapping[str, Any]) -> Weights:
+    """Return the weights under the names that the layers of the library's network have today."""
+    if origin is None:
+        return weights
+    if origin.library == "torchvision":
+        return replace(weights, state={today(name): value for name, value in weights.state.items()})
+    cfg = timm_cfg(origin.name)
+    weights = replace(weights, heads=published_heads(cfg.classifier) or weights.heads)
+    node = network_node(model, input_spec(model))
+    arguments: dict[str, Any] = {name: node[name] for name in ("img_size", "in_chans") if name in node}
+    outputs = outputs_of(weights) if has_classifier(weights) else 0
+    return replace(weights, state=converted(weights.state, origin.name, cfg, arguments, outputs))
+
+
+def today(name: str) -> str:
+    """Return the name that a layer of torchvision has today.
+
+    >>> today("features.denseblock1.denselayer2.norm.1.weight")
+    'features.denseblock1.denselayer2.norm1.weight'
+    """
+    for pattern, replacement in RENAMED:
+        name = pattern.sub(replacement, name)
+    return name
 
 
 def load_weights(network: nn.Module, weights: Weights, own: Mapping[str, Tensor] | None = None) -> set[str]:
@@ -87,6 +163,7 @@ def load_weights(network: nn.Module, weights: Weights, own: Mapping[str, Tensor]
     Raises DataError if nothing matches.
     """
     own = network.state_dict(keep_vars=True) if own is None else own
+    weights = replace(weights, state=_at_size_of(network, weights.state))
     fits = fitting(weights, own)
     ignored = [f"{name} {tuple(value.shape)}" for name, value in weights.state.items() if name not in fits]
     new = [name for name in own if name not in fits and not name.endswith("num_batches_tracked")]
@@ -104,30 +181,46 @@ def load_weights(network: nn.Module, weights: Weights, own: Mapping[str, Tensor]
         weights.source,
         "; ".join(
             [
-                f"loaded {_summary(list(fits))}",
-                f"new (initialised): {_summary(new)}",
-                f"ignored: {_summary(ignored)}",
+                f"loaded {summary(list(fits))}",
+                f"new (initialised): {summary(new)}",
+                f"ignored: {summary(ignored)}",
             ]
         ),
     )
     return set(fits)
 
 
+def _at_size_of(network: nn.Module, state: Mapping[str, Tensor]) -> Mapping[str, Tensor]:
+    """Return the state of torchvision's Vision Transformer with position embeddings for the network's image size."""
+    if not isinstance(network, VisionTransformer) or "encoder.pos_embedding" not in state:
+        return state
+    return interpolate_embeddings(network.image_size, network.patch_size, OrderedDict(state))
+
+
 def has_classifier(weights: Weights) -> bool:
     """Return whether the weights include a network's head."""
-    return any(name.split(".")[0] in HEADS and value.ndim for name, value in weights.state.items())
+    return bool(_head_of(weights))
 
 
 def outputs_of(weights: Weights) -> int:
     """Return the number of outputs of the weights' head; raise InputError if they have no head."""
-    if not has_classifier(weights):
-        names = ", ".join(f"{name}.*" for name in HEADS)
+    values = _head_of(weights)
+    if not values:
+        names = ", ".join(f"{name}.*" for name in weights.heads)
         raise InputError(
             f"{weights.source} has no classifier (none of {names}), so it cannot predict classes. "
             "Train one first: python train.py model=... model.weights=... freeze=features"
         )
-    heads = [value for name, value in weights.state.items() if name.split(".")[0] in HEADS and value.ndim]
-    return heads[-1].shape[0]
+    return values[-1].shape[0]
+
+
+def _head_of(weights: Weights) -> list[Tensor]:
+    """Return the tensors of the main head, in order."""
+    for head in weights.heads:
+        values = [value for name, value in weights.state.items() if name.startswith(f"{head}.") and value.ndim]
+        if values:
+            return values
+    return []
 
 
 def fitting(weights: Weights, own: Mapping[str, Tensor]) -> dict[str, Tensor]:
@@ -135,34 +228,28 @@ def fitting(weights: Weights, own: Mapping[str, Tensor]) -> dict[str, Tensor]:
     return {name: value for name, value in weights.state.items() if name in own and own[name].shape == value.shape}
 
 
-def _from_file(path: Path) -> Weights:
+def from_file(path: Path) -> Weights:
+    """Read a state_dict, also one that is wrapped; a checkpoint of a run brings its preprocessing and classes along."""
     contents: dict[str, Any] = load_tensors(path)
     state = contents.get("state_dict", contents)
     if not isinstance(state, dict) or not all(isinstance(value, Tensor) for value in state.values()):
         raise DataError(
             f"{path} holds no state_dict of tensors; its keys are: {', '.join(map(str, list(contents)[:5]))}."
         )
-    statistics = [state[f"preprocessing.{name}"] for name in ("mean", "std") if f"preprocessing.{name}" in state]
-    of_channels = len(statistics) == 2 and statistics[0].shape[1:] == (1, 1)
-    mean, std = [values.flatten().tolist() for values in statistics] if of_channels else (None, None)
+    try:
+        stored = own_hyperparameters(contents)
+        preprocessing = from_state(state) if stored else None
+        classes = list(map(str, stored["classes"])) if stored else None
+    except (KeyError, TypeError, ValueError, RuntimeError) as error:
+        raise DataError(f"{path} is a damaged checkpoint of cnnlab: {error}") from error
     if any(key.startswith("network.") for key in state):
         state = {key.removeprefix("network."): value for key, value in state.items() if key.startswith("network.")}
     state = {key.removeprefix("module."): value for key, value in state.items()}
-    return Weights(state, str(path), mean, std)
+    return Weights(state, str(path), preprocessing, classes)
 
 
-def _local_file(model: str, data_dir: Path) -> Path | None:
-    folder = data_dir / "weights"
-    names = [f"{model}{ending}" for ending in (".*", "-*", "_features*")]
-    found = [path for name in names for path in sorted(folder.glob(name)) if path.suffix in SUFFIXES]
-    return found[0] if found else None
-
-
-def _is_torchvision(model: str) -> bool:
-    return model in torchvision.models.list_models()
-
-
-def _summary(names: list[str], shown: int = 4) -> str:
+def summary(names: Sequence[str], shown: int = 4) -> str:
+    """Return the first names, and how many there are if that is not all of them."""
     if not names:
         return "none"
     more = f", ... ({len(names)} in all)" if len(names) > shown else ""

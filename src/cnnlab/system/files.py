@@ -7,6 +7,7 @@ import os
 import pickle
 import tempfile
 import unicodedata
+import zipfile
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import IO, TYPE_CHECKING, Any
@@ -224,9 +225,10 @@ def _finite(value: Any) -> Any:
     return value
 
 
-def load_tensors(path: Path) -> dict[str, Any]:
+def load_tensors(path: Path, mapped: bool = False) -> dict[str, Any]:
     """Return the contents of a `.safetensors`, `.pth` or `.ckpt` file that holds only tensors and plain values.
 
+    mapped: read tensors from the file only when they are used, for callers that want the plain values.
     Raises DataError if the file is missing or damaged, or if loading it would unpickle anything else.
     """
     import torch
@@ -238,7 +240,8 @@ def load_tensors(path: Path) -> dict[str, Any]:
             from safetensors.torch import load_file
 
             return load_file(path)
-        contents = torch.load(path, map_location="cpu", weights_only=True)
+        mmap = mapped and zipfile.is_zipfile(path)
+        contents = torch.load(path, map_location="cpu", weights_only=True, mmap=mmap)
     except pickle.UnpicklingError as error:
         raise DataError(
             f"{path} was not opened: it holds Python objects that could run code on loading "

@@ -16,7 +16,7 @@ from cnnlab.config.schema import ModelConfig
 from cnnlab.data.datamodule import DataModule
 from cnnlab.data.transforms import EvalTransform
 from cnnlab.errors import InputError, nearest, several
-from cnnlab.models.building import InputSpec, input_spec
+from cnnlab.models.inputs import InputSpec, input_spec
 from cnnlab.models.weights import Weights, find_weights
 from cnnlab.reports.pages import write_csv
 from cnnlab.tasks.scoring import score_metrics
@@ -88,13 +88,13 @@ class Task(ABC):
         self.name = name
         self.metrics = dict(metrics)
 
-    def input_spec(self, model: Mapping[str, Any]) -> InputSpec:
-        """Return the input of the network that the config group `model` describes."""
-        return input_spec(model)
+    def input_spec(self, model: Mapping[str, Any], preprocessing: Mapping[str, Any] | None = None) -> InputSpec:
+        """Return the input of the network that the config groups `model` and `preprocessing` describe."""
+        return input_spec(model, preprocessing)
 
     def find_weights(self, model: Mapping[str, Any], data_dir: Path) -> Weights:
         """Return the weights that model.weights names, under the names that they have in the network."""
-        return find_weights(model["weights"], model["name"], data_dir)
+        return find_weights(model, data_dir)
 
     @abstractmethod
     def build_data(
@@ -135,7 +135,7 @@ class Task(ABC):
 
         options: an instance of `predict_options`; None: its defaults.
         """
-        return EvalTransform(spec.image_size, spec.resize_size)(pixels)
+        return EvalTransform(**spec.resizing)(pixels)
 
     def stack(self, prepared: Sequence[Any]) -> Any:
         """Return prepared pictures as the inputs of `predict`: by default uint8 N x C x H x W."""

@@ -18,6 +18,7 @@ from torchvision.transforms import v2
 
 from cnnlab.errors import InputError
 from cnnlab.models.cutting import Cut
+from cnnlab.models.heads import split_outputs
 from cnnlab.models.preprocessing import Normalize
 from cnnlab.seeds import derive, derived_rng, seed_generators
 from cnnlab.system.faults import translate_error
@@ -72,6 +73,8 @@ class TaskModule(L.LightningModule, ABC):
         self.schedule: Schedule | None = None
         """The steps of the learning rate schedule; None if it follows a metric."""
         self._checkpoint: dict[str, Any] | None = None
+        self.auxiliary: list[tuple[float, Tensor]] = []
+        """Weight of the loss and outputs of each auxiliary head in the last forward pass; only in training."""
         self.step_ended = 0.0
         """Time (time.perf_counter) at which the callbacks of the last training batch had finished."""
         self.step_values: dict[str, Tensor] = {}
@@ -123,7 +126,8 @@ class TaskModule(L.LightningModule, ABC):
 
     def forward(self, inputs: Tensor) -> Tensor:
         """Map uint8 or float-in-[0, 1] inputs N x C x H x W to the network's outputs, float32."""
-        return self.network(self.preprocessed(inputs)).float()
+        outputs, self.auxiliary = split_outputs(self.network(self.preprocessed(inputs)))
+        return outputs.float()
 
     def features(self, inputs: Tensor) -> Tensor:
         """Map uint8 or float-in-[0, 1] inputs N x C x H x W to the outputs of the frozen stages below the cut."""
@@ -169,8 +173,14 @@ class TaskModule(L.LightningModule, ABC):
         return self(inputs), targets
 
     def loss_of(self, outputs: Tensor, targets: Tensor) -> Tensor:
-        """Return the training loss of a batch, without penalties."""
+        """Return the training loss of a batch, without penalties and auxiliary losses."""
         return self.train_loss(outputs, targets)
+
+    def auxiliary_loss(self, outputs: Tensor, targets: Tensor) -> Tensor | None:
+        """Return the weighted sum of the losses of the auxiliary heads in the last forward pass, None without any."""
+        auxiliary, self.auxiliary = self.auxiliary, []  # each step's graph is let go with it
+        terms = [weight * self.loss_of(each.float().view_as(outputs), targets) for weight, each in auxiliary]
+        return torch.stack(terms).sum() if terms else None
 
     def check_step(self, batch: Any) -> None:
         """Try the forward pass, loss and metrics of a training step; the module is left unchanged.
@@ -201,12 +211,13 @@ class TaskModule(L.LightningModule, ABC):
     def try_step(self, batch: Any) -> None:
         """Run forward pass, loss and metrics of a training step on a batch; raise whatever they raise."""
         inputs, targets = batch
-        self.check_outputs(self.network(self.preprocessed(inputs)), targets)
+        self.check_outputs(split_outputs(self.network(self.preprocessed(inputs)))[0], targets)
         outputs, targets = self.outputs_of(batch)
         with warnings.catch_warnings():
             # A regression loss broadcasts targets of another shape, and only warns.
             warnings.filterwarnings("error", "Using a target size", UserWarning)
             self.loss_of(outputs, targets)
+            self.auxiliary_loss(outputs, targets)
         for metric in self.build_metrics().values():
             metric(outputs, batch[1])
 
@@ -259,6 +270,9 @@ class TaskModule(L.LightningModule, ABC):
         self.train_loss_epoch.update(loss.detach().where(finite, 0), finite * len(own_targets))
         values = {"train/loss": loss.detach()}
         values |= {f"train/{name}": value for name, value in self.step_metrics(seen, own_targets).items()}
+        if (term := self.auxiliary_loss(outputs, targets)) is not None:
+            values["train/auxiliary_loss"] = term.detach()
+            loss = loss + term
         for penalty in self.penalties:
             if (term := penalty.loss(self.network)) is not None:
                 values[f"train/{penalty.name}"] = term.detach()

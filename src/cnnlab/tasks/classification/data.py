@@ -10,7 +10,7 @@ from torch import nn
 from cnnlab.config import Config, build
 from cnnlab.config.schema import Target
 from cnnlab.data.datamodule import ImageDataModule, build_data
-from cnnlab.models.building import InputSpec
+from cnnlab.models.inputs import InputSpec
 
 NOT_ARGUMENTS = ("name", "root", "channels", "dataset", "record_cache")
 """Keys of the data group that are not arguments of build_data."""
@@ -55,8 +55,7 @@ def build_images(
         cache_dir=Path(cfg["paths"]["cache_dir"]),
         seed=cfg["seed"],
         channels=spec.channels,
-        image_size=spec.image_size,
-        resize_size=spec.resize_size,
+        **spec.resizing,
         stratified=stratified,
         ranges=spec.ranges,
         **options,

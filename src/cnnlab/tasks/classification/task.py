@@ -12,7 +12,7 @@ from cnnlab.config import Config
 from cnnlab.data.datamodule import DataModule, ImageDataModule
 from cnnlab.data.transforms import MIXING, batch_transforms
 from cnnlab.errors import InputError
-from cnnlab.models.building import InputSpec
+from cnnlab.models.inputs import InputSpec
 from cnnlab.tasks.base import Pretrained, Task
 from cnnlab.tasks.classification.data import ClassificationData, build_images
 from cnnlab.tasks.classification.module import Classifier

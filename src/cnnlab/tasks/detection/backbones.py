@@ -10,8 +10,8 @@ from torch import Tensor, nn
 from torchvision.ops import FrozenBatchNorm2d
 
 from cnnlab.errors import InputError, nearest
+from cnnlab.models.heads import head_name, head_names
 from cnnlab.models.modes import evaluating
-from cnnlab.models.stages import head_name
 
 TIMM = "timm:"
 """Prefix of the name of a backbone of timm."""
@@ -30,12 +30,14 @@ def backbone_stages(backbone: str, norm: str) -> "nn.Sequential":
     if norm not in NORMS:
         raise InputError(f"model.network.norm={norm}: use {' or '.join(NORMS)}.")
     network = _classifier(backbone)
-    head = head_name(network)
+    head_name(network)  # raises an error if there is none
     features = getattr(network, "features", None)
     if isinstance(features, nn.Sequential):
         stages = OrderedDict(features.named_children())
     else:
-        stages = OrderedDict((name, child) for name, child in network.named_children() if name != head)
+        stages = OrderedDict(
+            (name, child) for name, child in network.named_children() if name not in head_names(network)
+        )
     while stages and not _is_map(nn.Sequential(stages)):
         stages.popitem()  # pooling and what follows it
     body = nn.Sequential(stages)

@@ -19,7 +19,7 @@ from cnnlab.data.datamodule import DataModule, check_loading
 from cnnlab.data.levels import NO_RANGES, Ranges
 from cnnlab.data.sampling import Draw, EpochBatches
 from cnnlab.errors import DataError, InputError
-from cnnlab.models.building import InputSpec
+from cnnlab.models.inputs import InputSpec
 from cnnlab.seeds import derive, derived_rng
 from cnnlab.tasks.detection.annotated import AnnotatedImages, AnnotatedSplits
 from cnnlab.tasks.detection.augmenting import Augmentation, Fit, check_augmentations, padded, padded_masks

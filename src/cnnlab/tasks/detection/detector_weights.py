@@ -25,9 +25,18 @@ def find_detector_weights(model: Mapping[str, Any], data_dir: Path) -> Weights:
 
     A file or run folder may hold a classifier, the bare features of one, or a detector of ours or of torchvision.
     """
-    backbone = str(model["backbone"])
-    found = find_weights(model["weights"], backbone.removeprefix(TIMM), data_dir)
-    return replace(found, state=renamed(found.state))
+    found = find_weights(backbone_model(model), data_dir)
+    return replace(found, state=renamed(found.state), classes=None)  # those of a backbone are not the detector's
+
+
+def backbone_model(model: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the config group `model` of the detector's backbone as a classification network."""
+    name = str(model.get("backbone", model["name"]))
+    if name.startswith(TIMM):
+        network = {"_target_": "timm.create_model", "model_name": name.removeprefix(TIMM)}
+    else:
+        network = {"_target_": "torchvision.models.get_model", "name": name}
+    return {**model, "name": name.removeprefix(TIMM), "network": network}
 
 
 def renamed(state: Mapping[str, Tensor]) -> dict[str, Tensor]:

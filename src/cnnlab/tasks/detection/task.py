@@ -12,13 +12,13 @@ from cnnlab import explain
 from cnnlab.config import Config
 from cnnlab.data.transforms import BATCH_TRANSFORMS, MIXING
 from cnnlab.errors import InputError
-from cnnlab.models.building import InputSpec, input_spec
+from cnnlab.models.inputs import InputSpec, input_spec
 from cnnlab.models.weights import Weights
 from cnnlab.tasks.base import Task
 from cnnlab.tasks.detection.anchors import fit_anchors
 from cnnlab.tasks.detection.augmenting import Fit
 from cnnlab.tasks.detection.data import DetectionData, DetectionDataModule, build_detection_data
-from cnnlab.tasks.detection.detector_weights import find_detector_weights
+from cnnlab.tasks.detection.detector_weights import backbone_model, find_detector_weights
 from cnnlab.tasks.detection.evaluation import DetectionScores, EvaluateOptions, score
 from cnnlab.tasks.detection.losses import WeightedSum
 from cnnlab.tasks.detection.model import DetectionModel
@@ -69,10 +69,12 @@ class Detection(Task):
             if isinstance(step, BATCH_TRANSFORMS) and not isinstance(step, MIXING)
         ]
 
-    def input_spec(self, model: Mapping[str, Any]) -> InputSpec:
-        spec = input_spec(model)
+    def input_spec(self, model: Mapping[str, Any], preprocessing: Mapping[str, Any] | None = None) -> InputSpec:
+        spec = input_spec(backbone_model(model), preprocessing)  # mean and std are those of the backbone's weights
         long = model["resize_size"] or round(LONG_SIDE * spec.image_size)
-        return replace(spec, resize_size=max(long, spec.image_size))
+        return replace(
+            spec, resize_size=max(long, spec.image_size), interpolation="bilinear", crop_mode="center"
+        )  # as `Fit` resizes
 
     def find_weights(self, model: Mapping[str, Any], data_dir: Path) -> Weights:
         return find_detector_weights(model, data_dir)

@@ -12,7 +12,7 @@ from cnnlab.config import Config
 from cnnlab.data.datamodule import DataModule
 from cnnlab.data.transforms import BATCH_TRANSFORMS
 from cnnlab.errors import InputError
-from cnnlab.models.building import InputSpec
+from cnnlab.models.inputs import InputSpec
 from cnnlab.tasks.classification.task import Classification
 from cnnlab.training.module import TaskModule
 

@@ -15,7 +15,7 @@ from cnnlab.data.datamodule import DataModule, ImageDataModule
 from cnnlab.data.transforms import BATCH_TRANSFORMS, MIXING
 from cnnlab.drawing.sheets import captioned
 from cnnlab.errors import InputError
-from cnnlab.models.building import InputSpec
+from cnnlab.models.inputs import InputSpec
 from cnnlab.tasks.base import Task
 from cnnlab.tasks.classification.data import build_images
 from cnnlab.tasks.regression.module import Regressor

@@ -6,7 +6,7 @@ from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
 from cnnlab.errors import InputError
-from cnnlab.models.stages import head_name
+from cnnlab.models.stages import head_module
 from cnnlab.training.regularizers.base import Regularizer
 
 NORMS = (_BatchNorm, nn.GroupNorm, nn.LayerNorm)
@@ -31,7 +31,7 @@ class Dropout(Regularizer):
             for layer in network.features.modules():  # type: ignore[union-attr]
                 if isinstance(layer, nn.Conv2d):
                     layer.register_forward_hook(_DropChannels(self.conv_p))
-        head = network.get_submodule(head_name(network))
+        head = head_module(network)
         existing = [layer for layer in head.modules() if isinstance(layer, nn.Dropout)]
         linear = [layer for layer in head.modules() if isinstance(layer, nn.Linear)]
         if self.p and not existing and not linear:
