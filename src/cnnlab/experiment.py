@@ -27,7 +27,7 @@ from cnnlab.models.initialization import check_initialization
 from cnnlab.models.inputs import InputSpec, crops_for, network_node, require_statistics, statistics_by_hand
 from cnnlab.models.preprocessing import check_fit, fit_once
 from cnnlab.models.weighted import weights_of
-from cnnlab.models.weights import Weights
+from cnnlab.models.weights import Weights, for_classes
 from cnnlab.runs.events import cut_events, event_sizes, session
 from cnnlab.runs.folder import RunFolder, read_record
 from cnnlab.system.devices import require_device, set_threads
@@ -325,7 +325,7 @@ def build_filled_network(
     return build_network(
         constructor,
         num_classes=len(data.classes),
-        weights=weights,
+        weights=weights and for_classes(weights, data.classes),
         surgery=[each.modify_network for each in acting(regularizers.values(), "modify_network")],
         init=init,
         seed=cfg["seed"],

@@ -52,6 +52,7 @@ def test_input_of_every_pretrained_tag_is_timms_own():
         channels, height, width = published["input_size"]
         expected = {
             "channels": channels,
+            "ranges": None,
             "image_size": height,
             "resize_size": math.floor(height / published["crop_pct"]),
             **{key: list(published[key]) for key in ("mean", "std")},

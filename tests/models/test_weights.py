@@ -24,7 +24,7 @@ from cnnlab.models import weights as module
 from cnnlab.models.building import build_network
 from cnnlab.models.inputs import InputSpec
 from cnnlab.models.lenet5 import LeNet5
-from cnnlab.models.weights import Weights, find_weights, load_weights
+from cnnlab.models.weights import Weights, find_weights, for_classes, load_weights
 
 
 def model_node(name: str, weights: str | None) -> dict:
@@ -261,6 +261,15 @@ def test_layers_that_weights_leave_at_random_are_named(caplog):
     assert "here has no weights for these layers of LeNet5: features.3.weight, features.3.bias." in caplog.text
     with pytest.raises(DataError, match=r"features\.3\.weight.*Choose the network"):
         build_network(LeNet5, num_classes=10, weights=Weights(state, "here"), seed=0, complete=True)
+
+
+def test_head_of_a_run_is_kept_only_for_the_same_classes():
+    own = Weights(trained_state(2), "here", nn.Identity(), ["ant", "bee"])
+    assert for_classes(own, ["ant", "bee"]) is own
+    body = set(own.state) - {"classifier.5.weight", "classifier.5.bias"}
+    assert set(for_classes(own, ["bee", "ant"]).state) == body
+    published = Weights(own.state, "here", None, ["ant", "bee"])
+    assert for_classes(published, ["x", "y"]) is published
 
 
 @pytest.fixture

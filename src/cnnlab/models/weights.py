@@ -202,6 +202,17 @@ def has_classifier(weights: Weights) -> bool:
     return bool(_head_of(weights))
 
 
+def for_classes(weights: Weights, classes: Sequence[str]) -> Weights:
+    """Return the weights of a run, without the layers of scores if these are for other classes or in another order."""
+    if weights.preprocessing is None or weights.classes is None or list(weights.classes) == list(classes):
+        return weights
+    heads, outputs = tuple(f"{head}." for head in weights.heads), len(weights.classes)
+    of_head = [name for name, value in weights.state.items() if name.startswith(heads) and value.ndim]
+    scores = {name for name in of_head if weights.state[name].shape[0] == outputs}
+    log.info("%s was trained for other classes than those of the data: the scores start anew.", weights.source)
+    return replace(weights, state={name: value for name, value in weights.state.items() if name not in scores})
+
+
 def outputs_of(weights: Weights) -> int:
     """Return the number of outputs of the weights' head; raise InputError if they have no head."""
     values = _head_of(weights)
