@@ -11,7 +11,7 @@ import torchvision
 from torch import nn
 
 from cnnlab.config import build
-from cnnlab.errors import InputError
+from cnnlab.errors import DataError, InputError
 from cnnlab.models.building import weights_preprocessing
 from cnnlab.models.inputs import InputSpec, crops_for, input_spec, network_node, require_statistics
 
@@ -185,6 +185,27 @@ def test_what_is_typed_wins_over_what_weights_imply():
     model = model_of("inception_v3", "DEFAULT", network={"transform_input": False, "aux_logits": False})
     node = network_node(model, input_spec(model))
     assert (node["transform_input"], node["aux_logits"]) == (False, False)
+
+
+@pytest.mark.parametrize("told", [{"transform_input": True, "aux_logits": False}, {"init_weights": True}])
+def test_network_for_the_weights_of_a_run_is_built_as_that_of_the_run(tmp_path, told):
+    """A run from scratch had pixels that were not transformed; one from published weights had."""
+    spec = InputSpec(3, 75, 80, [0.1] * 3, [0.2] * 3, "bicubic")
+    own = {"_target_": "torchvision.models.get_model", "name": "inception_v3", "dropout": 0.1, **told}
+    stored = {"classes": ["a"], "network": own, "input": dataclasses.asdict(spec)}
+    torch.save({"state_dict": {}, "hyper_parameters": stored}, tmp_path / "best.ckpt")
+    model = model_of("inception_v3", str(tmp_path / "best.ckpt"))
+    assert dataclasses.replace(input_spec(model), ranges=None) == spec
+    node = network_node(model, input_spec(model))
+    kept = {name: node[name] for name in ("transform_input", "aux_logits", "dropout") if name in node}
+    assert kept == {name: value for name, value in told.items() if name != "init_weights"}
+
+
+def test_checkpoint_that_does_not_say_how_images_were_resized_is_refused(tmp_path):
+    older = {"classes": ["a"], "network": {}, "input": {"channels": 3, "image_size": 32, "resize_size": 32}}
+    torch.save({"state_dict": {}, "hyper_parameters": older}, tmp_path / "old.ckpt")
+    with pytest.raises(DataError, match=r"old\.ckpt does not say how its network takes images"):
+        input_spec(model_of("resnet18", str(tmp_path / "old.ckpt")))
 
 
 def test_other_packages_network_takes_the_input_but_no_arguments():
