@@ -16,6 +16,7 @@ from cnnlab.cli.evaluate import evaluate_run, main
 from cnnlab.data.sources.imagenet_subset import imagenet_classes
 from cnnlab.errors import CnnlabError, InputError
 from cnnlab.models.inputs import input_spec
+from cnnlab.models.weights import find_weights
 
 
 @pytest.fixture
@@ -231,7 +232,7 @@ def test_weights_of_a_run_on_data_with_other_classes_are_refused(folder_run):
         scored_with_weights(folder_run / "run", shapes, folder_run / "out")
 
 
-def test_weights_of_a_run_bring_their_size_along_unless_another_is_typed(folder_run):
+def test_weights_of_a_run_bring_their_size_along_unless_another_is_typed(folder_run, caplog):
     stored = folder_run / "run" / "checkpoints" / "best.ckpt"
     contents = torch.load(stored, weights_only=True)
     contents["hyper_parameters"]["input"] |= {"image_size": 16, "resize_size": 24, "interpolation": "bicubic"}
@@ -240,8 +241,13 @@ def test_weights_of_a_run_bring_their_size_along_unless_another_is_typed(folder_
     model |= {"network": {"_target_": "cnnlab.models.lenet5.LeNet5"}, "image_size": None, "resize_size": None}
     spec = input_spec(model)
     assert (spec.image_size, spec.resize_size, spec.interpolation) == (16, 24, "bicubic")
-    spec = input_spec(model | {"image_size": 32})
+    find_weights(model, folder_run)
+    assert caplog.text == ""
+    other = model | {"image_size": 32}
+    spec = input_spec(other)
     assert (spec.image_size, spec.resize_size, spec.interpolation) == (32, 48, "bicubic")
+    find_weights(other, folder_run)
+    assert "was trained on images of 16 pixels; model.image_size is 32" in caplog.text
 
 
 def test_weights_without_a_classifier_are_refused(pictures, tmp_path, monkeypatch):

@@ -5,15 +5,19 @@ import inspect
 import math
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 import torchvision
+from PIL import Image
 from torch import nn
 
 from cnnlab.config import build
+from cnnlab.data.transforms import EvalTransform
 from cnnlab.errors import DataError, InputError
-from cnnlab.models.building import weights_preprocessing
+from cnnlab.models.building import pretrained_network, weights_preprocessing
 from cnnlab.models.inputs import InputSpec, crops_for, input_spec, network_node, require_statistics
+from cnnlab.models.weights import find_weights
 
 ENTRIES = [
     entry
@@ -84,6 +88,29 @@ def test_fixed_network_of_timm_is_built_for_the_size_that_is_asked_for(name, cha
     model = model_of(name, None, library="timm", **changed)
     node = network_node(model, input_spec(model))
     assert node == {"_target_": "timm.create_model", "model_name": name, "_partial_": True, **arguments}
+
+
+def test_pretrained_network_of_timm_sees_what_timm_shows_it(tmp_path):
+    """Bicubic, another mean and std than ImageNet's, 160 pixels: the scores are those of timm's own pipeline."""
+    timm = pytest.importorskip("timm", reason="timm is an extra: pip install 'cnnlab[timm]'")
+    torch.manual_seed(0)
+    reference = timm.create_model("test_vit", num_classes=7).eval()
+    torch.save(reference.state_dict(), tmp_path / "w.pth")
+    noise = np.random.default_rng(0).integers(0, 256, (6, 9, 3), dtype=np.uint8)
+    picture = Image.fromarray(noise).resize((240, 190), Image.Resampling.BICUBIC)
+    config = timm.data.resolve_model_data_config(reference)
+    model = model_of("test_vit", str(tmp_path / "w.pth"), library="timm")
+
+    spec = input_spec(model)
+    weights = find_weights(model, tmp_path)
+    network = pretrained_network(build(network_node(model, spec)), weights)
+    pixels = EvalTransform(**spec.resizing)(picture)[None].float() / 255
+    with torch.no_grad():
+        expected = reference(timm.data.create_transform(**config)(picture)[None])
+        found = network(weights_preprocessing(weights, spec)(pixels))
+
+    assert (config["input_size"][1], config["interpolation"], config["mean"]) == (160, "bicubic", (0.5, 0.5, 0.5))
+    torch.testing.assert_close(found, expected, atol=1e-4, rtol=1e-2)
 
 
 def test_size_by_hand_keeps_the_published_proportions():

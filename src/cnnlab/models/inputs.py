@@ -171,9 +171,11 @@ def checkpoint_of(path: Path) -> Path:
 
     The checkpoint has the same weights, and says how the network takes images.
     """
-    folder = path.parent if path.name == "best_weights.pth" else path
-    checkpoint = folder / "checkpoints" / "best.ckpt"
-    return checkpoint if path.is_dir() or (folder != path and checkpoint.is_file()) else path
+    if path.is_dir():
+        kept = [path / "checkpoints" / name for name in ("best.ckpt", "last.ckpt")]
+        return next((checkpoint for checkpoint in kept if checkpoint.is_file()), kept[0])
+    beside = path.parent / "checkpoints" / "best.ckpt"
+    return beside if path.name == "best_weights.pth" and beside.is_file() else path
 
 
 @lru_cache(maxsize=8)

@@ -15,7 +15,7 @@ from torchvision.models.vision_transformer import VisionTransformer, interpolate
 
 from cnnlab.errors import DataError, InputError, nearest
 from cnnlab.models.heads import HEADS, published_heads
-from cnnlab.models.inputs import checkpoint_of, input_spec, network_node, own_hyperparameters
+from cnnlab.models.inputs import checkpoint_of, input_spec, network_node, own_hyperparameters, stored_description
 from cnnlab.models.preprocessing import from_state
 from cnnlab.models.published import Origin, origin_of, timm_cfg, torchvision_entry
 from cnnlab.models.timm_weights import converted, fetched, wnids_of
@@ -60,6 +60,7 @@ def find_weights(model: Mapping[str, Any], data_dir: Path) -> Weights:
     weights, origin = model["weights"], origin_of(model)
     path = Path(weights).expanduser()
     if path.is_dir() or path.suffix in SUFFIXES:
+        report_other_size(model)
         return for_library(from_file(checkpoint_of(path)), origin, model)
     if path.is_file():
         raise InputError(f"model.weights={weights}: unknown format {path.suffix}. Use {', '.join(SUFFIXES)}.")
@@ -71,6 +72,17 @@ def find_weights(model: Mapping[str, Any], data_dir: Path) -> Weights:
             found, wnids=wnids_of(timm_cfg(origin.name), outputs_of(found)) if has_classifier(found) else None
         )
     return replace(found, classes=torchvision_entry(origin.name, weights).meta["categories"])
+
+
+def report_other_size(model: Mapping[str, Any]) -> None:
+    """Warn if the network is to take images of another size than the run did whose weights it gets."""
+    stored = stored_description(model["weights"])
+    size = input_spec(model).image_size
+    if stored and stored["input"]["image_size"] != size:
+        log.warning(
+            "%s was trained on images of %d pixels; model.image_size is %d.",
+            *(model["weights"], stored["input"]["image_size"], size),
+        )
 
 
 def require_published(weights: str, model: Mapping[str, Any], origin: Origin | None) -> None:
