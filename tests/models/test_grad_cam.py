@@ -93,3 +93,10 @@ def test_chosen_layer_needs_maps():
     assert cam_layer(LeNet5().eval(), images, TARGETS[:1], "0") == "features.0"
     with pytest.raises(InputError, match=r"layer=classifier has no maps: its output, N x 10, has no height and width"):
         cam_layer(LeNet5().eval(), images, TARGETS[:1], "classifier")
+
+
+def test_layer_may_have_maps_of_a_pixel_where_it_was_asked_for():
+    resnet = with_features_and_classifier(torchvision.models.resnet18(num_classes=4).eval())
+    images = torch.rand(2, 3, 64, 64)
+    assert cam_layer(resnet, images, TARGETS, "[avgpool]") == "avgpool"
+    assert grad_cam(resnet, images, "avgpool", TARGETS).shape == (2, 1, 1)

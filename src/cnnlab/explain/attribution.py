@@ -69,7 +69,10 @@ def draw(subject: Subject, options: Options, output: Path) -> list[Path]:
     layer = None
     if "grad_cam" in methods:
         inputs = subject.preprocessing(pictures[0].batch)
-        layer = cam_layer(subject.network, inputs, torch.tensor([first]), options.layer)
+        try:
+            layer = cam_layer(subject.network, inputs, torch.tensor([first]), options.layer)
+        except InputError as error:
+            raise InputError(f"{error} Without Grad-CAM: methods=[saliency,integrated_gradients]") from error
     randomised = randomise(trained, options.seed)
     rows = []
     with Album(output) as album:

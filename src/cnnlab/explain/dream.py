@@ -67,8 +67,6 @@ def draw(subject: Subject, options: Options, output: Path) -> list[Path]:
     image = source(subject, options)
     blank = subject.preprocessing(torch.zeros(1, subject.spec.channels, *2 * [subject.spec.image_size]))
     layers = resolve_layers(subject.network, layer_patterns(options.layer or "auto"), blank)
-    if not layers:
-        raise InputError(f"{subject.name} has no layers with maps: none of its outputs has a height and a width.")
     name = list(layers)[0 if options.layer else len(layers) // 2]
     layer = layers[name]
     with torch.no_grad():

@@ -43,9 +43,9 @@ def resolve_layers(network: nn.Module, layers: Sequence[str], inputs: Tensor | N
     """Return name -> module of every layer that matches.
 
     layers: an index counts the stages (VGG16's 0 is features.0); a name or glob matches any layer; `all` means all
-        stages; `auto` the first, the middle and the last of the `layers_with_maps`, if the network has any.
+        stages; `auto` the first, the middle and the last of the `layers_with_maps`.
     inputs: preprocessed images, which `auto` needs.
-    Raises InputError that lists the stages for a pattern that matches none.
+    Raises InputError that lists the stages for a pattern that matches none, or if there are no maps for `auto`.
     """
     of_stages = stages(network)
     modules = {name: module for name, module in network.named_modules() if name} | of_stages
@@ -54,9 +54,10 @@ def resolve_layers(network: nn.Module, layers: Sequence[str], inputs: Tensor | N
     for pattern in layers:
         if pattern == "auto" and inputs is not None:
             names = list(layers_with_maps(network, inputs[:1]))
-            found |= {names[number]: modules[names[number]] for number in (0, len(names) // 2, -1) if names}
-            continue
-        if pattern == "all":
+            if not names:
+                raise InputError(f"{type(network).__name__} has no layers with maps: no output has height and width.")
+            names = [names[number] for number in (0, len(names) // 2, -1)]
+        elif pattern == "all":
             names = list(of_stages)
         elif pattern.isdigit():
             names = list(of_stages)[int(pattern) :][:1]

@@ -7,7 +7,7 @@ from torch import Tensor, nn
 
 from cnnlab.errors import InputError
 from cnnlab.models.axes import AxisTracker
-from cnnlab.models.feature_maps import LISTS, outputs_of_layers, require_maps, resolve_layers
+from cnnlab.models.feature_maps import LISTS, layer_patterns, outputs_of_layers, require_maps, resolve_layers
 from cnnlab.models.gradients import differentiable
 from cnnlab.models.stages import stages
 
@@ -25,12 +25,13 @@ def cam_layer(network: nn.Module, inputs: Tensor, targets: Tensor, layer: str | 
     """Return the layer for `grad_cam`: the last with maps larger than a pixel that the scores depend on.
 
     The last block of a ViT is not such a layer: its classifier reads the class token, and no patch of this block.
-    layer: a name, index or glob chosen by the user. Raises InputError if it cannot be used, or if there is none.
+    layer: names, indices or globs, of which the first match is used. Raises InputError if it cannot be used, or if there
+    is none.
     """
     if layer is not None:
-        name, module = next(iter(resolve_layers(network, [layer], inputs).items()))
+        name, module = next(iter(resolve_layers(network, layer_patterns(layer), inputs).items()))
         require_maps(network, inputs[:1], {name: module})
-        if name not in _useful(network, inputs, {name: module}, targets):
+        if name not in _useful(network, inputs, {name: module}, targets, pixels=1):
             last = cam_layer(network, inputs, targets)
             raise InputError(f"layer={name}: the score does not depend on the maps of this layer. Use layer={last}.")
         return name
@@ -44,15 +45,17 @@ def cam_layer(network: nn.Module, inputs: Tensor, targets: Tensor, layer: str | 
     if not useful:
         raise InputError(
             f"Grad-CAM needs a layer with maps larger than a pixel that the score depends on; {type(network).__name__} "
-            "has none. Choose other methods=[...]."
+            "has none."
         )
     return useful[-1]
 
 
-def _useful(network: nn.Module, inputs: Tensor, layers: Mapping[str, nn.Module], targets: Tensor) -> list[str]:
-    """Return the layers with maps larger than a pixel that the scores depend on, in order of execution."""
+def _useful(
+    network: nn.Module, inputs: Tensor, layers: Mapping[str, nn.Module], targets: Tensor, pixels: int = 2
+) -> list[str]:
+    """Return the layers with maps of at least `pixels` a side that the scores depend on, in order of execution."""
     found = _maps_and_slopes(network, inputs[:1], layers, targets[:1])
-    return [name for name, (maps, slopes) in found.items() if min(maps.shape[2:]) > 1 and bool(slopes.any())]
+    return [name for name, (maps, slopes) in found.items() if min(maps.shape[2:]) >= pixels and bool(slopes.any())]
 
 
 def _maps_and_slopes(

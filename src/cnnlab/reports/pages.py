@@ -20,7 +20,7 @@ SHOWN = 12
 """Number of lines of a section that are not folded away."""
 LARGEST, TINY = 400, 64
 """Longer side of an embedded picture in pixels, and up to which its pixels are shown as squares."""
-NUMBER = re.compile(r"[-+]?(\d[\d,]*(\.\d*)?|\.\d+)(e[-+]?\d+)?%?( ± \S+)?(\s\(|$)|nan$")
+NUMBER = re.compile(r"[-+]?(\d[\d,]*(\.\d*)?|\.\d+)(e[-+]?\d+)?%?( ± \S+)?(\s+\(|$)|nan$")
 """A number, perhaps with its spread, perhaps with its interval in brackets."""
 
 
@@ -181,8 +181,8 @@ def _image(data: bytes, alt: str) -> str:
 def _cell(text: str) -> str:
     if not NUMBER.match(text):
         return _breakable(text)
-    value, bracket, note = text.replace("\n", " ").partition(" (")
-    return html.escape(value) + (f"<small>({html.escape(note)}</small>" if bracket else "")
+    value, *note = re.split(r"\s+\(", text, maxsplit=1)
+    return html.escape(value) + "".join(f"<small>({html.escape(each)}</small>" for each in note)
 
 
 def _breakable(name: str) -> str:

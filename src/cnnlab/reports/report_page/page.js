@@ -66,6 +66,7 @@ function sort(table, column) {
 
 for (const table of document.querySelectorAll("table.sortable")) {
   for (const [column, head] of [...table.tHead.rows[0].cells].entries()) {
+    if (!head.textContent.trim()) continue;
     const button = document.createElement("button");
     button.type = "button";
     button.title = "Sort by this column";

@@ -12,11 +12,12 @@ from cnnlab.drawing.confusion import confusion_figure
 from cnnlab.drawing.sheets import captioned, png
 from cnnlab.reports.pages import (
     figure_png,
+    html_note,
     html_page,
-    html_paragraphs,
-    html_pictures,
+    html_picture,
     html_section,
     html_table,
+    html_tiles,
     write_csv,
 )
 from cnnlab.system.files import write_bytes, write_json, write_text
@@ -213,7 +214,8 @@ def report_html(
     """Return one self-contained HTML page in which every name from the data is escaped."""
     numbers = scores.metrics
     prefixes = list(scores.evaluations)
-    rows = [["images", numbers["n"]], ["objects", numbers["objects"]]]
+    tiles = [(name, numbers[name], "") for name in ("map", "map_50", "mar_100") if numbers[name] is not None]
+    tiles += [("images", numbers["n"], ""), ("objects", numbers["objects"], "")]
     table = [
         [text, *(_with_interval(numbers, f"{prefix}{name}") for prefix in prefixes)] for name, text in ROWS.items()
     ]
@@ -221,16 +223,22 @@ def report_html(
     shown = [[row[0], *(_number(value) for value in row[1:])] for row in per_class]
     return html_page(
         title,
-        html_table(rows),
-        html_section("COCO metrics", html_table(table, ["", *("masks" if each else "boxes" for each in prefixes)])),
-        html_paragraphs([UNDEFINED] if any(numbers[f"{p}{n}"] is None for p in prefixes for n in ROWS) else []),
+        html_section("", html_tiles(tiles)),
+        html_section(
+            "COCO metrics",
+            html_table(table, ["", *("masks" if each else "boxes" for each in prefixes)]),
+            html_note(UNDEFINED) if any(numbers[f"{p}{n}"] is None for p in prefixes for n in ROWS) else "",
+        ),
         html_section("Classes", html_table(shown, [*head[:-1], "objects"])),
         html_section(
             "Kinds of mistakes (boxes, IoU .50)",
             html_table(errors, ["", "", "count", "AP at IoU .50 lost by them alone"]),
-            html_paragraphs(["Bolya et al. 2020 (TIDE). Each row corrects only its own mistakes."]),
+            html_note("Bolya et al. 2020 (TIDE). Each row corrects only its own mistakes."),
         ),
-        html_pictures({name: data for (_, name), data in pictures.items()}),
+        *(
+            html_picture(name, data, "lines" if file == "curves.png" else "colours")
+            for (file, name), data in pictures.items()
+        ),
     )
 
 

@@ -6,7 +6,7 @@ from torch import Tensor
 
 from cnnlab.data.datamodule import DataModule
 from cnnlab.drawing.maps import describe_maps, layer_title, maps_sheet
-from cnnlab.models.feature_maps import feature_maps, resolve_layers
+from cnnlab.models.feature_maps import feature_maps, layers_with_maps, resolve_layers
 from cnnlab.models.modes import evaluating
 from cnnlab.models.receptive_fields import receptive_fields
 from cnnlab.training.callbacks.pace import Pace
@@ -51,6 +51,8 @@ class FeatureMaps(L.Callback):
         fields = receptive_fields(network)
         with evaluating(module):
             inputs = module.preprocessed(images.to(module.device))
+            if "auto" in self.layers and not layers_with_maps(network, inputs[:1]):
+                return
             layers = resolve_layers(network, self.layers, inputs)
             if changing_only:
                 epoch = trainer.current_epoch
