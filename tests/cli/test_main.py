@@ -147,7 +147,7 @@ def complaint(capsys: pytest.CaptureFixture) -> str:
         (["optimizer._target_=os.system"], "os.system is not in cnnlab, torch"),
         (["-m", "seed=0,1,abc"], "seed='abc' is not int"),
         (["-m", "model=lenet5,vgg17"], "unknown option vgg17 of model"),
-        (["-m", "resume=x"], "resume continues one run: start it without -m"),
+        (["-m", "resume=x"], "resume is for one run: start it without -m"),
         (["-m", "seed=0,1", "paths.output_dir=x"], "name a sweep's with sweep.dir=FOLDER"),
         (["sweep.dir=x"], "are for sweeps: add -m"),
         (["resume=x"], "x cannot be resumed: there is no such folder"),

@@ -206,7 +206,11 @@ def test_sums_of_two_processes_go_on_in_one(tmp_path):
         for metric in parts.values():
             metric.reset()
     trainer = SimpleNamespace(state=SimpleNamespace(fn="fit"), world_size=1, global_rank=0)
-    Resumable().on_load_checkpoint(trainer, classifier, {"epoch_sums": states, "global_step": 5})
+    progress = {"current": {"ready": 5}, "is_last_batch": False}
+    checkpoint = {"epoch_sums": states, "global_step": 5}
+    checkpoint["loops"] = {"fit_loop": {"epoch_loop.batch_progress": progress}}
+    Resumable().on_load_checkpoint(trainer, classifier, checkpoint)
+    assert progress["current"]["ready"] == 10
     classifier.train_metrics["acc"].update(torch.zeros(20), torch.zeros(20))
     classifier.train_loss_epoch.update(torch.tensor(2.0), 20)
     assert classifier.train_metrics["acc"].compute().item() == pytest.approx(60 / 80)

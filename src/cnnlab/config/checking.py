@@ -14,7 +14,7 @@ import yaml
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
-from cnnlab.config.networks import LOADING, ask, loading_problems, name_problem
+from cnnlab.config.constructors import LOADING, ask, loading_problems, name_problem
 from cnnlab.config.objects import locate, trusted_prefixes
 from cnnlab.config.schema import (
     CHECKPOINT_FIXED,

@@ -8,7 +8,7 @@ from torch import nn
 
 from cnnlab.config import compose
 from cnnlab.config.checking import problems_of
-from cnnlab.config.networks import ask, name_problem
+from cnnlab.config.constructors import ask, name_problem
 from cnnlab.errors import InputError
 
 
