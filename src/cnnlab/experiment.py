@@ -211,7 +211,8 @@ def build(cfg: Config, recorded_speed: Any = None, keeps: bool = True) -> Experi
     cfg = with_speed(cfg, speed)
     if speed.compile:
         network.compile()
-    optimizer = build_optimizer(cfg["optimizer"], speed.precision, trusted)
+    clips = bool(cfg["trainer"]["gradient_clip_val"])
+    optimizer = build_optimizer(cfg["optimizer"], speed.precision, trusted, clips)
     module = build_module(dataclasses.replace(recipe, channels_last=speed.channels_last, optimizer=optimizer))
     trainer = build_trainer(cfg, module, trusted)
     check_trainer(trainer, cfg, data, recipe)

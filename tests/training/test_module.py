@@ -136,7 +136,11 @@ def test_learning_rate_follows_the_number_of_processes(tmp_path, rule, factor):
         "freeze.phases=[{epoch: 0, train: classifier}, {epoch: 1, train: all, lr_multiplier: 0.25}]",
     )
     classifier._trainer = SimpleNamespace(
-        world_size=4, estimated_stepping_batches=10, num_training_batches=5, accumulate_grad_batches=1
+        world_size=4,
+        estimated_stepping_batches=10,
+        num_training_batches=5,
+        accumulate_grad_batches=1,
+        fit_loop=SimpleNamespace(setup_data=lambda: None),
     )
     groups = classifier.configure_optimizers()["optimizer"].param_groups
     assert sorted({group["lr"] for group in groups}) == pytest.approx([0.0005 * factor, 0.002 * factor])
