@@ -11,6 +11,7 @@ from cnnlab.config import CONFIG_DIR, build_entries
 from cnnlab.data.augmentations import AUGMENTATIONS, RandomAffine, works_on_batches
 from cnnlab.data.draws import TorchDraws, seeded_draws
 from cnnlab.data.transforms import BATCH_TRANSFORMS, TrainTransform
+from cnnlab.models.inputs import crops_for, input_spec
 from cnnlab.seeds import derive, derived_rng
 
 OTHERS = ("none", "copy_paste", "iou_crop", "mosaic")
@@ -23,7 +24,8 @@ COUNT = 48
 def steps_of(option: str, size: int) -> list[torch.nn.Module]:
     """The augmentations of an option that do not run on the device anyway."""
     cfg = quickly_composed([f"augmentation=[{option}]", f"model.image_size={size}"])
-    entries = build_entries(OmegaConf.to_container(cfg, resolve=True)["augmentation"])
+    plain = OmegaConf.to_container(cfg, resolve=True)
+    entries = build_entries(crops_for(input_spec(plain["model"]), plain["augmentation"]))
     return [step for step in entries.values() if not isinstance(step, BATCH_TRANSFORMS)]
 
 

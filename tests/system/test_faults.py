@@ -172,6 +172,7 @@ def test_data_that_vanish_within_an_epoch(pictures, tmp_path, monkeypatch, capfd
         "data=image_folder",
         f"data.root={pictures}",
         "data.record_cache=off",
+        "data.memory_gib=0",
         "data.batch_size=4",
         f"data.num_workers={workers}",
         f"+callbacks.take={{_target_: harm.TakeAway, folder: '{pictures}', step: 11}}",
@@ -186,7 +187,12 @@ def test_data_that_vanish_within_an_epoch(pictures, tmp_path, monkeypatch, capfd
 
 def test_worker_that_is_killed(tmp_path, monkeypatch, capfd):
     run = tmp_path / "run"
-    options = ("logger=csv", "data.num_workers=1", "+callbacks.kill={_target_: harm.KillWorker, step: 8}")
+    options = (
+        "logger=csv",
+        "data.memory_gib=0",
+        "data.num_workers=1",
+        "+callbacks.kill={_target_: harm.KillWorker, step: 8}",
+    )
     code = command_line(monkeypatch, *RUN, *options, "trainer.limit_train_batches=1.0", f"paths.output_dir={run}")
     record, _ = ends_well(run, capfd, code)
     assert code == 3
