@@ -271,6 +271,8 @@ def apply_changes(cfg: Config, changes: Mapping[str, str], own: Sequence[str] = 
         is_path = group == "paths" or rest == ["root"]
         cfg[group][rest[0]] = text if is_path else typed_like(key, text, cfg[group][rest[0]])
     dataset = cfg["data"].get("dataset", cfg["data"])
+    if not isinstance(dataset, dict):
+        raise InputError(f"data.dataset of the run is {dataset!r}; keys and values are expected.")
     if "data.root" in changes and "root" not in dataset:
         raise InputError(f"data.root cannot be changed: {cfg['data']['name']} has no folder.")
     if "data.root" in changes:
