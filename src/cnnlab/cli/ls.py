@@ -101,7 +101,8 @@ def row_of(run: RunResult, folder: Path) -> Row:
             curves = read_curves(run.folder / "metrics.csv", {})
         except ValueError:
             curves = {}
-    epochs = 1 + max((max(curve) for curve in curves.values()), default=-1)
+    trained = [curve for name, curve in curves.items() if name.startswith(("train/", "val/"))]  # test comes after them
+    epochs = 1 + max((max(curve) for curve in trained), default=-1)
     best = run.numbers.get(f"best/{run.metric}") if run.numbers else None
     name = run.folder.relative_to(folder).as_posix() if run.folder != folder else folder.name
     return Row(run, name, epochs, float(run.record.get("wall_seconds", 0.0)), best)
