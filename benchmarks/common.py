@@ -14,10 +14,12 @@ from pathlib import Path
 from statistics import median
 from typing import Any, TypeVar
 
+from cnnlab.models.inputs import IMAGENET
 from cnnlab.runs.folder import versions
 
 PACKAGES = ("cnnlab", "torch", "torchvision", "lightning", "timm", "pillow", "simplejpeg", "numpy")
 RESULTS = Path(__file__).parent / "results"
+IMAGENET_MEAN, IMAGENET_STD = IMAGENET["mean"], IMAGENET["std"]
 
 
 def arguments(description: str) -> argparse.ArgumentParser:

@@ -18,7 +18,7 @@ from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 
 import torch
-from common import arguments, each_apart, interleaved, ratio, report
+from common import IMAGENET_MEAN, IMAGENET_STD, arguments, each_apart, interleaved, ratio, report
 from torch.utils.data import DataLoader
 from torchvision import datasets
 from torchvision import transforms as v1
@@ -28,7 +28,6 @@ from cnnlab.data.datamodule import ImageDataModule, build_data
 from cnnlab.data.records import open_records
 from cnnlab.data.sources.flowers import flowers
 from cnnlab.data.store import Store
-from cnnlab.models.building import IMAGENET_MEAN, IMAGENET_STD
 from cnnlab.models.preprocessing import Normalize
 from cnnlab.system.memory import keep_freed_memory
 

@@ -18,11 +18,10 @@ from typing import Any
 
 import torch
 import torchvision
-from common import arguments, each_apart, ratio, report
+from common import IMAGENET_MEAN, IMAGENET_STD, arguments, each_apart, ratio, report
 from torch import nn
 from training_step import CLASSES, classifier_of
 
-from cnnlab.models.building import IMAGENET_MEAN, IMAGENET_STD
 from cnnlab.models.lenet5 import LeNet5
 from cnnlab.models.preprocessing import Normalize
 from cnnlab.models.stages import with_features_and_classifier

@@ -21,11 +21,10 @@ from typing import Any
 import lightning as L
 import torch
 import torchvision
-from common import arguments, each_apart, interleaved, ratio, report, spread
+from common import IMAGENET_MEAN, IMAGENET_STD, arguments, each_apart, interleaved, ratio, report, spread
 from torch import Tensor, nn
 from torch.utils.data import DataLoader
 
-from cnnlab.models.building import IMAGENET_MEAN, IMAGENET_STD
 from cnnlab.models.lenet5 import LeNet5
 from cnnlab.models.preprocessing import Normalize
 from cnnlab.models.stages import with_features_and_classifier

@@ -18,12 +18,10 @@ from pathlib import Path
 
 import torch
 import torchvision
-from common import arguments, interleaved, program, ratio, report, spread
+from common import IMAGENET_MEAN, IMAGENET_STD, arguments, interleaved, program, ratio, report, spread
 from torch import nn
 from torch.utils.data import DataLoader, Subset
 from torchvision import datasets, transforms
-
-from cnnlab.models.building import IMAGENET_MEAN, IMAGENET_STD
 
 EPOCHS = 10
 SETTINGS = [
