@@ -56,7 +56,7 @@ class LoadedRun:
         in evaluation. Arrays and tensors hold uint8, or values as the files of the run do (uint16, float, ...); floats
         are in [0, 1] unless the run was trained on floating-point images. They may have 1 to 4 channels, the second or
         fourth being opacity. Arrays N x H x W x C and tensors N x C x H x W hold several pictures.
-        Raises DataError, naming the file, for one that is not a readable image, and InputError for what is no picture.
+        Raises DataError, naming the file, for one that is not a readable image, and InputError for other pictures.
         """
         pictures = [self.prepare(image) for image in separate(images)]
         if not pictures:
@@ -351,7 +351,7 @@ def predict(
     """Return a prediction for one picture, for every picture below a folder, or for each of a list, by its name.
 
     images: a file or folder, or anything that `LoadedRun.predict` takes; what is not a file is named by its number.
-    options: of the task's `predict_options`. Raises InputError or DataError if there is no run, or no readable picture.
+    options: of the task's `predict_options`. Raises InputError or DataError if the run or every picture cannot be read.
     """
     loaded = load_run(run, trusted_packages)
     if isinstance(images, str | os.PathLike):

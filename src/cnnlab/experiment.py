@@ -3,7 +3,6 @@
 import dataclasses
 import functools
 import logging
-import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import closing, contextmanager
 from dataclasses import dataclass
@@ -12,7 +11,7 @@ from typing import Any, TypeVar
 
 import lightning as L
 import torch
-from lightning.pytorch.callbacks import EarlyStopping, WeightAveraging
+from lightning.pytorch.callbacks import WeightAveraging
 from lightning.pytorch.plugins.precision import FSDPPrecision, Precision
 from torch import nn
 
@@ -21,7 +20,7 @@ from cnnlab.config import build as build_node
 from cnnlab.data.datamodule import DataModule
 from cnnlab.data.records import open_records
 from cnnlab.data.store import Store
-from cnnlab.errors import InputError, Problems
+from cnnlab.errors import Problems
 from cnnlab.models.building import build_network, meta_network, weights_preprocessing
 from cnnlab.models.initialization import check_initialization
 from cnnlab.models.inputs import InputSpec, crops_for, network_node, require_statistics, statistics_by_hand
@@ -33,7 +32,7 @@ from cnnlab.runs.folder import RunFolder, read_record
 from cnnlab.system.devices import require_device, set_threads
 from cnnlab.system.files import load_tensors
 from cnnlab.tasks.base import Task
-from cnnlab.training.callbacks.best_metric import BestMetric
+from cnnlab.training.callbacks.best_metric import BestMetric, describe_best
 from cnnlab.training.callbacks.progress import Throughput, peak_memory
 from cnnlab.training.divergence import Divergence
 from cnnlab.training.feature_cache import FeatureCache, build_feature_cache
@@ -46,7 +45,7 @@ from cnnlab.training.regularizers.penalties import sparsity
 from cnnlab.training.speed import Speed, check_speed
 from cnnlab.training.speed_choice import choose_speed
 from cnnlab.training.trainer import build_trainer, translate_fit_error
-from cnnlab.training.trainer_checks import check_arguments, check_batches, check_callbacks, check_followers, run_steps
+from cnnlab.training.trainer_checks import check_arguments, check_trainer, require_rest, require_validation
 
 log = logging.getLogger(__name__)
 FORMAT = 3
@@ -68,7 +67,7 @@ def train(cfg: Config, run: RunFolder) -> dict[str, Any]:
         with closing(experiment.data):
             experiment.check()
             if run.resumes_from:
-                require_rest(experiment, run.resumes_from)
+                require_rest(experiment.trainer, experiment.data, experiment.recipe, run.resumes_from)
             run.begin()
             log.info("Run folder: %s", run.path)
             run.describe(experiment.data, experiment.device_name, experiment.trainer.world_size)
@@ -427,56 +426,6 @@ def options_of(node: Mapping[str, Any], *others: str) -> dict[str, Any]:
     return {key: value for key, value in node.items() if key not in ("_target_", "_partial_", "name", *others)}
 
 
-def require_validation(cfg: Config, regularizers: Mapping[str, Any], data: DataModule) -> None:
-    """Raise InputError if something follows a validation metric and nothing is validated."""
-    followers = metric_followers(cfg, regularizers)
-    if followers and (data.parts.val is None or cfg["trainer"]["limit_val_batches"] == 0):
-        raise InputError(
-            f"{', '.join(followers)} follows val/{cfg['metric']}, but nothing is validated: raise data.val_fraction."
-        )
-
-
-def check_trainer(trainer: L.Trainer, cfg: Config, data: DataModule, recipe: Recipe) -> None:
-    """Raise InputError if the trainer does not fit the data."""
-    require_work_for_all(data, trainer.world_size)
-    check_callbacks(trainer)
-    check_batches(trainer, data)
-    check_followers(trainer, data, metric_followers(cfg, recipe.regularizers), recipe.monitor)
-
-
-def require_rest(experiment: Experiment, checkpoint: Path) -> None:
-    """Raise InputError if a run cannot continue from a checkpoint as its config says; nothing is written then."""
-    contents, trainer = load_tensors(checkpoint), experiment.trainer
-    done, steps = contents["loops"]["fit_loop"]["epoch_progress"]["current"]["processed"], contents["global_step"]
-    for name, limit, reached in (("max_epochs", trainer.max_epochs, done), ("max_steps", trainer.max_steps, steps)):
-        if limit and 0 < limit < reached:
-            raise InputError(f"trainer.{name}={limit}: the run has had {reached} already. Set a larger number.")
-    if experiment.recipe.waits_for_plateaus:
-        return
-    if "schedule" not in contents:
-        raise InputError(f"{checkpoint} was written by an older version of cnnlab: it cannot be resumed.")
-    if contents["schedule"]["total_steps"] == run_steps(trainer, experiment.data) <= steps:
-        log.info("The run has had all its %d steps: raise trainer.max_epochs to train on.", steps)
-
-
-def metric_followers(cfg: Config, regularizers: Mapping[str, Any]) -> list[str]:
-    """Return the names of the config entries that follow the run's metric."""
-    plateau = ["scheduler"] if cfg["scheduler"]["_target_"].endswith(".ReduceLROnPlateau") else []
-    stopping = [f"regularization.{name}" for name, entry in regularizers.items() if isinstance(entry, EarlyStopping)]
-    return plateau + stopping
-
-
-def require_work_for_all(data: DataModule, processes: int) -> None:
-    """Raise InputError if a process would get no example of a part: the others would wait for it forever."""
-    for name in ("train", "val", "test"):
-        part = getattr(data.parts, name)
-        if part is not None and len(part) < processes:
-            raise InputError(
-                f"{data.examples}: {len(part)} in {name} are too few for {processes} processes, which need one each. "
-                "Lower trainer.devices, or give more (data.val_fraction, data.test_fraction)."
-            )
-
-
 # --- Running ---
 
 
@@ -525,14 +474,3 @@ def finish(run: RunFolder, experiment: Experiment) -> None:
         which = "" if run.best_checkpoint.stem == "best" else " (the last checkpoint)"
         scores = "   ".join(f"{key.removeprefix('test/')} {value:.4f}" for key, value in test.items())
         log.info("Test%s: %s", which, scores)
-
-
-def describe_best(monitor: str, best: Mapping[str, float], last: Mapping[str, float]) -> str:
-    """Return a sentence with the best and the last value of the run's metric, which a run may not have."""
-    if monitor in best:
-        now = last.get(monitor, math.nan)
-        after = "" if math.isnan(now) else f"   last: {now:.4f}"
-        return f"Best {monitor}: {best[monitor]:.4f} (epoch {best['epoch']}){after}"
-    if monitor in last:
-        return f"Best {monitor}: none, because it was never a number."
-    return f"Best {monitor}: none, because nothing was validated."

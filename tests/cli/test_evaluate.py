@@ -99,6 +99,7 @@ def test_change_that_cannot_be_is_refused(quick_run, change, message):
         (["somewhere"], "takes key=value, not somewhere"),
         (["run=nowhere"], "nowhere"),
         (["model=lenet5", "model.weights=null", "data=digits"], "without weights the network is untrained"),
+        (["model=vgg16", "preprocessing=zca", "data=digits"], "preprocessing=zca: pretrained weights are scored with"),
     ],
 )
 def test_wrong_arguments_say_what_is_needed(arguments, message, tmp_path, monkeypatch):

@@ -68,7 +68,7 @@ def test_conditions(runs, capsys, where, names):
     ("arguments", "message"),
     [
         (["where=best/val/ac>0.8"], "no run has best/val/ac. Did you mean best/val/acc"),
-        (["where=init"], "'init' is no condition"),
+        (["where=init"], "'init' is not a condition"),
         (["sort=metrc"], "sort=metrc: Did you mean metric"),
         (["sorted=name"], "Unknown key sorted of ls"),
         (["elsewhere"], "lists one folder, not 2"),

@@ -150,7 +150,7 @@ def complaint(capsys: pytest.CaptureFixture) -> str:
         (["-m", "resume=x"], "resume is for one run: start it without -m"),
         (["-m", "seed=0,1", "paths.output_dir=x"], "name a sweep's with sweep.dir=FOLDER"),
         (["sweep.dir=x"], "are for sweeps: add -m"),
-        (["resume=x"], "x cannot be resumed: there is no such folder"),
+        (["resume=x"], "x cannot be resumed: the folder does not exist"),
         (["resume=x", "optimizer.lr=1"], "optimizer.lr=1 cannot change when a run is resumed"),
         (["--config-dir", "absent"], "--config-dir: folder absent not found"),
     ],

@@ -21,7 +21,6 @@ from cnnlab.errors import InputError, Problems
 from cnnlab.experiment import (
     Experiment,
     build,
-    check_trainer,
     find_feature_cache,
     reading_epochs,
     store_of,
@@ -31,14 +30,14 @@ from cnnlab.training.lightning_compat import begin_at_epoch
 from cnnlab.training.speed_choice import limited
 from cnnlab.training.step_probe import Repeated, StepProbe, loader_seconds
 from cnnlab.training.trainer import build_checkpoints, build_trainer
-from cnnlab.training.trainer_checks import check_arguments
+from cnnlab.training.trainer_checks import check_arguments, check_trainer
 
 SECONDS = 2.0
 """Duration of each measurement; a slow network takes one step."""
 STOP = {"_target_": "cnnlab.training.divergence.Stop"}
 """The divergence policy of a dry run: rolling back would write checkpoints."""
 PATIENCE = 10
-"""Number of measurement durations after which phases between the first and the last are no longer tried."""
+"""Number of measurement durations after which phases between the first and the last are skipped."""
 
 
 @dataclass(frozen=True)

@@ -65,6 +65,11 @@ def evaluate_run(arguments: Sequence[str]) -> Evaluation:
 
 def evaluate_pretrained(arguments: Sequence[str]) -> tuple[Evaluation, Path]:
     """Score pretrained weights on all examples of a data set; return the scores and the folder of the report."""
+    if (other := assignments(arguments, "cnnlab evaluate").get("preprocessing", "weights")) != "weights":
+        raise InputError(
+            f"preprocessing={other}: pretrained weights are scored with the preprocessing that they were trained with. "
+            "Leave it out, or set preprocessing.mean and preprocessing.std."
+        )
     composed = compose([quote_path(override) for override in arguments])
     check(composed)
     output = composed.paths.output_dir

@@ -114,7 +114,7 @@ def filtered(rows: Sequence[Row], where: str) -> list[Row]:
     for condition in where.split(" and "):
         found = re.fullmatch(r"\s*(.+?)\s*(<=|>=|!=|<|>|=)\s*(.*?)\s*", condition)
         if not found:
-            raise InputError(f"where: {condition!r} is no condition. Write key=value, key>value and the like.")
+            raise InputError(f"where: {condition!r} is not a condition. Write key=value, key>value and the like.")
         key, sign, wanted = found.groups()
         if all(row.value(key) == ABSENT for row in rows):
             known = sorted({"status", "task", "seed", "epochs", "time", *(k for row in rows for k in known_keys(row))})

@@ -37,7 +37,7 @@ class Override(NamedTuple):
     key: str
     """The key without `+`, `~` and `@package`."""
     value: str
-    """The text after the first "=", quotes included; empty if there is no "="."""
+    """The text after the first "=", quotes included; empty without "="."""
 
     @property
     def is_assignment(self) -> bool:

@@ -5,7 +5,7 @@ torchvision's `make_params` draws from the same generator, in the format that it
 """
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from functools import cache
 from typing import Any, NamedTuple
 
@@ -148,10 +148,7 @@ def crop_parameters(step: v2.RandomCrop, draws: Draws, size: Size) -> Parameters
 
 def resized_crop_parameters(step: v2.RandomResizedCrop, draws: Draws, size: Size) -> Parameters:
     height, width = size
-    low, high = _logarithms(*step.ratio)
-    for _ in range(10):
-        area = height * width * draws.uniform(*step.scale)
-        ratio = _exponential(draws.uniform(low, high))
+    for ratio, area in _drawn_windows(step, draws, size):
         columns, rows = round(math.sqrt(area * ratio)), round(math.sqrt(area / ratio))
         if 0 < columns <= width and 0 < rows <= height:
             top, left = draws.integer(height - rows + 1), draws.integer(width - columns + 1)
@@ -192,16 +189,23 @@ def erasing_parameters(step: v2.RandomErasing, draws: Draws, size: Size) -> Para
     if draws.uniform() >= step.p:
         return None
     height, width = size
-    low, high = _logarithms(*step.ratio)
-    for _ in range(10):
-        area = height * width * draws.uniform(*step.scale)
-        ratio = _exponential(draws.uniform(low, high))
+    for ratio, area in _drawn_windows(step, draws, size):
         rows, columns = round(math.sqrt(area * ratio)), round(math.sqrt(area / ratio))
         if rows < height and columns < width:
             value = torch.tensor(step.value)[:, None, None]
             top, left = draws.integer(height - rows + 1), draws.integer(width - columns + 1)
             return {"i": top, "j": left, "h": rows, "w": columns, "v": value}
     return None
+
+
+def _drawn_windows(
+    step: v2.RandomResizedCrop | v2.RandomErasing, draws: Draws, size: Size
+) -> Iterator[tuple[float, float]]:
+    """Yield ratio of the sides and area in pixels of ten random windows, for as many attempts to place one."""
+    low, high = _logarithms(*step.ratio)
+    for _ in range(10):
+        area = size[0] * size[1] * draws.uniform(*step.scale)
+        yield _exponential(draws.uniform(low, high)), area
 
 
 @cache

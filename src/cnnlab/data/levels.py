@@ -35,7 +35,7 @@ SEPARATE = 2
 SIGNED = 2
 """Value of SAMPLE_FORMAT for signed integers."""
 WIDE_COLOURS = ("RGB;16", "RGBA;16", "RGBX;16", "LA;16")
-"""How Pillow's raw modes begin for colours of 16 bits, of which it loads the upper 8."""
+"""Prefixes of Pillow's raw modes for 16-bit colours; Pillow loads only the upper 8 bits."""
 
 _RAW = {
     (1, 16): ("I;16", "I;16", "I;16B"),

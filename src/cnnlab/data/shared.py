@@ -1,6 +1,6 @@
 """Pass batches from workers to the main process: in shared memory that is reused, or else as bytes.
 
-Nothing of it is in /dev/shm, of which containers often have only 64 MiB, and where torch would put every tensor.
+It avoids /dev/shm, where torch would put every tensor: containers often have only 64 MiB there.
 Allocating new memory costs more than preparing a small image, in the worker and again in the main process.
 """
 

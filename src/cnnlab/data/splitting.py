@@ -6,6 +6,7 @@ import logging
 import math
 from collections import defaultdict
 from collections.abc import Sequence
+from typing import Protocol
 
 import numpy as np
 
@@ -15,6 +16,27 @@ from cnnlab.errors import DataError, InputError
 from cnnlab.seeds import derive
 
 log = logging.getLogger(__name__)
+
+
+class Named(Protocol):
+    """Examples that have names."""
+
+    def __len__(self) -> int: ...
+
+    def name(self, index: int) -> str: ...
+
+
+class Parts(Protocol):
+    """The parts of a data set of any kind; `val` and `test` may be None."""
+
+    @property
+    def train(self) -> Named: ...
+
+    @property
+    def val(self) -> Named | None: ...
+
+    @property
+    def test(self) -> Named | None: ...
 
 
 def split(
@@ -34,15 +56,7 @@ def split(
     few images.
     """
     images = published.train
-    fractions = {
-        "val": 0.0 if published.val else val_fraction,
-        "test": 0.0 if published.test else test_fraction,
-    }
-    if not (min(fractions.values()) >= 0 and sum(fractions.values()) < 1):  # written so that NaN is refused too
-        raise InputError(
-            f"data.val_fraction={val_fraction}, data.test_fraction={test_fraction}: neither may be negative, "
-            "and they must add up to less than 1."
-        )
+    fractions = fractions_to_take(published, val_fraction, test_fraction)
     if stratified and len(images.classes) < 2:
         raise DataError(f"The data have only one class ({', '.join(images.classes)}). A classifier needs at least two.")
     single = _without_twins(images, digests)
@@ -65,6 +79,23 @@ def split(
     return Splits(images.subset(sorted(parts["train"])), val, test)
 
 
+def fractions_to_take(published: Parts, val_fraction: float, test_fraction: float) -> dict[str, float]:
+    """Return the fraction of the training images that each part gets: 0 for a part that is published.
+
+    Raises InputError for fractions that leave nothing to train on.
+    """
+    fractions = {
+        "val": 0.0 if published.val is not None else val_fraction,
+        "test": 0.0 if published.test is not None else test_fraction,
+    }
+    if not (min(fractions.values()) >= 0 and sum(fractions.values()) < 1):  # written so that NaN is refused too
+        raise InputError(
+            f"data.val_fraction={val_fraction}, data.test_fraction={test_fraction}: neither may be negative, "
+            "and they must add up to less than 1."
+        )
+    return fractions
+
+
 def strata(images: LabelledImages, stratified: bool) -> dict[str, np.ndarray]:
     """Return name -> int64 indices of each stratum: the classes, or all images as one."""
     if not stratified:
@@ -74,16 +105,24 @@ def strata(images: LabelledImages, stratified: bool) -> dict[str, np.ndarray]:
 
 def fewer(images: LabelledImages, fraction: float, split_seed: int, stratified: bool = True) -> LabelledImages:
     """Return the share `fraction` of each stratum, rounded up; smaller shares are subsets of larger ones."""
-    if not 0 < fraction <= 1:
-        raise InputError(f"data.train_fraction={fraction}: use a number above 0 and at most 1.")
     if fraction == 1:
         return images
+    return images.subset(share_of(list(strata(images, stratified).values()), fraction, split_seed))
+
+
+def share_of(strata: Sequence[np.ndarray], fraction: float, split_seed: int) -> list[int]:
+    """Return the sorted indices of the share `fraction` of each stratum, rounded up; see `fewer`.
+
+    Raises InputError for a fraction outside (0, 1].
+    """
+    if not 0 < fraction <= 1:
+        raise InputError(f"data.train_fraction={fraction}: use a number above 0 and at most 1.")
     order = np.random.default_rng(derive("train_fraction", split_seed))
     kept: list[int] = []
-    for stratum in strata(images, stratified).values():
+    for stratum in strata:
         members = order.permutation(stratum)
         kept += members[: math.ceil(len(members) * fraction - 1e-9)].tolist()
-    return images.subset(sorted(kept))
+    return sorted(kept)
 
 
 def select(
@@ -129,7 +168,7 @@ def report_copies(train: Scan, published: Scan, part: str) -> None:
         )
 
 
-def content_hash(parts: Splits) -> str:
+def content_hash(parts: Parts) -> str:
     """Return a hash of a split, equal if and only if the same images are in the same parts."""
     digest = hashlib.blake2b(digest_size=8)
     for part in (parts.train, parts.val, parts.test):

@@ -3,6 +3,9 @@
 import numpy as np
 from matplotlib.figure import Figure
 
+MOST_CLASSES = 60
+"""Largest number of classes for which reports draw the matrix; its CSV is always written."""
+
 
 def confusion_figure(counts: np.ndarray, classes: list[str]) -> Figure:
     """Draw a confusion matrix: true classes as rows, predictions as columns, coloured by the share of the row.

@@ -158,7 +158,7 @@ def open_archive(source: Path, filters: Filters, cache_dir: Path, workers: int =
     The first call parses the records and stores the archive below `cache_dir`, under a hash of the files' contents and
     the filters; later calls open it. Of games with the same moves only the first is kept.
     workers: processes that parse large collections.
-    Raises DataError if there are no records, or no game matches.
+    Raises DataError without records, or if no game matches.
     """
     files = record_files(source)
     digest = hashlib.blake2b(json.dumps([VERSION, asdict(filters)]).encode(), digest_size=10)

@@ -68,7 +68,7 @@ class Board:
 
     @property
     def ko(self) -> Point | None:
-        """The point that the ko forbids to the player whose stone was just captured; None if there is no ko."""
+        """The point that the ko forbids to the player whose stone was just captured; None without a ko."""
         ko = int(self._position["ko"])
         return point_at(ko, self.size) if ko else None
 

@@ -32,7 +32,7 @@ POSITION = np.dtype(
         ("stones", np.int16, POINTS),
         ("liberties", np.int16, POINTS),
         ("sets", np.uint64, (POINTS, WORDS)),
-        # The point where ko forbids `ko_colour` to play; 0 if there is no ko.
+        # The point where ko forbids `ko_colour` to play; 0 without a ko.
         ("ko", np.int64),
         ("ko_colour", np.int64),
         # Number of turns (moves and passes) so far, and the turn in which each stone was played.

@@ -79,7 +79,7 @@ def _zipped(name: str, file: IO[bytes], size: int, max_bytes: int) -> Iterator[t
                     yield label, contents if len(contents) <= max_bytes else _too_large(entry.file_size, max_bytes)
                 except (zipfile.BadZipFile, zlib.error, lzma.LZMAError, EOFError, OSError) as error:
                     yield label, f"it cannot be unpacked: {error}"
-                except (RuntimeError, NotImplementedError) as error:  # encrypted; an unknown compression
+                except RuntimeError as error:  # encrypted; an unknown compression
                     yield label, f"it cannot be unpacked: {error}"
     except (zipfile.BadZipFile, ValueError) as error:
         yield name, f"it cannot be unpacked: {error}"

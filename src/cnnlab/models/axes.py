@@ -18,7 +18,7 @@ VIEWS = {"view", "_unsafe_view", "reshape", "_reshape_alias", "flatten", "unflat
 """Operations that keep the order of all values."""
 REDUCTIONS = {"mean", "sum", "prod", "amax", "amin", "max", "min", "argmax", "logsumexp", "var", "std"}
 REORDERINGS = {"index", "gather", "take", "sort", "topk", "scatter", "masked_select"}
-"""Operations after which a position of the output is no longer that of the input."""
+"""Operations that move values, so that output and input positions differ."""
 
 
 class Factor(NamedTuple):

@@ -45,7 +45,7 @@ def resolve_layers(network: nn.Module, layers: Sequence[str], inputs: Tensor | N
     layers: an index counts the stages (VGG16's 0 is features.0); a name or glob matches any layer; `all` means all
         stages; `auto` the first, the middle and the last of the `layers_with_maps`.
     inputs: preprocessed images, which `auto` needs.
-    Raises InputError that lists the stages for a pattern that matches none, or if there are no maps for `auto`.
+    Raises InputError that lists the stages for a pattern that matches none, or if `auto` finds no maps.
     """
     of_stages = stages(network)
     modules = {name: module for name, module in network.named_modules() if name} | of_stages

@@ -25,7 +25,7 @@ def cam_layer(network: nn.Module, inputs: Tensor, targets: Tensor, layer: str | 
     """Return the layer for `grad_cam`: the last with maps larger than a pixel that the scores depend on.
 
     The last block of a ViT is not such a layer: its classifier reads the class token, and no patch of this block.
-    layer: names, indices or globs, of which the first match is used. Raises InputError if it cannot be used, or if
+    layer: names, indices or globs; the first match is used. Raises InputError if it cannot be used, or if
     there is none.
     """
     if layer is not None:

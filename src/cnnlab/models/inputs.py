@@ -154,7 +154,7 @@ def _is_plain(value: Any) -> bool:
 
 
 def stored_description(weights: str | None) -> dict[str, Any] | None:
-    """Return what the run whose checkpoint `weights` names says of its network; None if it is no checkpoint of a run.
+    """Return what the run whose checkpoint `weights` names says of its network; None if `weights` is not a run.
 
     Raises DataError if the run was trained by an older version, or the file is damaged.
     """

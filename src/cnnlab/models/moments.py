@@ -13,7 +13,7 @@ def moments(batches: Iterable[Tensor], covariance: bool = False) -> tuple[int, T
 
     The sum is D x D, with all products, if `covariance`, else D. Batches are merged by the parallel update of Chan,
     Golub and LeVeque 1979 (equation 2.1), which stays accurate if the mean is far from zero.
-    Raises DataError if there are no rows.
+    Raises DataError for an empty input.
     """
     count, mean, squares = 0, torch.zeros(()), torch.zeros(())
     for batch in batches:
@@ -33,7 +33,7 @@ def moments(batches: Iterable[Tensor], covariance: bool = False) -> tuple[int, T
 
 
 def largest_magnitude(batches: Iterable[Tensor]) -> Tensor:
-    """Return max |x| of each of the D columns, from batches of B x D; raise DataError if there are no batches."""
+    """Return max |x| of each of the D columns, from batches of B x D; raise DataError without batches."""
     largest = [batch.double().abs().amax(0) for batch in batches]
     if not largest:
         raise DataError("Preprocessing cannot be fitted: the data have no images.")

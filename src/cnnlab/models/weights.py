@@ -221,7 +221,7 @@ def for_classes(weights: Weights, classes: Sequence[str]) -> Weights:
     heads, outputs = tuple(f"{head}." for head in weights.heads), len(weights.classes)
     of_head = [name for name, value in weights.state.items() if name.startswith(heads) and value.ndim]
     scores = {name for name in of_head if weights.state[name].shape[0] == outputs}
-    log.info("%s was trained for other classes than those of the data: the scores start anew.", weights.source)
+    log.info("%s was trained for other classes: its classifier is initialized from scratch.", weights.source)
     return replace(weights, state={name: value for name, value in weights.state.items() if name not in scores})
 
 

@@ -41,7 +41,7 @@ class Summary:
 class Difference:
     """A mean paired difference over n seeds, its 95 % interval, and the p value of Student's t test against 0.
 
-    p is NaN if there is no basis for a test: n < 2, or exactly the same difference in every seed, which says nothing
+    p is NaN where a test has no basis: n < 2, or exactly the same difference in every seed, which says nothing
     about how it varies. A difference of 0 in every seed has p = 1.
     """
 

@@ -26,12 +26,12 @@ from tensorboard.summary.writer.event_file_writer import _AsyncWriterThread
 from tensorboard.summary.writer.record_writer import RecordWriter
 
 from cnnlab.runs.folder import END, START
-from cnnlab.runs.saving import SavedFromTimeToTime
+from cnnlab.runs.saving import ThrottledLogger
 from cnnlab.runs.settings import Value
 from cnnlab.system.files import write_atomically
 
 
-class RunEvents(SavedFromTimeToTime, TensorBoardLogger):
+class RunEvents(ThrottledLogger, TensorBoardLogger):
     """A logger that writes event files only: the config is in config.yaml, so Lightning's hparams.yaml is not written.
 
     Values that are measured once an epoch are logged again under epoch/, with the epoch as their step, so that curves

@@ -257,7 +257,7 @@ def has_checkpoint_to_resume(folder: Path) -> bool:
     Raises InputError if it cannot be resumed: it has another process, or has neither a checkpoint nor an end.
     """
     if not folder.exists():
-        raise InputError(f"{folder} cannot be resumed: there is no such folder.")
+        raise InputError(f"{folder} cannot be resumed: the folder does not exist.")
     record = read_record(folder)
     process = record.get("process")
     if record.get("status") == "running" and process and process != this_process() and is_alive(process):
@@ -324,7 +324,7 @@ def read_overrides(folder: Path) -> list[str]:
 
 
 def read_record(folder: Path) -> dict[str, Any]:
-    """Return the contents of run.json, {} if there is no such file; raise DataError if it is not a record of a run."""
+    """Return the contents of run.json, {} without one; raise DataError if it is not a record of a run."""
     path = folder / "run.json"
     record = read_json(path) if path.is_file() else {}
     if not isinstance(record, dict):

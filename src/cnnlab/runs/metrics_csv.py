@@ -10,13 +10,13 @@ from typing import Any
 
 from lightning.pytorch.utilities import rank_zero_only
 
-from cnnlab.runs.saving import SavedFromTimeToTime
+from cnnlab.runs.saving import ThrottledLogger
 from cnnlab.system.files import write_text
 
 STEP = re.compile("[0-9]{1,18}")
 
 
-class MetricsCsv(SavedFromTimeToTime):
+class MetricsCsv(ThrottledLogger):
     """A CSV logger that keeps a resumed run's earlier rows, up to where it continues; Lightning's deletes them."""
 
     def __init__(self, save_dir: str) -> None:

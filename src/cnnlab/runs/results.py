@@ -60,7 +60,7 @@ class RunResult:
 def find_results(folders: Sequence[Path]) -> list[RunResult]:
     """Return the runs in and below `folders`, sorted by path, and the jobs of their sweeps that have not started.
 
-    Raises InputError if there are no runs, or a folder does not exist.
+    Raises InputError if a folder does not exist, or none has runs.
     """
     for folder in folders:
         if not folder.is_dir():
@@ -114,7 +114,7 @@ def read_result(folder: Path) -> RunResult:
 def read_curves(path: Path, last: dict[str, Any]) -> dict[str, Curve]:
     """Return metric -> value by epoch from metrics.csv; a metric logged several times in an epoch is averaged.
 
-    last: the metrics of the last epoch in run.json, which reveal a truncated file. Returns {} if there is no file;
+    last: the metrics of the last epoch in run.json, which reveal a truncated file. Returns {} without the file;
     raises ValueError if it is truncated or not a table of metrics.
     """
     try:

@@ -1,6 +1,7 @@
 """Save what loggers have logged from time to time: Lightning asks for it after every logged step."""
 
 import time
+from abc import abstractmethod
 from collections.abc import Iterable
 
 from lightning.pytorch.loggers.logger import Logger
@@ -12,14 +13,14 @@ SHARE = 0.02
 """Largest share of the time spent on saving."""
 
 
-class SavedFromTimeToTime(Logger):
+class ThrottledLogger(Logger):
     """A logger whose `save` calls `write` at most every SECONDS, and less often if writing takes long."""
 
     _next_save = 0.0
 
+    @abstractmethod
     def write(self) -> None:
         """Write everything logged so far to the disk."""
-        raise NotImplementedError
 
     @rank_zero_only
     def save(self) -> None:
@@ -33,4 +34,4 @@ class SavedFromTimeToTime(Logger):
 def save_now(loggers: Iterable[Logger]) -> None:
     """Write everything that the loggers have logged so far to the disk."""
     for logger in loggers:
-        logger.write() if isinstance(logger, SavedFromTimeToTime) else logger.save()
+        logger.write() if isinstance(logger, ThrottledLogger) else logger.save()

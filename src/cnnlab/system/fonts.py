@@ -101,7 +101,7 @@ def face_of(letter: str) -> Face:
 
 @functools.cache
 def installed() -> list[str]:
-    """Return the files of the fonts on this machine, of which fontconfig knows where there is one, best first."""
+    """Return the font files of this machine, those that fontconfig prefers first."""
     return sorted(font_manager.findSystemFonts(), key=_rank)
 
 

@@ -32,7 +32,7 @@ FORMAT = 3
 MANY = 100_000
 """Largest number of images for which a tensor view of each one's features is kept in memory."""
 CPU_BATCH = 32
-"""Batch size for computing features on the CPU. Larger batches use more memory and are no faster."""
+"""Batch size for computing features on the CPU. Larger batches use more memory without being faster."""
 SMALL_TAIL = 1_000_000
 """Parameters up to which a classifier trains on the CPU with one thread: a second one slows it down."""
 

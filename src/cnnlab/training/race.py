@@ -15,7 +15,7 @@ SHARE = 0.03
 WORST = 8
 """Factor by which the first step of a candidate may be slower than a step of the best: no more is risked."""
 FEWEST = (2 + WORST) / SHARE
-"""Number of steps of a run below which there is no time to compare two candidates."""
+"""Shortest run, in steps, in which timing two candidates is affordable."""
 MARGIN = 1.05
 """Factor by which a candidate must be faster than the settings before it."""
 ROUNDS = 3

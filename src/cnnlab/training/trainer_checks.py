@@ -1,16 +1,23 @@
 """Refuse arguments of `trainer` that would fail during the run, do nothing, or do something else than they say."""
 
+import logging
 import math
 import re
 from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
 import lightning as L
 import torch
 from lightning.pytorch import callbacks
 
+from cnnlab.config import Config
 from cnnlab.data.datamodule import DataModule
 from cnnlab.errors import InputError, Problems
+from cnnlab.system.files import load_tensors
+from cnnlab.training.recipe import Recipe
+
+log = logging.getLogger(__name__)
 
 REPLACED = {
     "barebones": "it would leave out what a run records. callbacks=none logger=none record the least",
@@ -140,6 +147,14 @@ def _check_precision(trainer: Mapping[str, Any]) -> None:
 # --- With the data and the trainer ---
 
 
+def check_trainer(trainer: L.Trainer, cfg: Config, data: DataModule, recipe: Recipe) -> None:
+    """Raise InputError if the trainer does not fit the data."""
+    require_work_for_all(data, trainer.world_size)
+    check_callbacks(trainer)
+    check_batches(trainer, data)
+    check_followers(trainer, data, metric_followers(cfg, recipe.regularizers), recipe.monitor)
+
+
 def check_callbacks(trainer: L.Trainer) -> None:
     """Raise InputError for callbacks of Lightning that do something else in a run than they say."""
     problems = Problems()
@@ -215,6 +230,50 @@ def check_followers(trainer: L.Trainer, data: DataModule, followers: Sequence[st
             f"scheduler=plateau needs {monitor} at the end of epochs: set trainer.check_val_every_n_epoch to a number, "
             "and trainer.val_check_interval to none or to a share of the epoch."
         )
+
+
+def require_validation(cfg: Config, regularizers: Mapping[str, Any], data: DataModule) -> None:
+    """Raise InputError if something follows a validation metric and nothing is validated."""
+    followers = metric_followers(cfg, regularizers)
+    if followers and (data.parts.val is None or cfg["trainer"]["limit_val_batches"] == 0):
+        raise InputError(
+            f"{', '.join(followers)} follows val/{cfg['metric']}, but nothing is validated: raise data.val_fraction."
+        )
+
+
+def metric_followers(cfg: Config, regularizers: Mapping[str, Any]) -> list[str]:
+    """Return the names of the config entries that follow the run's metric."""
+    plateau = ["scheduler"] if cfg["scheduler"]["_target_"].endswith(".ReduceLROnPlateau") else []
+    stopping = [
+        f"regularization.{name}" for name, entry in regularizers.items() if isinstance(entry, callbacks.EarlyStopping)
+    ]
+    return plateau + stopping
+
+
+def require_work_for_all(data: DataModule, processes: int) -> None:
+    """Raise InputError if a process would get no example of a part: the others would wait for it forever."""
+    for name in ("train", "val", "test"):
+        part = getattr(data.parts, name)
+        if part is not None and len(part) < processes:
+            raise InputError(
+                f"{data.examples}: {len(part)} in {name} are too few for {processes} processes, which need one each. "
+                "Lower trainer.devices, or give more (data.val_fraction, data.test_fraction)."
+            )
+
+
+def require_rest(trainer: L.Trainer, data: DataModule, recipe: Recipe, checkpoint: Path) -> None:
+    """Raise InputError if a run cannot continue from a checkpoint as its config says; nothing is written then."""
+    contents = load_tensors(checkpoint)
+    done, steps = contents["loops"]["fit_loop"]["epoch_progress"]["current"]["processed"], contents["global_step"]
+    for name, limit, reached in (("max_epochs", trainer.max_epochs, done), ("max_steps", trainer.max_steps, steps)):
+        if limit and 0 < limit < reached:
+            raise InputError(f"trainer.{name}={limit}: the run has had {reached} already. Set a larger number.")
+    if recipe.waits_for_plateaus:
+        return
+    if "schedule" not in contents:
+        raise InputError(f"{checkpoint} was written by an older version of cnnlab: it cannot be resumed.")
+    if contents["schedule"]["total_steps"] == run_steps(trainer, data) <= steps:
+        log.info("The run has had all its %d steps: raise trainer.max_epochs to train on.", steps)
 
 
 def _val_interval(trainer: L.Trainer) -> int | float | None:

@@ -69,7 +69,7 @@ BAD = {
     "box of text": (objects(bbox=[1, 2, "x", 4]), "bbox is"),
     "box of NaN": (objects(bbox=[1, 2, float("inf"), 4]), "JSON|number"),
     "category": (objects(category_id=5), "unknown category 5"),
-    "image": (objects(image_id=9), "no image with the id 9"),
+    "image": (objects(image_id=9), "no image has the id 9"),
     "polygon": (objects(segmentation=[[1, 1, 5, 5]]), "2 points"),
     "odd polygon": (objects(segmentation=[[1, 1, 5, 5, 8, 8, 3]]), "7 numbers"),
     "mask": (objects(segmentation={"size": [10, 60], "counts": [600]}), "mask has 60 x 10 pixels"),
@@ -257,7 +257,7 @@ def test_bad_yolo_lines(tmp_path, line, reason):
 def test_yolo_without_class_names_or_with_a_label_without_picture(tmp_path):
     folder = yolo(tmp_path)
     (tmp_path / "labels/c.txt").write_text("")
-    with pytest.raises(DataError, match=r"c.txt, line 1: there is no image"):
+    with pytest.raises(DataError, match=r"c.txt, line 1: no image in"):
         yolo_folder(folder, "error")
     (tmp_path / "data.yaml").unlink()
     with pytest.raises(DataError, match="names no classes"):

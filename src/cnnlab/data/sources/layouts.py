@@ -36,8 +36,9 @@ def find_parts(folder: Path) -> tuple[Path, dict[str, Path]]:
     """Return the folder that holds the data, below folders that only wrap it, and its folder of each part.
 
     Folders are taken for parts by their names, in any case: Train, training_set, seg_train; val, Valid, dev; Testing.
-    There are no parts if it holds class folders. A folder "train" is a class if it is among other folders and contains
-    no folders. Raises DataError if a part is there twice, or folders look like parts but none like the training part.
+    The dictionary is empty if it holds class folders. A folder "train" is a class if it is among other folders and
+    contains no folders. Raises DataError if a part is there twice, or folders look like parts but none like the
+    training part.
     """
     while True:
         folders = folders_in(folder)

@@ -31,7 +31,7 @@ class SignedColours {
   paint(target, values, range) {
     const factor = range > 0 ? SHADES / range : 0;
     for (let i = 0; i < values.length; i++) {
-      const scaled = values[i] * factor || 0; // what is no number looks like zero
+      const scaled = values[i] * factor || 0; // NaN looks like zero
       const shade = scaled > 0 ? Math.ceil(scaled) : Math.floor(scaled);
       target[i] = this.table[SHADES + Math.max(-SHADES, Math.min(SHADES, shade))];
     }

@@ -183,7 +183,7 @@ async function open(file) {
   try {
     picture = await createImageBitmap(file);
   } catch {
-    find("preview-text").textContent = `${file.name} is no picture that this browser can read.`;
+    find("preview-text").textContent = `This browser cannot read ${file.name} as a picture.`;
     return;
   }
   pad.showPicture(picture, picture.width, picture.height);

@@ -16,7 +16,7 @@ from sklearn.metrics import confusion_matrix, precision_recall_fscore_support
 
 from cnnlab.data.datamodule import DataModule
 from cnnlab.data.images import LabelledImages
-from cnnlab.drawing.confusion import confusion_figure
+from cnnlab.drawing.confusion import MOST_CLASSES, confusion_figure
 from cnnlab.drawing.sheets import captioned, png
 from cnnlab.errors import InputError
 from cnnlab.reports.pages import (
@@ -40,8 +40,6 @@ MOST_CONFUSED = 20
 """Number of pairs of classes in the table of confusions."""
 TOP_LOSSES = 24
 """Number of images on the sheet of largest losses."""
-LARGEST_PICTURE = 60
-"""Largest number of classes for which the confusion matrix is drawn; its CSV is always written."""
 
 
 @dataclass(frozen=True)
@@ -143,7 +141,7 @@ def write_report(folder: Path, title: str, scored: Scored) -> None:
     write_predictions(folder / "predictions.csv", scored)
     worst = np.argsort(-scored.losses)[:TOP_LOSSES].tolist()
     write_bytes(folder / "top_losses.png", top_loss_sheet(scored, worst))
-    confusion = figure_png(confusion_figure(counts, names)) if len(names) <= LARGEST_PICTURE else None
+    confusion = figure_png(confusion_figure(counts, names)) if len(names) <= MOST_CLASSES else None
     if confusion:
         write_bytes(folder / "confusion.png", confusion)
     page = report_html(title, numbers, per_class, confused, confusion, worst_images(scored, worst))

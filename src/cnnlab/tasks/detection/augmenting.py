@@ -11,7 +11,7 @@ from torchvision.transforms import v2
 from cnnlab.data.augmentations import RandomAffine
 from cnnlab.data.transforms import BATCH_TRANSFORMS, MIXING
 from cnnlab.errors import InputError
-from cnnlab.tasks.detection.mixing import MIXING_OBJECTS, CopyPaste
+from cnnlab.tasks.detection.mixing import CopyPaste, MixingObjects
 from cnnlab.tasks.detection.samples import Sample, areas_of, boxes_of, fitted_size, remaining, resized
 
 MULTIPLE = 32
@@ -54,14 +54,14 @@ class Augmentation:
     @property
     def others(self) -> int:
         """How many further samples one call needs."""
-        return sum(step.others for step in self.steps if isinstance(step, MIXING_OBJECTS))
+        return sum(step.others for step in self.steps if isinstance(step, MixingObjects))
 
     def __call__(self, sample: Sample, other: Callable[[int], Sample]) -> Sample:
         """Return the augmented sample; `other(k)` returns the k-th of the further samples."""
         used = 0
         sample = sample if self.crops else self.fit(sample)
         for step in self.steps:
-            if isinstance(step, MIXING_OBJECTS):
+            if isinstance(step, MixingObjects):
                 more = [other(used + number) for number in range(step.others)]
                 used += step.others
                 sample = step(sample, more if self.crops else [self.fit(each) for each in more])
@@ -111,7 +111,7 @@ def refusal(name: str, step: nn.Module, has_masks: bool) -> str | None:
     """Return why an augmentation cannot be used for detection; None if it can."""
     if isinstance(step, MIXING):
         return f"augmentation={name} mixes the classes of whole images; for objects use augmentation=mosaic."
-    if isinstance(step, MIXING_OBJECTS):
+    if isinstance(step, MixingObjects):
         return step.refusal(name, has_masks)
     if isinstance(step, RandomAffine):
         if step.border != "constant":

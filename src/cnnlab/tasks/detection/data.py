@@ -18,6 +18,7 @@ from cnnlab.config.schema import Target
 from cnnlab.data.datamodule import DataModule, check_loading
 from cnnlab.data.levels import NO_RANGES, Ranges
 from cnnlab.data.sampling import Draw, EpochBatches
+from cnnlab.data.splitting import content_hash
 from cnnlab.errors import DataError, InputError
 from cnnlab.models.inputs import InputSpec
 from cnnlab.seeds import derive, derived_rng
@@ -25,7 +26,7 @@ from cnnlab.tasks.detection.annotated import AnnotatedImages, AnnotatedSplits
 from cnnlab.tasks.detection.augmenting import Augmentation, Fit, check_augmentations, padded, padded_masks
 from cnnlab.tasks.detection.reading import readable
 from cnnlab.tasks.detection.samples import Sample, sample_of
-from cnnlab.tasks.detection.strata import content_hash, copies, fewer, split
+from cnnlab.tasks.detection.strata import copies, fewer, split
 from cnnlab.tasks.detection.truth import require_codec
 
 log = logging.getLogger(__name__)

@@ -17,7 +17,7 @@ MEANING = {
     "localisation": "of the right class, badly placed",
     "both": "of the wrong class and badly placed",
     "duplicate": "an object that a better detection had found",
-    "background": "where there is no object",
+    "background": "away from every object",
     "missed": "objects that nothing has found",
 }
 
@@ -201,7 +201,7 @@ def _rows(images: Sequence[Matched], corrected: str | None) -> list[tuple[int, f
 def confusion(images: Sequence[Matched], num_classes: int, min_score: float) -> np.ndarray:
     """Return counts of (true class, detected class), int (K + 1) x (K + 1), of detections of at least `min_score`.
 
-    The last row counts detections where there is no object, the last column objects that were not found. A detection
+    The last row counts detections on the background, the last column objects that were not found. A detection
     belongs to the object that it covers best, if the IoU is at least 0.5, each object to one detection, the best one.
     """
     counts = np.zeros((num_classes + 1, num_classes + 1), int)

@@ -1,5 +1,6 @@
 """Augmentations that combine several images with their objects: mosaic and copy-paste."""
 
+from abc import ABC, abstractmethod
 from collections.abc import Sequence
 
 import torch
@@ -9,23 +10,40 @@ from cnnlab.errors import InputError
 from cnnlab.tasks.detection.samples import Sample, areas_of, boxes_of, remaining, resized
 
 
-class Mosaic(nn.Module):
-    """Puts four images into the quarters around a random centre, with probability `p` (Bochkovskiy et al. 2020).
+class MixingObjects(nn.Module, ABC):
+    """With probability `p`, combines an image with `others` further ones."""
+
+    others: int
+    needs_objects = True
+
+    def __init__(self, p: float = 0.5) -> None:
+        super().__init__()
+        if not 0 <= p <= 1:
+            raise InputError(f"p={p}: use a probability between 0 and 1.")
+        self.p = p
+
+    def forward(self, sample: Sample, more: Sequence[Sample]) -> Sample:
+        """Return the sample, or its combination with `more`, which has `others` samples."""
+        return self.mix(sample, more) if torch.rand(1) < self.p else sample
+
+    @abstractmethod
+    def mix(self, sample: Sample, more: Sequence[Sample]) -> Sample:
+        """Return the combination."""
+
+    def refusal(self, name: str, has_masks: bool) -> str | None:
+        """Return why the augmentation `name` cannot be used on these data; None if it can."""
+        return None
+
+
+class Mosaic(MixingObjects):
+    """Puts four images into the quarters around a random centre (Bochkovskiy et al. 2020).
 
     The result has the size of the first image; each image is shown at half its size and cut at its quarter.
     """
 
     others = 3
-    needs_objects = True
 
-    def __init__(self, p: float = 0.5) -> None:
-        super().__init__()
-        _require_probability(p)
-        self.p = p
-
-    def forward(self, sample: Sample, more: Sequence[Sample]) -> Sample:
-        if torch.rand(1) >= self.p:
-            return sample
+    def mix(self, sample: Sample, more: Sequence[Sample]) -> Sample:
         height, width = sample.size
         x = int(torch.randint(width // 4, 3 * width // 4 + 1, (1,)))
         y = int(torch.randint(height // 4, 3 * height // 4 + 1, (1,)))
@@ -42,29 +60,16 @@ class Mosaic(nn.Module):
             masks=torch.cat(masks) if masks else None,
         )
 
-    def refusal(self, name: str, has_masks: bool) -> str | None:
-        """Return None: mosaics need neither masks nor equal sizes."""
-        return None
 
-
-class CopyPaste(nn.Module):
-    """Pastes the outlined objects of another image, each with probability 1/2 (Ghiasi et al. 2021), with probability
-    `p`.
+class CopyPaste(MixingObjects):
+    """Pastes outlined objects of another image, each with probability 1/2 (Ghiasi et al. 2021).
 
     Objects below lose what is covered; one that is covered by more than 90 % is dropped.
     """
 
     others = 1
-    needs_objects = True
 
-    def __init__(self, p: float = 0.5) -> None:
-        super().__init__()
-        _require_probability(p)
-        self.p = p
-
-    def forward(self, sample: Sample, more: Sequence[Sample]) -> Sample:
-        if torch.rand(1) >= self.p:
-            return sample
+    def mix(self, sample: Sample, more: Sequence[Sample]) -> Sample:
         other = resized(more[0], sample.size)
         assert other.masks is not None
         assert sample.masks is not None
@@ -85,9 +90,6 @@ class CopyPaste(nn.Module):
     def refusal(self, name: str, has_masks: bool) -> str | None:
         """Return the reason if the objects have no outlines to cut along."""
         return None if has_masks else f"augmentation={name} cuts objects out along their masks; these data have none."
-
-
-MIXING_OBJECTS = (Mosaic, CopyPaste)
 
 
 def _placed(sample: Sample, where: tuple[int, int, int, int], size: tuple[int, int]) -> Sample:
@@ -117,8 +119,3 @@ def _placed(sample: Sample, where: tuple[int, int, int, int], size: tuple[int, i
         masks = masks[keep]
     boxes = boxes_of(masks) if masks is not None and len(masks) else boxes[keep]
     return Sample(image, boxes, small.labels[keep], masks)
-
-
-def _require_probability(p: float) -> None:
-    if not 0 <= p <= 1:
-        raise InputError(f"p={p}: use a probability between 0 and 1.")

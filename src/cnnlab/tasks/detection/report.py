@@ -8,7 +8,7 @@ import numpy as np
 from matplotlib.figure import Figure
 from PIL import Image
 
-from cnnlab.drawing.confusion import confusion_figure
+from cnnlab.drawing.confusion import MOST_CLASSES, confusion_figure
 from cnnlab.drawing.sheets import captioned, png
 from cnnlab.reports.pages import (
     figure_png,
@@ -34,8 +34,6 @@ WORST = 18
 """Images on the sheet of those with the most mistakes."""
 HARD = 24
 """Detections on the sheet of those that are most certain and yet on the background."""
-LARGEST_PICTURE = 60
-"""Largest number of classes for which the confusion matrix is drawn; its CSV is always written."""
 CURVES = 12
 """Classes whose precision-recall curves are drawn, those with the most objects."""
 TRUE, WRONG, RIGHT = (255, 255, 255), (230, 40, 40), (40, 190, 90)
@@ -92,7 +90,7 @@ def objects_by_name(scores: "DetectionScores") -> dict[str, Objects]:
 def report_pictures(scores: "DetectionScores", counts: np.ndarray, names: list[str]) -> dict[tuple[str, str], bytes]:
     """Return (file, title) -> PNG."""
     pictures = {("curves.png", "Precision and recall"): figure_png(curves(scores))}
-    if len(names) <= LARGEST_PICTURE + 1:
+    if len(names) <= MOST_CLASSES + 1:
         pictures["confusion.png", "Confusion"] = figure_png(confusion_figure(counts, names))
     limit = f"detections of at least {scores.options.min_score:g}"
     worst = worst_images(scores.matched, scores.options.min_score)

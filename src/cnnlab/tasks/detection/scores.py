@@ -154,7 +154,7 @@ class Evaluation:
 
     @cached_property
     def summary(self) -> dict[str, float]:
-        """Metric -> value; NaN if there is no such object."""
+        """Metric -> value; NaN without objects of the kind."""
         values = {name: float(self.evaluator.stats[place]) for name, place in SUMMARY.items()}
         return {f"{self.prefix}{name}": value if value >= 0 else float("nan") for name, value in values.items()}
 

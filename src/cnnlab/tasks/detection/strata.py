@@ -1,13 +1,12 @@
 """Split annotated images into training, validation and test sets, with every class on each side where possible."""
 
-import hashlib
-import math
-from collections import defaultdict
+from collections import Counter, defaultdict
 from collections.abc import Sequence
 
 import numpy as np
 
-from cnnlab.errors import DataError, InputError
+from cnnlab.data.splitting import fractions_to_take, share_of
+from cnnlab.errors import DataError
 from cnnlab.seeds import derive
 from cnnlab.tasks.detection.annotated import AnnotatedImages, AnnotatedSplits
 
@@ -19,15 +18,7 @@ def split(published: AnnotatedSplits, *, val_fraction: float, test_fraction: flo
     training. Raises InputError for fractions that leave nothing to train on, DataError if a part would be empty.
     """
     images = published.train
-    fractions = {
-        "val": 0.0 if published.val is not None else val_fraction,
-        "test": 0.0 if published.test is not None else test_fraction,
-    }
-    if not (min(fractions.values()) >= 0 and sum(fractions.values()) < 1):  # written so that NaN is refused too
-        raise InputError(
-            f"data.val_fraction={val_fraction}, data.test_fraction={test_fraction}: neither may be negative, "
-            "and they must add up to less than 1."
-        )
+    fractions = fractions_to_take(published, val_fraction, test_fraction)
     order = np.random.default_rng(derive("split", split_seed))
     parts: dict[str, list[int]] = {"val": [], "test": []}
     owed = dict.fromkeys(parts, 0.0)
@@ -73,25 +64,7 @@ def strata(images: AnnotatedImages) -> list[np.ndarray]:
 
 def fewer(images: AnnotatedImages, fraction: float, split_seed: int) -> AnnotatedImages:
     """Return the share `fraction` of each stratum, rounded up; smaller shares are subsets of larger ones."""
-    if not 0 < fraction <= 1:
-        raise InputError(f"data.train_fraction={fraction}: use a number above 0 and at most 1.")
-    if fraction == 1:
-        return images
-    order = np.random.default_rng(derive("train_fraction", split_seed))
-    kept: list[int] = []
-    for stratum in strata(images):
-        members = order.permutation(stratum)
-        kept += members[: math.ceil(len(members) * fraction - 1e-9)].tolist()
-    return images.subset(sorted(kept))
-
-
-def content_hash(parts: AnnotatedSplits) -> str:
-    """Return a hash of a split, equal if and only if the same images are in the same parts."""
-    digest = hashlib.blake2b(digest_size=8)
-    for part in (parts.train, parts.val, parts.test):
-        names = [] if part is None else [part.name(index) for index in range(len(part))]
-        digest.update("\n".join([*names, "\0"]).encode())
-    return digest.hexdigest()
+    return images if fraction == 1 else images.subset(share_of(strata(images), fraction, split_seed))
 
 
 def copies(train: AnnotatedImages, other: AnnotatedImages) -> list[tuple[str, str]]:
@@ -104,7 +77,5 @@ def copies(train: AnnotatedImages, other: AnnotatedImages) -> list[tuple[str, st
 def _without_twins(images: AnnotatedImages) -> Sequence[bool]:
     """Return for each image whether no other image has the same content."""
     digests = [images.digest(index) for index in range(len(images))]
-    counts: dict[str, int] = defaultdict(int)
-    for digest in digests:
-        counts[digest] += 1
+    counts = Counter(digests)
     return [counts[digest] == 1 for digest in digests]

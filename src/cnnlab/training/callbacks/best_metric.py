@@ -1,6 +1,7 @@
 """Log the best value so far of the run's metric."""
 
 import math
+from collections.abc import Mapping
 
 import lightning as L
 
@@ -35,3 +36,14 @@ class BestMetric(L.Callback):
 
     def load_state_dict(self, state_dict: dict) -> None:
         self.value, self.epoch = state_dict["value"], state_dict["epoch"]
+
+
+def describe_best(monitor: str, best: Mapping[str, float], last: Mapping[str, float]) -> str:
+    """Return a sentence with the best and the last value of the run's metric, which a run may not have."""
+    if monitor in best:
+        now = last.get(monitor, math.nan)
+        after = "" if math.isnan(now) else f"   last: {now:.4f}"
+        return f"Best {monitor}: {best[monitor]:.4f} (epoch {best['epoch']}){after}"
+    if monitor in last:
+        return f"Best {monitor}: none, because it was never a number."
+    return f"Best {monitor}: none, because nothing was validated."

@@ -88,7 +88,7 @@ class CocoFile:
         except (KeyError, TypeError) as error:
             raise DataError(f"{path}: a category has no id or no name: {error}.") from error
         if not categories or len(set(categories.values())) != len(contents["categories"]):
-            raise DataError(f"{path}: there are no categories, or two with the same name or id.")
+            raise DataError(f"{path}: categories are missing, or two have the same name or id.")
         self.classes = list(categories.values())
         self.labels = {number: label for label, number in enumerate(categories)}
         self._lines: dict[str, list[int]] = {}
@@ -125,7 +125,7 @@ class CocoFile:
             return self._add("annotations", place, f"the id {entry['id']} occurs twice")
         numbers.add(entry.get("id"))
         if entry["image_id"] not in seen:
-            return self._add("annotations", place, f"there is no image with the id {entry['image_id']}")
+            return self._add("annotations", place, f"no image has the id {entry['image_id']}")
         draft = drafts.get(entry["image_id"])
         if draft is None:  # an image that is left out
             return None

@@ -24,7 +24,7 @@ IGNORED = 255
 def outlines(root: str, name: str, bad_annotations: str) -> AnnotatedSplits:
     """Return the images below `root` with the objects of one class, `name`, in PNGs of the same names.
 
-    A PNG is 0 where there is no object, and has another value for each object. split.json, if there is one, lists the
+    A PNG is 0 on the background and has one value for each object. split.json, if there is one, lists the
     images of the parts: {"train": [...], "val": [...], "test": [...]}; images that it does not list are in training.
     Raises DataError if files are missing or damaged, or have bad annotations.
     """
@@ -57,7 +57,7 @@ def _draft(path: Path, masks: Path, bad: BadAnnotations) -> Draft | None:
         return None
     file = next((each for ending in ENDINGS if (each := masks / f"{path.stem}{ending}.png").is_file()), None)
     if file is None:
-        bad.add(str(path), f"there is no {masks.name}/{path.stem}.png")
+        bad.add(str(path), f"its mask {masks.name}/{path.stem}.png is missing")
         return None
     values = _values(file, bad)
     if values is None:

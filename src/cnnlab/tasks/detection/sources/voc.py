@@ -42,7 +42,7 @@ def voc_folder(root: str, bad_annotations: str) -> AnnotatedSplits:
 
 
 def listed(folder: Path, files: dict[str, Path], bad: BadAnnotations) -> dict[str, list[str]]:
-    """Return part -> names of its images; all as "train" if there are no lists."""
+    """Return part -> names of its images; all as "train" without lists."""
     lists = {part: folder / "ImageSets" / "Main" / f"{part}.txt" for part in PARTS}
     found: dict[str, list[str]] = {}
     for part, path in lists.items():

@@ -85,7 +85,7 @@ def _drafts(folder: Path, images: Path, labels: Path, classes: list[str], bad: B
             if text is not None:
                 _read(text, draft, classes, bad)
     for path in texts.values():
-        bad.add(f"{path}, line 1", f"there is no image of this name in {images}")
+        bad.add(f"{path}, line 1", f"no image in {images} has this name")
     return drafts
 
 
