@@ -2,6 +2,8 @@
 
 import json
 import logging
+import shutil
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -10,8 +12,10 @@ from PIL import Image
 from pycocotools import mask as reference
 
 from cnnlab.errors import DataError
+from cnnlab.tasks.detection.sources import penn_fudan as source
 from cnnlab.tasks.detection.sources.coco import coco_folder
 from cnnlab.tasks.detection.sources.outlines import outlines
+from cnnlab.tasks.detection.sources.penn_fudan import penn_fudan
 from cnnlab.tasks.detection.sources.shapes import shapes
 from cnnlab.tasks.detection.sources.voc import voc_folder
 from cnnlab.tasks.detection.sources.yolo import yolo_folder
@@ -283,6 +287,49 @@ def test_outlines(tmp_path):
     Image.fromarray(values[:30]).save(tmp_path / "masks/b.png")
     with pytest.raises(DataError, match=r"b\.png: the mask has 60 x 30 pixels, the image 60 x 40"):
         outlines(str(tmp_path), "person", "error")
+
+
+@pytest.fixture
+def penn_fudan_zip(tmp_path, monkeypatch):
+    """The authors' archive with three drawn photos, fetched from a file: address; the second is a test photo."""
+    values = np.zeros((40, 60), np.uint8)
+    values[5:15, 10:30] = 1
+    server = tmp_path / "server/PennFudanPed"
+    (server / "PedMasks").mkdir(parents=True)
+    for number in range(1, 4):
+        save_picture(server / f"PNGImages/FudanPed0000{number}.png", 60, 40, seed=number)
+        Image.fromarray(values).save(server / f"PedMasks/FudanPed0000{number}_mask.png")
+    path = Path(shutil.make_archive(str(server), "zip", server.parent, "PennFudanPed"))
+    monkeypatch.setattr(source, "URL", path.as_uri())
+    monkeypatch.setattr(source, "TEST", {"FudanPed": "2"})
+    return path
+
+
+def test_pedestrians_are_fetched_once_in_the_layout_of_their_authors(tmp_path, penn_fudan_zip):
+    for _ in range(2):
+        found = penn_fudan(str(tmp_path / "data/penn_fudan"), "error")
+        assert [found.train.name(index) for index in range(2)] == [f"PNGImages/FudanPed0000{n}.png" for n in (1, 3)]
+        assert [found.test.name(index) for index in range(len(found.test))] == ["PNGImages/FudanPed00002.png"]
+        assert (found.val, found.train.classes, found.train.truth(0).areas.tolist()) == (None, ["person"], [200])
+        penn_fudan_zip.unlink(missing_ok=True)
+    assert list((tmp_path / "data").iterdir()) == [tmp_path / "data/penn_fudan"]
+
+
+def test_pedestrians_that_cannot_be_fetched_or_are_incomplete(tmp_path, penn_fudan_zip, monkeypatch, no_network):
+    monkeypatch.setattr(source, "TEST", {"FudanPed": "2 70"})
+    with pytest.raises(DataError, match="test lists FudanPed00070, which is not among the images"):
+        penn_fudan(str(tmp_path / "server/PennFudanPed"), "error")
+    monkeypatch.setattr(source, "URL", "https://www.cis.upenn.edu/~jshi/ped_html/PennFudanPed.zip")
+    with pytest.raises(DataError, match=r"name resolution(.|\n)*unpack https(.|\n)*data=shapes"):
+        penn_fudan(str(tmp_path / "data/penn_fudan"), "error")
+    assert no_network == [source.URL]
+
+
+def test_the_test_photos_are_those_of_the_shared_split(shared_data):
+    found = penn_fudan(str(shared_data / "detection/penn_fudan"), "error")
+    names = {f"{start}{number:0>5}" for start, numbers in source.TEST.items() for number in numbers.split()}
+    assert {Path(found.test.name(index)).stem for index in range(len(found.test))} == names
+    assert len(found.train) == 120
 
 
 def test_shapes_are_a_function_of_seed_and_number():

@@ -10,6 +10,7 @@ from torch import Tensor, nn
 from torchvision.models.detection import FCOS, FasterRCNN, MaskRCNN, RetinaNet
 from torchvision.models.detection.anchor_utils import DefaultBoxGenerator
 from torchvision.models.detection.image_list import ImageList
+from torchvision.models.detection.mask_rcnn import MaskRCNNHeads, MaskRCNNPredictor
 from torchvision.models.detection.ssd import SSD, SSDHead
 from torchvision.models.detection.ssdlite import SSDLiteHead
 from torchvision.ops import FeaturePyramidNetwork, MultiScaleRoIAlign
@@ -23,6 +24,8 @@ from cnnlab.tasks.detection.extras import ExtraMaps, LightExtraMaps, batch_norm
 Size = tuple[int, int]
 Target = dict[str, Any]
 Detected = dict[str, Tensor]
+PUBLISHED_CHANNELS = 256
+"""Width of the pyramid and of the mask head in torchvision's detectors."""
 STRIDES = (4, 8, 16, 32)
 """Strides of the backbone's maps that a pyramid is built on, in pixels."""
 
@@ -203,12 +206,15 @@ def rcnn(
     score_threshold: float = 0.05,
     detections: int = 100,
     proposals: int = 1000,
+    samples: int = 512,
 ) -> Detector:
     """Return Faster R-CNN (Ren et al. 2015) or, with `masks`, Mask R-CNN (He et al. 2017) on a feature pyramid.
 
-    norm: "frozen" or "batch" normalization in the backbone. channels: of the pyramid's maps. anchors: "default" or
+    norm: "frozen" or "batch" normalization in the backbone. channels: of the pyramid's maps and of the mask head, 256
+    as published. anchors: "default" or
     "auto". score_threshold: lowest score of a detection. detections: most detections in an image.
     proposals: boxes that the first stage passes on to the second in evaluation; twice as many in training.
+    samples: how many of them, drawn at random, the second stage is trained on; at most a quarter are objects.
     """
     features, levels, pyramid = _pyramid(backbone, norm, channels, LastLevelMaxPool())
     names = [str(number) for number in range(len(levels))]
@@ -217,6 +223,7 @@ def rcnn(
         "box_roi_pool": MultiScaleRoIAlign(names, output_size=7, sampling_ratio=2),
         "box_score_thresh": score_threshold,
         "box_detections_per_img": detections,
+        "box_batch_size_per_image": samples,
         "rpn_pre_nms_top_n_train": 2 * proposals,
         "rpn_post_nms_top_n_train": 2 * proposals,
         "rpn_pre_nms_top_n_test": proposals,
@@ -225,6 +232,9 @@ def rcnn(
     if masks:
         options["mask_roi_pool"] = MultiScaleRoIAlign(names, output_size=14, sampling_ratio=2)
     model = (MaskRCNN if masks else FasterRCNN)(Given(channels), num_classes + 1, **options)
+    if masks and channels != PUBLISHED_CHANNELS:
+        model.roi_heads.mask_head = MaskRCNNHeads(channels, (channels,) * 4, 1)
+        model.roi_heads.mask_predictor = MaskRCNNPredictor(channels, channels, num_classes + 1)
     network = _detector(features, levels, pyramid, model)
     network.has_masks = masks
     return network

@@ -1,6 +1,8 @@
-"""Images with one PNG of outlines each, in which every object has its own value: Penn-Fudan pedestrians."""
+"""Images with one PNG of outlines each, in which every object has its own value."""
 
+from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from PIL import Image
@@ -21,11 +23,14 @@ IGNORED = 255
 """The value of pixels that belong to no object, and are not background either (Pascal VOC)."""
 
 
-def outlines(root: str, name: str, bad_annotations: str) -> AnnotatedSplits:
+def outlines(
+    root: str, name: str, bad_annotations: str, parts: Mapping[str, Sequence[str]] | None = None
+) -> AnnotatedSplits:
     """Return the images below `root` with the objects of one class, `name`, in PNGs of the same names.
 
-    A PNG is 0 on the background and has one value for each object. split.json, if there is one, lists the
-    images of the parts: {"train": [...], "val": [...], "test": [...]}; images that it does not list are in training.
+    A PNG is 0 on the background and has one value for each object. split.json lists the images of the parts:
+    {"train": [...], "val": [...], "test": [...]}; images that it does not list are in training. `parts` takes its place
+    if there is none.
     Raises DataError if files are missing or damaged, or have bad annotations.
     """
     folder = require_folder(root, "a folder with images and masks")
@@ -35,9 +40,9 @@ def outlines(root: str, name: str, bad_annotations: str) -> AnnotatedSplits:
     for path in files_below(images):
         if is_picture(path) and (draft := _draft(path, masks, bad)) is not None:
             drafts[path.stem] = draft
-    parts = _parts(folder, list(drafts), bad)
+    chosen = _parts(folder, list(drafts), bad, parts)
     bad.finish()
-    found = {part: as_files(folder, [drafts[name] for name in names], [name], True) for part, names in parts.items()}
+    found = {part: as_files(folder, [drafts[stem] for stem in stems], [name], True) for part, stems in chosen.items()}
     if not len(found["train"]):
         raise DataError(f"{images.absolute()} has no images to train on.")
     return AnnotatedSplits(found["train"], found.get("val"), found.get("test"))
@@ -88,19 +93,25 @@ def _values(file: Path, bad: BadAnnotations) -> np.ndarray | None:
     return values
 
 
-def _parts(folder: Path, names: list[str], bad: BadAnnotations) -> dict[str, list[str]]:
-    """Return part -> names of its images."""
+def _parts(
+    folder: Path, names: list[str], bad: BadAnnotations, otherwise: Mapping[str, Sequence[str]] | None
+) -> dict[str, list[str]]:
+    """Return part -> names of its images, as split.json lists them, or else `otherwise`."""
     path = folder / "split.json"
-    if not path.is_file():
+    if not path.is_file() and otherwise is None:
         return {"train": names}
-    lists = read_json(path)
+    lists: Any = otherwise
+    if path.is_file():
+        lists = read_json(path)
+    else:
+        path = folder
     known = ("train", "val", "test")
-    if not isinstance(lists, dict) or not any(isinstance(lists.get(part), list) for part in known):
+    if not isinstance(lists, Mapping) or not any(isinstance(lists.get(part), list) for part in known):
         raise DataError(f"{path}: a list of names is needed for {', '.join(known[:-1])} or {known[-1]}.")
     for part in known:
         for name in lists.get(part, []):
             if Path(str(name)).stem not in names and not bad.found:
-                bad.add(str(path), f"{part} lists {name}, which is not an image here")
+                bad.add(str(path), f"{part} lists {name}, which is not among the images")
     parts = {part: [name for name in names if name in set(lists.get(part, []))] for part in known[1:]}
     others = {name for part in parts.values() for name in part}
     found = {"train": [name for name in names if name not in others], **parts}
