@@ -1,5 +1,6 @@
 """The private names of Hydra are still there and still mean what we take them for; and only one file knows any."""
 
+import copy
 import importlib
 import itertools
 
@@ -8,6 +9,8 @@ import pytest
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.plugins.sweeper import Sweeper
 from program import REPOSITORY
+
+from cnnlab.config import compose
 
 SOURCE = REPOSITORY / "src"
 COMPAT = SOURCE / "cnnlab" / "config" / "hydra_compat.py"
@@ -48,6 +51,30 @@ def test_basic_sweeper_is_where_the_plan_looks_for_it(compat):
     sweeper = getattr(importlib.import_module(module), name, None)
     assert sweeper is not None, f"no {compat.BASIC_SWEEPER}. {ADAPT}"
     assert issubclass(sweeper, Sweeper)
+
+
+def test_file_is_parsed_again_when_it_changes(compat, tmp_path, monkeypatch):
+    group = tmp_path / "optimizer"
+    group.mkdir()
+    parsed: list[str] = []
+    parse = compat._parse
+    monkeypatch.setattr(compat, "_parse", lambda self, path: parsed.append(path) or parse(self, path))
+
+    def rate(text: str) -> object:
+        (group / "mine.yaml").write_text(text)
+        return compose(["optimizer=mine"], str(tmp_path)).optimizer.lr
+
+    assert [rate("lr: 1.0"), rate("lr: 1.0"), rate("lr: 20.0"), rate("lr: ${seed}")] == [1.0, 1.0, 20.0, 0]
+    assert parsed.count("optimizer/mine") >= 3
+    assert parsed.count("model/mobilenet_v2") <= 1, f"files that did not change are parsed again. {ADAPT}"
+
+
+def test_what_is_done_with_a_config_does_not_reach_the_next(compat):
+    first = compose(["model=lenet5"])
+    expected = copy.deepcopy(first)
+    first.optimizer.lr = 77.0
+    first.model.name = "changed"
+    assert compose(["model=lenet5"]) == expected
 
 
 def test_no_other_file_uses_private_names_of_hydra():
