@@ -7,9 +7,10 @@ import sys
 from collections.abc import Collection
 from pathlib import Path
 
-from omegaconf import DictConfig
+from omegaconf import DictConfig, open_dict
 
 from cnnlab.config import check, compose, plain_config, quoted
+from cnnlab.config.hydra_settings import check_hydra, named_folder
 from cnnlab.config.overrides import Override, split, value_of
 from cnnlab.errors import InputError
 from cnnlab.runs.naming import claim, claim_exactly, folder_of
@@ -28,6 +29,8 @@ RESUMABLE = (
     "trusted_packages",
 )
 """Keys that may change when a run is resumed; an entry that ends in a dot is a prefix."""
+FOLDERS = ("hydra.run.dir", "paths.output_dir")
+"""Keys that name the run folder."""
 LENGTHS = ("trainer.max_epochs", "trainer.max_steps")
 
 
@@ -35,14 +38,13 @@ def claimed_overrides(overrides: list[str], config_dir: str | None) -> list[str]
     """Return the overrides of one run with its folder claimed, after the config has been checked."""
     if is_claimed_by_parent(overrides):
         return overrides
-    overrides = with_output_dir(overrides)
     keys = {override.key for override in map(split, overrides)}
     if "resume" in keys:
         return resumed_overrides(overrides, config_dir)
     require_resumed(keys)
-    if "hydra.mode" in keys or any(key.startswith("sweep.") for key in keys):
-        raise InputError("sweep.dir, sweep.resume and hydra.mode are for sweeps: add -m.")
-    cfg = compose(overrides, config_dir)
+    if any(key.startswith("sweep.") for key in keys):
+        raise InputError("sweep.dir and sweep.resume are for sweeps: add -m.")
+    cfg, overrides = with_literal_folder(overrides, config_dir)
     check(cfg)
     if folder := folder_begun_before(cfg, overrides):
         if (folder / "checkpoints" / "last.ckpt").is_file():
@@ -59,20 +61,21 @@ def is_claimed_by_parent(overrides: list[str]) -> bool:
     return bool(named) and os.environ.get(RUN_FOLDER) == str(named[-1])
 
 
-def with_output_dir(overrides: list[str]) -> list[str]:
-    """Return the overrides with paths.output_dir in place of hydra.run.dir, Hydra's own name for the run folder.
+def with_literal_folder(overrides: list[str], config_dir: str | None) -> tuple[DictConfig, list[str]]:
+    """Return the composed config of one run, and its overrides with the folder that they name as paths.output_dir.
 
-    Raises InputError for both at once, and for hydra.job.chdir.
+    The folder may also be named by hydra.run.dir, in any spelling or file, and by interpolations that mean something
+    else later. Raises InputError for settings of Hydra that a run does not have.
     """
-    keys = [split(override).key for override in overrides]
-    if "hydra.job.chdir" in keys:
-        raise InputError("hydra.job.chdir is not possible: paths are relative to the working directory. Leave it out.")
-    if "hydra.run.dir" in keys and "paths.output_dir" in keys:
-        raise InputError("hydra.run.dir and paths.output_dir both name the run folder: leave out one of them.")
-    return [
-        f"paths.output_dir={split(override).value}" if key == "hydra.run.dir" else override
-        for key, override in zip(keys, overrides, strict=True)
-    ]
+    plus = [override.text.lstrip("+") if override.key in FOLDERS else override.text for override in map(split, overrides)]
+    cfg = compose(plus, config_dir, with_hydra=True)
+    check_hydra(cfg.hydra)
+    named = named_folder(cfg)
+    with open_dict(cfg):
+        del cfg["hydra"]
+    cfg.paths.output_dir = named
+    rest = [override for override in overrides if split(override).key not in FOLDERS]
+    return cfg, [*rest, f"paths.output_dir={quoted(named)}"] if isinstance(named, str) and named else rest
 
 
 def folder_begun_before(cfg: DictConfig, overrides: list[str]) -> Path | None:
@@ -150,4 +153,5 @@ def require_resumed(keys: Collection[str]) -> None:
 
 def may_change(override: Override) -> bool:
     """Return whether an override may differ from that of the resumed run."""
-    return any(override.key.startswith(key) if key.endswith(".") else override.key == key for key in RESUMABLE)
+    named = any(override.key.startswith(key) if key.endswith(".") else override.key == key for key in RESUMABLE)
+    return named and override.key not in FOLDERS

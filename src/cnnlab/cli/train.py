@@ -1,18 +1,22 @@
 """`train.py` and `cnnlab train`: start one run, or the jobs of a sweep, as a Hydra application."""
 
+import os
 import sys
 from pathlib import Path
+from typing import Any
 
 import hydra
 from omegaconf import DictConfig
 
 from cnnlab.cli.claiming import claimed_overrides
 from cnnlab.cli.lifecycle import run_job, typed_program
-from cnnlab.config import CONFIG_DIR, quote_path
+from cnnlab.config import CONFIG_DIR, compose, quote_path
 from cnnlab.config.hydra_compat import parse_command_line
+from cnnlab.errors import InputError
 from cnnlab.runs.sweep import Sweep
 from cnnlab.sweeping.console import conclude
 from cnnlab.sweeping.plan import prepare
+from cnnlab.system.processes import RUN_FOLDER
 
 
 def start(program: list[str], arguments: list[str]) -> int:
@@ -21,6 +25,7 @@ def start(program: list[str], arguments: list[str]) -> int:
     program: the words of the command before the arguments.
     """
     parsed = parse_command_line(arguments)
+    require_own_config(parsed)
     only_asks = parsed.help or parsed.hydra_help or parsed.cfg or parsed.info or parsed.shell_completion
     flags = [argument for argument in arguments if argument not in parsed.overrides]
     overrides = [quote_path(override, parsed.multirun) for override in parsed.overrides]
@@ -28,7 +33,21 @@ def start(program: list[str], arguments: list[str]) -> int:
         return run_sweep(program, flags, overrides, parsed.config_dir)
     if not only_asks:
         overrides = claimed_overrides(overrides, parsed.config_dir)
+    elif not (parsed.hydra_help or parsed.shell_completion):
+        compose(overrides, parsed.config_dir)  # Hydra shows what it finds wrong in words of its own
     return run_single(program, [*flags, *overrides])
+
+
+def require_own_config(parsed: Any) -> None:
+    """Raise InputError for flags of Hydra that name another config, or do not go together."""
+    for flag in ("config_name", "config_path", "experimental_rerun"):
+        if getattr(parsed, flag):
+            raise InputError(
+                f"--{flag.replace('_', '-')} is not possible: every run is composed from train.yaml. Put options of your "
+                "own in a folder, and name it with --config-dir FOLDER."
+            )
+    if parsed.multirun and (parsed.cfg or parsed.info):
+        raise InputError("--cfg and --info show one config: leave out -m, and give each key one value.")
 
 
 def run_single(program: list[str], arguments: list[str]) -> int:
@@ -60,4 +79,7 @@ def run_application(rerun: list[str], failures: list[int]) -> None:
     def application(cfg: DictConfig) -> None:
         run_job(cfg, rerun, failures)
 
-    application()
+    try:
+        application()
+    finally:
+        os.environ.pop(RUN_FOLDER, None)  # a later command of this process claims its folder itself

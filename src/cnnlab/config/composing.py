@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -14,6 +15,7 @@ from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 from cnnlab.config.checking import flat, one_line, problems_of
+from cnnlab.config.hydra_settings import hydra_keys
 from cnnlab.config.overrides import quoted, split
 from cnnlab.errors import InputError, nearest, several
 
@@ -45,7 +47,8 @@ def compose(overrides: Sequence[str], config_dir: str | None = None, with_hydra:
 
 def _compose(overrides: Sequence[str], with_hydra: bool = False) -> DictConfig:
     GlobalHydra.instance().clear()
-    with hydra.initialize_config_dir(str(CONFIG_DIR), version_base="1.3"):
+    with hydra.initialize_config_dir(str(CONFIG_DIR), job_name="train", version_base="1.3"), warnings.catch_warnings():
+        warnings.filterwarnings("ignore", "provider=hydra.searchpath")  # check_hydra says it
         return hydra.compose("train", overrides=list(overrides), return_hydra_config=with_hydra)
 
 
@@ -77,6 +80,9 @@ def _composition_problems(search: list[str], overrides: Sequence[str], folders: 
 
 
 def _options(group: str, folders: list[Path]) -> list[str]:
+    if group.startswith("hydra/"):  # from Hydra and its plugins
+        with hydra.initialize_config_dir(str(CONFIG_DIR), version_base="1.3"):
+            return GlobalHydra.instance().config_loader().get_group_options(group)
     return sorted({path.stem for folder in folders for path in (folder / group).glob("*.yaml")}) if group else []
 
 
@@ -93,6 +99,7 @@ def _explain(override: str, cfg: DictConfig, failure: Exception, folders: list[P
         return one_line(failure)  # the option exists, so its file is wrong
     known = [
         *(name for name, _ in flat(cfg)),
+        *(hydra_keys() if key.startswith("hydra.") else ()),
         *(path.name for folder in folders for path in folder.iterdir() if path.is_dir()),
     ]
     if key in known:

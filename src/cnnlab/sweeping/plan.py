@@ -8,10 +8,11 @@ from pathlib import Path
 from typing import Any
 
 from hydra.errors import HydraException
-from omegaconf import DictConfig
+from omegaconf import DictConfig, OmegaConf
 
 from cnnlab.config import check, compose, quoted
 from cnnlab.config.hydra_compat import BASIC_SWEEPER
+from cnnlab.config.hydra_settings import check_hydra, names_run_folder
 from cnnlab.config.overrides import (
     every_combination,
     every_value,
@@ -37,6 +38,9 @@ EXTRAS = {
 """Override that needs a package -> its module below hydra_plugins, and the extra of cnnlab that installs it."""
 CHANGEABLE = ("hydra/launcher=", "hydra.launcher.", "hydra.sweeper.n_trials=", "hydra.sweeper.n_jobs=")
 """Prefixes of overrides that may change when a sweep is resumed: where jobs run, and how many trials a search has."""
+RUN_FOLDER_NAMED = (
+    "hydra.run.dir and paths.output_dir name the folder of one run: name a sweep's with sweep.dir=FOLDER."
+)
 PLANNED = "hydra_plugins.cnnlab.sweepers.PlannedSweeper"
 SEARCH = "hydra_plugins.cnnlab.sweepers.SearchSweeper"
 
@@ -58,6 +62,8 @@ def prepare(overrides: Sequence[str], config_dir: str | None = None) -> tuple[Sw
     hydra = _hydra_node([*own, *installed], config_dir)
     with problems:
         _require_own_sweeper(hydra)
+    if hydra:
+        problems.attempt(_require_own_folders, hydra)
     searches = hydra is not None and hydra.sweeper._target_ == SEARCH
     arguments = [*_params(hydra), *(override for override in installed if not override.startswith("hydra"))]
     jobs: list[list[str]] = []
@@ -100,12 +106,8 @@ def _refuse_single_run_keys(overrides: Sequence[str]) -> None:
                 raise InputError(
                     f"{override.key} is for one run: start it without -m. A sweep: sweep.dir=... sweep.resume=true."
                 )
-            if override.key in ("paths.output_dir", "hydra.run.dir"):
-                raise InputError(f"{override.key} is the folder of one run: name a sweep's with sweep.dir=FOLDER.")
-            if override.key == "hydra.job.chdir":
-                raise InputError("hydra.job.chdir is not possible: paths are relative to the working directory.")
-            if override.key.startswith("hydra.sweep."):
-                raise InputError(f"{override.text}: name the folder with sweep.dir=FOLDER; what varies names the jobs.")
+            if override.group == "hydra" and override.is_assignment and _is_swept(override.text):
+                raise InputError(f"{override.text}: Hydra's own settings are the same for all jobs of a sweep.")
     with problems:
         if "RANK" in os.environ or int(os.environ.get("SLURM_NTASKS", 1)) > 1:
             raise InputError("A sweep starts its processes itself: start it once, without torchrun or srun.")
@@ -134,6 +136,18 @@ def _require_own_sweeper(hydra: DictConfig | None) -> None:
             f"hydra/sweeper={hydra.runtime.choices['hydra/sweeper']} cannot be resumed. Leave it out to run every "
             "combination, or search with hparams_search=optuna."
         )
+
+
+def _require_own_folders(hydra: DictConfig) -> None:
+    if names_run_folder(hydra):
+        raise InputError(RUN_FOLDER_NAMED)
+    check_hydra(hydra)
+
+
+def _is_swept(text: str) -> bool:
+    with contextlib.suppress(HydraException):  # composing reports what does not parse
+        return first_of(text) != text
+    return False
 
 
 def _require_one_process(trainer: DictConfig, launcher: str) -> None:
@@ -181,6 +195,8 @@ def _params(hydra: DictConfig | None) -> list[str]:
 def _checked(job: Sequence[str], config_dir: str | None, launcher: str) -> DictConfig:
     """Return the config of a job; raise InputError that lists what is wrong with it."""
     cfg = compose(job, config_dir)
+    if OmegaConf.to_container(cfg.paths).get("output_dir"):  # type: ignore[union-attr]
+        raise InputError(RUN_FOLDER_NAMED)
     check(cfg)
     _require_one_process(cfg.trainer, launcher)
     return cfg
