@@ -20,6 +20,7 @@ from cnnlab.reports.comparison import study
 from cnnlab.reports.comparison_figures import band, heat_map_figure, pictures
 from cnnlab.reports.comparison_report import METHOD, as_text, settings_table, write_comparison
 from cnnlab.reports.comparison_sections import sections
+from cnnlab.reports.statistics import summary
 from cnnlab.runs.results import bounds_of, find_results, read_curves
 
 B = 0.06
@@ -409,7 +410,7 @@ def test_no_interval_leaves_the_range_of_its_metric(tmp_path):
         if "val/acc_ci95" in name:
             assert all(0 <= row[column] <= 1 for row in rows), name
     assert all(mean.high <= 1 and mean.low >= 0 for factor in (0, 1) for mean in it.marginal_means(factor).values())
-    assert any("clipped to the range of the metric" in line for line in METHOD)
+    assert any("clipped to the range of the score" in line for line in METHOD)
 
 
 @pytest.mark.parametrize(
@@ -425,12 +426,33 @@ def test_no_interval_leaves_the_range_of_its_metric(tmp_path):
         ("best/val/r2", (-math.inf, 1)),
         ("wall_seconds", (0, math.inf)),
         ("epochs_to_best", (1, math.inf)),
-        ("best/val/loss", (-math.inf, math.inf)),
+        ("best/val/loss", (0, math.inf)),
+        ("test/map_50", (0, 1)),
         ("best/val/mine", (-math.inf, math.inf)),
     ],
 )
 def test_bounds_of_a_figure(metric, bounds):
     assert bounds_of(metric) == bounds
+
+
+def test_only_scores_have_an_interval(tmp_path):
+    """Of speeds of 100 and 400 images/s Student's interval would reach from -1656 to 2156."""
+    for name, seed, accuracy, speed in (("a", 0, 0.9, 100.0), ("b", 1, 0.98, 400.0)):
+        plant(tmp_path / name, [f"seed={seed}"], seed, [accuracy], images_per_second=speed)
+    it = compare(tmp_path)
+    text = as_text(sections(it))
+    assert "250.0 ± 212.1" not in text  # on the terminal, speeds are means only
+    assert "Two seeds are few" in text
+    head, rows = settings_table(it)
+    of = dict(zip(head, rows[0], strict=True))
+    assert (of["best/val/acc_ci95_low"], of["best/val/acc_ci95_high"]) == pytest.approx((0.94 - 12.7062 * 0.04, 1.0), abs=1e-4)
+    assert (of["images_per_second_mean"], of["images_per_second_ci95_low"]) == (250.0, None)
+    assert of["images_per_second_std"] == pytest.approx(212.132, abs=1e-3)
+    assert of["epochs_to_best_ci95_high"] is None
+
+
+def test_bounds_that_a_metric_of_ones_own_does_not_keep_are_ignored():
+    assert summary([-3.0, -1.0]).within((0.0, math.inf)).low == pytest.approx(-2 - 12.7062 * 1.0, abs=1e-3)
 
 
 def test_nothing_finished(tmp_path):

@@ -6,17 +6,21 @@ import mmap
 import multiprocessing
 import os
 import shutil
+import sqlite3
 import subprocess
 from concurrent.futures import ProcessPoolExecutor
+from datetime import timedelta
 
+import lightning as L
 import pytest
 import torch
 from harm import fill_disk
 from in_process import DIGITS, command_line, digits_with
+from safetensors.torch import load_file
 
 from cnnlab.api import load_run
 from cnnlab.cli import main as cli
-from cnnlab.errors import DataError
+from cnnlab.errors import DataError, InputError
 from cnnlab.system.faults import translate_error
 
 RUN = (
@@ -243,3 +247,95 @@ def test_memory_that_runs_out_is_no_bug(allocate):
     found = translate_error(error.value)
     assert isinstance(found, DataError)
     assert "data.batch_size" in str(found)
+
+
+def unable_to_open_a_database(tmp_path) -> None:
+    sqlite3.connect(tmp_path / "absent" / "optuna.db").execute("select 1")
+
+
+def read_as_safetensors(tmp_path) -> None:
+    (tmp_path / "damaged.safetensors").write_bytes(b"\xff" * 40)
+    load_file(tmp_path / "damaged.safetensors")
+
+
+def reach_no_other_process(tmp_path) -> None:
+    torch.distributed.TCPStore("127.0.0.1", 1, is_master=False, timeout=timedelta(seconds=0.2))
+
+
+def train_without_end(tmp_path) -> None:
+    L.Trainer(max_epochs=-2)
+
+
+def be_deterministic(tmp_path) -> None:
+    torch.use_deterministic_algorithms(True)
+    try:
+        torch.zeros(4).put_(torch.tensor([0, 0]), torch.ones(2))
+    finally:
+        torch.use_deterministic_algorithms(False)
+
+
+def compile_nothing(tmp_path) -> None:
+    raise torch._dynamo.exc.BackendCompilerFailed(print, RuntimeError("No working C++ compiler found"))
+
+
+def of(module: str, message: str):
+    """Raise an error of a library that is not installed."""
+
+    def fail(tmp_path) -> None:
+        raise type("SomeError", (Exception,), {"__module__": module})(message)
+
+    return fail
+
+
+def say(message: str):
+    def fail(tmp_path) -> None:
+        raise RuntimeError(message)
+
+    return fail
+
+
+@pytest.mark.parametrize(
+    ("fail", "kind", "sentence"),
+    [
+        (unable_to_open_a_database, DataError, "The database cannot be used: unable to open database file. Check"),
+        (read_as_safetensors, DataError, "A .safetensors file cannot be read: "),
+        (reach_no_other_process, DataError, "The processes of the run cannot reach each other: "),
+        (train_without_end, InputError, "`max_epochs` must be a non-negative integer or -1"),
+        (be_deterministic, InputError, "speed.deterministic=true is not possible: "),
+        (compile_nothing, InputError, "Set speed.compile=false."),
+        (of("mlflow.exceptions", "bad URI"), DataError, "MLflow: bad URI. Check logger.mlflow"),
+        (of("wandb.errors", "api_key not configured"), DataError, "Log in with wandb login, or set logger.wandb.offline"),
+        (of("sqlalchemy.exc", "database is locked"), DataError, "The database cannot be used: database is locked."),
+        (of("huggingface_hub.errors", "503"), DataError, "The Hugging Face Hub: 503. Try again"),
+        (say("CUDA error: out of memory"), DataError, "Out of memory. Use smaller batches"),
+        (say("CUDA error: CUBLAS_STATUS_ALLOC_FAILED when calling"), DataError, "Out of memory."),
+        (say("CUDA error: no kernel image is available for execution"), DataError, "not built for this GPU"),
+        (say("Found no NVIDIA driver on your system."), DataError, "The NVIDIA driver is missing or too old"),
+    ],
+)
+def test_known_error_of_another_library_is_no_bug(fail, kind, sentence, tmp_path):
+    with pytest.raises(Exception, match=".") as error:
+        fail(tmp_path)
+    found = translate_error(error.value)
+    assert type(found) is kind
+    assert sentence in str(found)
+    assert "\n" not in str(found)
+
+
+@pytest.mark.parametrize("fail", [of("numpy", "shape"), say("mat1 and mat2 shapes cannot be multiplied")])
+def test_unknown_error_stays_a_bug(fail, tmp_path):
+    with pytest.raises(Exception, match="shape") as error:
+        fail(tmp_path)
+    assert translate_error(error.value) is None
+
+
+def test_verb_that_meets_a_known_error_ends_with_its_code(monkeypatch, capsys):
+    monkeypatch.setattr("cnnlab.cli.cache.main", lambda arguments: of("mlflow.exceptions", "bad URI")(None))
+    monkeypatch.setattr("sys.argv", ["cnnlab", "cache", "ls"])
+    with pytest.raises(SystemExit) as ended:
+        cli.main()
+    assert ended.value.code == 3
+    assert capsys.readouterr().err == "Error: MLflow: bad URI. Check logger.mlflow, or choose another logger.\n"
+    monkeypatch.setattr("cnnlab.cli.cache.main", lambda arguments: say("a bug")(None))
+    with pytest.raises(RuntimeError, match="a bug"):
+        cli.main()

@@ -12,7 +12,7 @@ from collections.abc import Sequence
 
 from cnnlab import __version__
 from cnnlab.config.options import HELP, help_of
-from cnnlab.errors import CnnlabError, InputError
+from cnnlab.errors import InputError
 from cnnlab.system.faults import translate_error
 from cnnlab.system.memory import keep_freed_memory
 
@@ -74,10 +74,10 @@ def run_verb(verb: str, arguments: Sequence[str]) -> None:
             print(module.help_text(arguments) if hasattr(module, "help_text") else help_of(module.Options, verb))
         else:
             module.main(list(arguments))
-    except (CnnlabError, OSError) as error:
-        sys.exit(complain(error))
     except KeyboardInterrupt:
         sys.exit(130)
+    except Exception as error:
+        sys.exit(complain(error))
 
 
 def train(arguments: Sequence[str] | None = None) -> None:
@@ -91,20 +91,20 @@ def train(arguments: Sequence[str] | None = None) -> None:
     program = sys.argv[:1] if arguments is None else sys.argv[:2]
     try:
         sys.exit(start(program, list(sys.argv[1:] if arguments is None else arguments)))
-    except (CnnlabError, OSError) as error:
-        sys.exit(complain(error))
     except KeyboardInterrupt:
         sys.exit(130)
+    except Exception as error:
+        sys.exit(complain(error))
 
 
-def complain(error: CnnlabError | OSError) -> int:
-    """Print an error on stderr; return its exit code."""
+def complain(error: Exception) -> int:
+    """Print an error on stderr and return its exit code; raise one that is a bug."""
     if isinstance(error, BrokenPipeError):  # the reader has closed the pipe: cnnlab cache ls | head
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 0
     if DEBUG in os.environ:
         traceback.print_exception(error)
-    own = translate_error(error)
-    assert own is not None
+    if (own := translate_error(error)) is None:
+        raise error
     print(f"Error: {own}", file=sys.stderr)
     return own.exit_code

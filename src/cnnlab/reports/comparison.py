@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 from cnnlab.errors import InputError, nearest
 from cnnlab.reports.statistics import Cells, Summary, marginal_means, summary
-from cnnlab.runs.results import RunResult, bounds_of, smaller_is_better
+from cnnlab.runs.results import RunResult, bounds_of, is_score, smaller_is_better
 from cnnlab.runs.settings import ABSENT, GROUPS, Value, flat
 
 
@@ -19,9 +19,9 @@ class Setting:
     runs: tuple[RunResult, ...]
 
     def summary(self, metric: str) -> Summary:
-        """Return mean, spread and interval of a metric over the runs that have it."""
+        """Return mean and spread of a metric over the runs that have it, and the interval of a score."""
         values = [run.numbers[metric] for run in self.runs if metric in run.numbers]
-        return summary(values).within(bounds_of(metric))
+        return _bounded(summary(values), metric, self.runs)
 
 
 @dataclass(frozen=True)
@@ -71,9 +71,9 @@ class Study:
         return high - low
 
     def marginal_means(self, factor: int) -> dict[Hashable, Summary]:
-        """Return level -> its mean over the other factors, with an interval within the bounds of `metric`."""
-        bounds = bounds_of(self.metric)
-        return {level: it.within(bounds) for level, it in marginal_means(self.cells, factor).items()}
+        """Return level -> its mean over the other factors, with an interval if `metric` is a score."""
+        means = marginal_means(self.cells, factor)
+        return {level: _bounded(it, self.metric, self.runs) for level, it in means.items()}
 
     def name(self, values: Sequence[Value]) -> str:
         """Return a setting as text, such as init=orthogonal regularization=[l2]; "the one setting" without factors.
@@ -83,6 +83,11 @@ class Study:
         pairs = list(zip(self.factors, values, strict=True))
         there = [(key, value) for key, value in pairs if value != ABSENT] or pairs
         return " ".join(f"{key}={value}" for key, value in there) or "the one setting"
+
+
+def _bounded(it: Summary, metric: str, runs: Sequence[RunResult]) -> Summary:
+    """Return a summary with an interval within the bounds of the metric; without one if the metric is not a score."""
+    return it.within(bounds_of(metric)) if is_score(metric, runs[0].modes) else it.without_interval()
 
 
 def study(results: Sequence[RunResult], metric: str | None = None, split: str | None = None) -> Study:

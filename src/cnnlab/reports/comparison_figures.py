@@ -140,7 +140,7 @@ def heat_map_figure(study: Study) -> Figure | None:
 
 
 def _mean_with_interval(axes: Axes, row: int, it: Summary) -> None:
-    if it.n > 1:
+    if it.has_interval:
         axes.plot([it.low, it.high], [row, row], color="C0", linewidth=2, solid_capstyle="butt")
     axes.plot([it.mean], [row], "|", color="C0", markersize=14, markeredgewidth=2.5)
 
@@ -149,6 +149,6 @@ def _limit(axes: Axes, values: Sequence[float], summaries: Sequence[Summary]) ->
     """Fit the x axis to the values, and to the intervals up to half their range beyond: with n=2 they are very wide."""
     low, high = min(values), max(values)
     room = (high - low) or max(abs(high) * 0.1, 1e-6)
-    lows = [max(it.low, low - room / 2) for it in summaries if it.n > 1]
-    highs = [min(it.high, high + room / 2) for it in summaries if it.n > 1]
+    lows = [max(it.low, low - room / 2) for it in summaries if it.has_interval]
+    highs = [min(it.high, high + room / 2) for it in summaries if it.has_interval]
     axes.set_xlim(min([low, *lows]) - room / 20, max([high, *highs]) + room / 20)

@@ -60,6 +60,8 @@ def _answer(given: Study, compared: Sequence[Comparison]) -> Section:
     if given.fixed:
         lines.append(f"The same in all: {' '.join(f'{key}={value}' for key, value in given.fixed.items())}")
     lines.append(f"Best: {given.name(leader.values)}, {_interval(leader.summary(given.metric), given.metric)}")
+    if max(len(setting.runs) for setting in given.settings) == 2:
+        lines.append("Two seeds are few: what they show may be chance, and intervals are wide. Add seeds: seed=0,1,2,3,4")
     rivals = [it for it in compared if leader.values in (it.first, it.second)]
     worse = [it for it in rivals if it.tells]
     if rivals and len(worse) == len(rivals):
@@ -186,9 +188,9 @@ def _range(it: Comparison, most: float) -> str:
 
 
 def _interval(it: Summary, metric: str) -> str:
-    """Return a summary as text: 0.9489 ± 0.0120 (0.9191 to 0.9787), or the value of a single run."""
-    if it.n < 2:
-        return _mean(it, metric)
+    """Return a summary as text: 0.9489 ± 0.0120 (0.9191 to 0.9787), or what it has of that."""
+    if not it.has_interval:
+        return _spread(it, metric)
     return f"{_spread(it, metric)} ({_number(it.low, metric)} to {_number(it.high, metric)})"
 
 

@@ -30,11 +30,22 @@ class Summary:
     high: float
 
     def within(self, bounds: tuple[float, float]) -> "Summary":
-        """Return the summary with its interval clipped to the values that the mean can take; coverage is unchanged."""
+        """Return the summary with its interval clipped to the values that the mean can take; coverage is unchanged.
+
+        Bounds that do not contain the mean itself (of a loss of one's own, say) are ignored.
+        """
         least, greatest = bounds
-        if self.n < 2:
+        if self.n < 2 or not least <= self.mean <= greatest:
             return self
         return Summary(self.n, self.mean, self.std, max(self.low, least), min(self.high, greatest))
+
+    def without_interval(self) -> "Summary":
+        """Return the summary with mean and standard deviation only."""
+        return Summary(self.n, self.mean, self.std, math.nan, math.nan)
+
+    @property
+    def has_interval(self) -> bool:
+        return not math.isnan(self.low)
 
 
 @dataclass(frozen=True)

@@ -14,9 +14,9 @@ from hydra.core.utils import JobReturn, JobStatus, env_override
 from hydra.plugins.launcher import Launcher
 
 from cnnlab.config import quoted
-from cnnlab.errors import CnnlabError
 from cnnlab.runs.sweep import ENDED, NAME, Job, Sweep
 from cnnlab.sweeping.console import announce
+from cnnlab.system.faults import translate_error
 from cnnlab.system.files import read_json
 from cnnlab.system.processes import PARENT, cores, device_count
 
@@ -51,8 +51,8 @@ def _failure(answer: JobReturn | None) -> tuple[str, int]:
     if not answer or answer.status != JobStatus.FAILED:
         return "its process ended without a message: it was killed, or memory ran out", 1
     error = answer._return_value
-    if isinstance(error, CnnlabError):
-        return str(error), error.exit_code
+    if own := translate_error(error):
+        return str(own), own.exit_code
     return f"{type(error).__name__}: {error}", 1
 
 
