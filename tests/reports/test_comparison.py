@@ -445,7 +445,9 @@ def test_only_scores_have_an_interval(tmp_path):
     assert "Two seeds are few" in text
     head, rows = settings_table(it)
     of = dict(zip(head, rows[0], strict=True))
-    assert (of["best/val/acc_ci95_low"], of["best/val/acc_ci95_high"]) == pytest.approx((0.94 - 12.7062 * 0.04, 1.0), abs=1e-4)
+    assert (of["best/val/acc_ci95_low"], of["best/val/acc_ci95_high"]) == pytest.approx(
+        (0.94 - 12.7062 * 0.04, 1.0), abs=1e-4
+    )
     assert (of["images_per_second_mean"], of["images_per_second_ci95_low"]) == (250.0, None)
     assert of["images_per_second_std"] == pytest.approx(212.132, abs=1e-3)
     assert of["epochs_to_best_ci95_high"] is None

@@ -255,7 +255,10 @@ def test_jobs_side_by_side_need_processes_that_can_be_started(here):
             ["an interval is not a list of values. Search it with hparams_search=optuna"],
         ),
         (["seed=0,1", "hydra/sweeper=optuna"], ["hydra/sweeper=optuna cannot be resumed"]),
-        (["seed=0,1", "hydra.sweep.dir=x"], ["hydra.sweep.dir and hydra.sweep.subdir cannot be set: name the folder of a sweep"]),
+        (
+            ["seed=0,1", "hydra.sweep.dir=x"],
+            ["hydra.sweep.dir and hydra.sweep.subdir cannot be set: name the folder of a sweep"],
+        ),
         (["seed=0,1", "hydra={sweep:{subdir:x}}"], ["hydra.sweep.subdir cannot be set"]),
         (["seed=0,1", "hydra.job={chdir:true}"], ["hydra.job.chdir is not possible"]),
         (["seed=0,1", "hydra.run={dir:x}"], ["name the folder of one run: name a sweep's with sweep.dir"]),

@@ -1,6 +1,7 @@
 """Full disks, folders that may not be written or vanish, processes that are killed: the run says so and ends."""
 
 import errno
+import http.client
 import json
 import mmap
 import multiprocessing
@@ -8,6 +9,8 @@ import os
 import shutil
 import sqlite3
 import subprocess
+import urllib.error
+import zipfile
 from concurrent.futures import ProcessPoolExecutor
 from datetime import timedelta
 
@@ -258,6 +261,21 @@ def read_as_safetensors(tmp_path) -> None:
     load_file(tmp_path / "damaged.safetensors")
 
 
+def read_as_checkpoint(tmp_path) -> None:
+    torch.save({"weights": torch.zeros(99)}, tmp_path / "damaged.ckpt")
+    (tmp_path / "damaged.ckpt").write_bytes((tmp_path / "damaged.ckpt").read_bytes()[:-99])
+    torch.load(tmp_path / "damaged.ckpt", weights_only=True)
+
+
+def unzip(tmp_path) -> None:
+    (tmp_path / "damaged.zip").write_bytes(b"<html>")
+    zipfile.ZipFile(tmp_path / "damaged.zip")
+
+
+def download(tmp_path) -> None:
+    raise urllib.error.HTTPError("http://host/file", 503, "Service Unavailable", http.client.HTTPMessage(), None)
+
+
 def reach_no_other_process(tmp_path) -> None:
     torch.distributed.TCPStore("127.0.0.1", 1, is_master=False, timeout=timedelta(seconds=0.2))
 
@@ -275,7 +293,7 @@ def be_deterministic(tmp_path) -> None:
 
 
 def compile_nothing(tmp_path) -> None:
-    raise torch._dynamo.exc.BackendCompilerFailed(print, RuntimeError("No working C++ compiler found"))
+    raise torch._dynamo.exc.BackendCompilerFailed(print, RuntimeError("No working C++ compiler found"), None)
 
 
 def of(module: str, message: str):
@@ -298,23 +316,35 @@ def say(message: str):
     ("fail", "kind", "sentence"),
     [
         (unable_to_open_a_database, DataError, "The database cannot be used: unable to open database file. Check"),
-        (read_as_safetensors, DataError, "A .safetensors file cannot be read: "),
+        (read_as_safetensors, DataError, "A file is damaged or of another kind: "),
         (reach_no_other_process, DataError, "The processes of the run cannot reach each other: "),
         (train_without_end, InputError, "`max_epochs` must be a non-negative integer or -1"),
         (be_deterministic, InputError, "speed.deterministic=true is not possible: "),
         (compile_nothing, InputError, "Set speed.compile=false."),
+        (read_as_checkpoint, DataError, "A file is damaged or of another kind: "),
+        (unzip, DataError, "A file is damaged or of another kind: File is not a zip file. Replace it."),
+        (download, DataError, "The connection failed: HTTP Error 503: Service Unavailable. Try again"),
+        (lambda _: http.client.HTTPConnection("127.0.0.1", 1).request("GET", "/"), DataError, "connection was refused"),
         (of("mlflow.exceptions", "bad URI"), DataError, "MLflow: bad URI. Check logger.mlflow"),
-        (of("wandb.errors", "api_key not configured"), DataError, "Log in with wandb login, or set logger.wandb.offline"),
+        (of("wandb.errors", "api_key not configured"), DataError, "Log in with wandb login, or set logger.wandb."),
         (of("sqlalchemy.exc", "database is locked"), DataError, "The database cannot be used: database is locked."),
         (of("huggingface_hub.errors", "503"), DataError, "The Hugging Face Hub: 503. Try again"),
+        (of("requests.exceptions", "Read timed out."), DataError, "The connection failed: Read timed out. Try again"),
         (say("CUDA error: out of memory"), DataError, "Out of memory. Use smaller batches"),
+        (say("MPS backend out of memory (MPS allocated: 1 GB)"), DataError, "Out of memory. Use smaller batches"),
         (say("CUDA error: CUBLAS_STATUS_ALLOC_FAILED when calling"), DataError, "Out of memory."),
-        (say("CUDA error: no kernel image is available for execution"), DataError, "not built for this GPU"),
+        (say("CUDA error: no kernel image is available for execution"), DataError, "does not fit the GPU"),
+        (say("CUDA error: an illegal memory access was encountered"), DataError, "The GPU has failed or is not free"),
+        (say("CUDA error: device-side assert triggered"), DataError, "mostly a class of a target"),
+        (say("cuDNN error: CUDNN_STATUS_EXECUTION_FAILED"), DataError, "cuDNN does not work here"),
         (say("Found no NVIDIA driver on your system."), DataError, "The NVIDIA driver is missing or too old"),
+        (say("NCCL error in: x.cpp:1, unhandled system error"), DataError, "cannot exchange data"),
+        (say("The operator 'aten::x' is not currently implemented for the MPS device."), DataError, "Use trainer=cpu"),
+        (say("received 0 items of ancdata"), DataError, "Too many files are open. Raise the limit on open files"),
     ],
 )
 def test_known_error_of_another_library_is_no_bug(fail, kind, sentence, tmp_path):
-    with pytest.raises(Exception, match=".") as error:
+    with pytest.raises(Exception, match=r".") as error:
         fail(tmp_path)
     found = translate_error(error.value)
     assert type(found) is kind

@@ -67,7 +67,9 @@ def with_literal_folder(overrides: list[str], config_dir: str | None) -> tuple[D
     The folder may also be named by hydra.run.dir, in any spelling or file, and by interpolations that mean something
     else later. Raises InputError for settings of Hydra that a run does not have.
     """
-    plus = [override.text.lstrip("+") if override.key in FOLDERS else override.text for override in map(split, overrides)]
+    plus = [
+        override.text.lstrip("+") if override.key in FOLDERS else override.text for override in map(split, overrides)
+    ]
     cfg = compose(plus, config_dir, with_hydra=True)
     check_hydra(cfg.hydra)
     named = named_folder(cfg)

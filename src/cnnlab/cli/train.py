@@ -6,13 +6,13 @@ from pathlib import Path
 from typing import Any
 
 import hydra
-from omegaconf import DictConfig
+from omegaconf import DictConfig, OmegaConf
 
-from cnnlab.cli.claiming import claimed_overrides
+from cnnlab.cli.claiming import claimed_overrides, with_literal_folder
 from cnnlab.cli.lifecycle import run_job, typed_program
-from cnnlab.config import CONFIG_DIR, compose, quote_path
+from cnnlab.config import CONFIG_DIR, check, compose, quote_path
 from cnnlab.config.hydra_compat import parse_command_line
-from cnnlab.errors import InputError
+from cnnlab.errors import InputError, nearest
 from cnnlab.runs.sweep import Sweep
 from cnnlab.sweeping.console import conclude
 from cnnlab.sweeping.plan import prepare
@@ -34,7 +34,7 @@ def start(program: list[str], arguments: list[str]) -> int:
     if not only_asks:
         overrides = claimed_overrides(overrides, parsed.config_dir)
     elif not (parsed.hydra_help or parsed.shell_completion):
-        compose(overrides, parsed.config_dir)  # Hydra shows what it finds wrong in words of its own
+        require_sound(overrides, parsed.config_dir, parsed.package)
     return run_single(program, [*flags, *overrides])
 
 
@@ -43,11 +43,26 @@ def require_own_config(parsed: Any) -> None:
     for flag in ("config_name", "config_path", "experimental_rerun"):
         if getattr(parsed, flag):
             raise InputError(
-                f"--{flag.replace('_', '-')} is not possible: every run is composed from train.yaml. Put options of your "
-                "own in a folder, and name it with --config-dir FOLDER."
+                f"--{flag.replace('_', '-')} is not possible: every run is composed from train.yaml. Put options of "
+                "your own in a folder, and name it with --config-dir FOLDER."
             )
     if parsed.multirun and (parsed.cfg or parsed.info):
         raise InputError("--cfg and --info show one config: leave out -m, and give each key one value.")
+    if (parsed.package and not parsed.cfg) or (parsed.resolve and not (parsed.cfg or parsed.help)):
+        raise InputError("--package and --resolve say how to show a config: add --cfg job.")
+    if parsed.shell_completion and not parsed.overrides:
+        raise InputError("--shell-completion needs install=SHELL or uninstall=SHELL; SHELL is bash, fish or zsh.")
+
+
+def require_sound(overrides: list[str], config_dir: str | None, package: str | None) -> None:
+    """Raise InputError for a config that Hydra is to show but no run accepts; targets are not imported for it."""
+    cfg, _ = with_literal_folder(overrides, config_dir)
+    check(cfg, with_targets=False)
+    whole = compose(overrides, config_dir, with_hydra=True)
+    if package and OmegaConf.select(whole, package) is None:
+        raise InputError(
+            f"--package {package}: the config has no such part. {nearest([package], list(map(str, whole)))}"
+        )
 
 
 def run_single(program: list[str], arguments: list[str]) -> int:

@@ -20,6 +20,7 @@ from cnnlab.config.schema import (
     CHECKPOINT_FIXED,
     CHECKPOINT_OPTIONS,
     CHECKPOINTS,
+    NEEDED_ARGUMENTS,
     OPEN_TARGETS,
     OWN_ARGUMENTS,
     STORED,
@@ -37,17 +38,18 @@ NETWORK = "model.network"
 """The node whose target is asked which arguments it takes."""
 
 
-def check(cfg: DictConfig) -> None:
+def check(cfg: DictConfig, with_targets: bool = True) -> None:
     """Raise one InputError that lists every unknown key, wrong type, and missing or unsuitable `_target_`.
 
-    Imports the targets to check their arguments against their signatures.
+    with_targets: import the targets, which takes seconds, to check their arguments against their signatures. Without,
+    values that are still to be given are no problem either.
     """
-    if problems := problems_of(cfg):
+    if problems := problems_of(cfg, with_targets):
         raise several(problems, "The config has problems:")
 
 
-def problems_of(cfg: DictConfig) -> list[str]:
-    """Return everything that is wrong with a composed config, one sentence each."""
+def problems_of(cfg: DictConfig, with_targets: bool = True) -> list[str]:
+    """Return everything that is wrong with a composed config, one sentence each; see `check`."""
     cfg = cfg.copy()
     try:
         if isinstance(cfg.get("paths"), DictConfig) and cfg.paths.get("output_dir", "") is None:
@@ -60,8 +62,8 @@ def problems_of(cfg: DictConfig) -> list[str]:
     except OmegaConfBaseException as error:
         return [f"The config does not resolve: {one_line(error)}."]
     packages = plain.get("trusted_packages")
-    trusted = trusted_prefixes(plain if isinstance(packages, list) else {})
-    problems = [f"{key}=... is required." for key in missing] + unknown_metric
+    trusted = trusted_prefixes(plain if isinstance(packages, list) else {}) if with_targets else None
+    problems = unknown_metric + [f"{key}=... is required." for key in missing if with_targets]
     problems += _check_node(plain, TrainConfig, "", trusted)
     return problems + _monitor_problems(plain) + _strategy_problems(plain) + _checkpoint_problems(plain)
 
@@ -183,8 +185,8 @@ def _check_node(
         names = [field.name for field in fields(schema)]
         optional = [field.name for field in fields(schema) if field.default is not MISSING]
         dot = f"{path}." if path else ""
-        # A stored model may have keys of its task's own schema, which is not imported to look at a record.
-        known = node if schema is ModelConfig and trusted is None else names
+        # Model and data have keys of their task's own schema, which is not imported to look at a record.
+        known = node if schema in (DataConfig, ModelConfig) and trusted is None else names
         other = f" Is model={node.get('name')} for the task of these data?" if path == "model" else ""
         problems = [f"Unknown key {dot}{key}. {nearest([str(key)], names)}{other}" for key in node if key not in known]
         problems += [
@@ -246,6 +248,7 @@ def _check_target(node: Any, path: str, trusted: tuple[str, ...]) -> list[str]:
             problems.append(f"{path}.{key}={value!r} is not {_type_name(hint)}.")
     if refusal and not problems:
         problems.append(f"{path}: {name} {refusal}")
+    problems += [f"{path}.{key} is missing." for key in NEEDED_ARGUMENTS.get(path, ()) if key not in given]
     if not node.get("_args_"):
         problems += [
             f"{path}.{key} is required by {name}."

@@ -24,8 +24,9 @@ CONFIG_DIR = next(
     (path for path in (_PACKAGE.parents[1] / "configs", _PACKAGE / "configs") if (path / "train.yaml").is_file()),
     _PACKAGE / "configs",
 )
-_FAILURES = (HydraException, OmegaConfBaseException, yaml.YAMLError, ValueError)
-"""Errors that Hydra raises for overrides and files that do not compose (ValueError: model=null)."""
+_FAILURES = (HydraException, OmegaConfBaseException, yaml.YAMLError, ValueError, UserWarning)
+"""Errors that Hydra raises for overrides and files that do not compose (ValueError: model=null), and its warning about
+a folder of hydra.searchpath."""
 
 
 def compose(overrides: Sequence[str], config_dir: str | None = None, with_hydra: bool = False) -> DictConfig:
@@ -48,7 +49,7 @@ def compose(overrides: Sequence[str], config_dir: str | None = None, with_hydra:
 def _compose(overrides: Sequence[str], with_hydra: bool = False) -> DictConfig:
     GlobalHydra.instance().clear()
     with hydra.initialize_config_dir(str(CONFIG_DIR), job_name="train", version_base="1.3"), warnings.catch_warnings():
-        warnings.filterwarnings("ignore", "provider=hydra.searchpath")  # check_hydra says it
+        warnings.filterwarnings("error", "provider=hydra.searchpath")
         return hydra.compose("train", overrides=list(overrides), return_hydra_config=with_hydra)
 
 
@@ -91,6 +92,10 @@ def _explain(override: str, cfg: DictConfig, failure: Exception, folders: list[P
     if isinstance(failure, OverrideParseException) or not key:
         reason = one_line(failure)
         return f"it cannot be parsed ({reason}). Write key=value, and quote special characters: 'key=\"a b\"'."
+    if isinstance(failure, UserWarning):
+        return "a folder was not found."
+    if override.startswith("~") and key.split(".")[0] == "hydra":
+        return "settings of Hydra cannot be deleted: leave it out."
     if options := _options(key, folders):
         wanted = [part.strip(" '\"") for part in value.strip("[]").split(",")]
         unknown = [part for part in wanted if part not in options]
@@ -103,10 +108,22 @@ def _explain(override: str, cfg: DictConfig, failure: Exception, folders: list[P
         *(path.name for folder in folders for path in folder.iterdir() if path.is_dir()),
     ]
     if key in known:
-        return one_line(failure)
+        return _reason(failure, override)
     if key.startswith("model.network."):
         return f"the config has no such key; if the network's constructor takes it, add it: +{override}."
     return f"unknown key {key}. {nearest([key], known)}"
+
+
+def _reason(failure: Exception, override: str) -> str:
+    """Return why a known key cannot have a value; where Hydra only repeats the override, OmegaConf has said why."""
+    text = one_line(failure)
+    if text.startswith("Could not override"):
+        return f"there is no such key to override. Add it: +{override}"
+    if text.startswith("Error merging override") and override.startswith("+"):
+        return f"the key exists: leave out the + ({override.lstrip('+')})."
+    if text.startswith("Error merging override") and failure.__cause__:
+        text = one_line(failure.__cause__)  # type: ignore[arg-type]
+    return "it cannot be null: leave it out." if text.endswith("is not Optional") else text
 
 
 Config = dict[str, Any]

@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from dataclasses import fields, is_dataclass
-from pathlib import Path
+import logging
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 from hydra.conf import HydraConf
@@ -23,26 +22,26 @@ def check_hydra(hydra: DictConfig) -> None:
 
     hydra: Hydra's node of a composed config, not resolved.
     """
-    problems = list(_unknown(hydra, HydraConf, "hydra"))
-    if any(_raw(hydra, key) not in (OWN[key], None, "???") for key in ("sweep.dir", "sweep.subdir")):
+    problems = list(_unknown(_plain(hydra), _known(), "hydra"))
+    if any(_value(hydra, key) not in (OWN[key], None, "???") for key in ("sweep.dir", "sweep.subdir")):
         problems.append(
             "hydra.sweep.dir and hydra.sweep.subdir cannot be set: name the folder of a sweep (-m) with "
             "sweep.dir=FOLDER; what varies names its jobs."
         )
-    if _raw(hydra, "job.chdir"):
+    if _value(hydra, "job.chdir"):
         problems.append("hydra.job.chdir is not possible: paths are relative to the working directory. Leave it out.")
-    if _raw(hydra, "output_subdir") is not None:
+    if _value(hydra, "output_subdir") is not None:
         problems.append("hydra.output_subdir cannot be set: config.yaml and overrides.yaml are in the run folder.")
     if hydra.get("mode") == RunMode.MULTIRUN:
         problems.append("hydra.mode cannot be set: -m starts a sweep.")
-    if _raw(hydra, "runtime.output_dir") not in (None, "???"):
+    if _value(hydra, "runtime.output_dir") not in (None, "???"):
         problems.append("hydra.runtime cannot be set: name the run folder with paths.output_dir=FOLDER.")
-    for place in _raw(hydra, "searchpath") or ():
-        folder = str(place).removeprefix("file://")
-        if "://" not in folder and not Path(folder).is_dir():
-            problems.append(f"hydra.searchpath: folder {folder} not found.")
+    levels = logging.getLevelNamesMapping()
+    for key in ("job_logging.root.level", "hydra_logging.root.level"):
+        if (level := _value(hydra, key)) not in (None, *levels, *levels.values()):
+            problems.append(f"hydra.{key}={level} is not a level of logging. {nearest([str(level)], list(levels))}")
     if problems:
-        raise several(problems, "These settings of Hydra are not possible:") if problems[1:] else InputError(*problems)
+        raise several(problems, "These settings of Hydra are not possible:")
 
 
 def named_folder(cfg: DictConfig) -> str | None:
@@ -50,8 +49,8 @@ def named_folder(cfg: DictConfig) -> str | None:
 
     Raises InputError for both at once, or a name that does not resolve.
     """
-    by_hydra, own = names_run_folder(cfg.hydra), OmegaConf.to_container(cfg.paths).get("output_dir")
-    if by_hydra and own is not None:
+    by_hydra = names_run_folder(cfg.hydra)
+    if by_hydra and _value(cfg, "paths.output_dir") is not None:
         raise InputError("hydra.run.dir and paths.output_dir both name the run folder: leave out one of them.")
     try:
         return cfg.hydra.run.dir if by_hydra else cfg.paths.output_dir
@@ -62,41 +61,42 @@ def named_folder(cfg: DictConfig) -> str | None:
 
 def names_run_folder(hydra: DictConfig) -> bool:
     """Return whether hydra.run.dir has another value than in train.yaml."""
-    return _raw(hydra, "run.dir") not in (OWN["run.dir"], None, "", "???")
+    return _value(hydra, "run.dir") not in (OWN["run.dir"], None, "", "???")
 
 
 def hydra_keys() -> list[str]:
     """Return the dotted names of Hydra's own settings."""
-    return list(_keys(HydraConf, "hydra"))
+    return list(_dotted(_known(), "hydra"))
 
 
-def _keys(schema: Any, path: str) -> Iterator[str]:
-    for field in fields(schema):
-        name = f"{path}.{field.name}"
-        yield name
-        if is_dataclass(kind := _type_of(schema, field.name)):
-            yield from _keys(kind, name)
+def _known() -> dict[str, Any]:
+    """Return all settings of Hydra with their default values; its group hydra/env is missing in its schema."""
+    return {**_plain(OmegaConf.structured(HydraConf)), "env": {}}
 
 
-def _unknown(node: DictConfig, schema: Any, path: str) -> Iterator[str]:
-    """Yield a sentence for each key below `node` that Hydra does not have."""
-    names = [field.name for field in fields(schema)]
-    for key in node:
-        if key not in names:
-            yield f"Unknown key {path}.{key}. {nearest([str(key)], names)}".strip()
-        elif is_dataclass(kind := _type_of(schema, key)) and isinstance(node._get_node(key), DictConfig):
-            yield from _unknown(node._get_node(key), kind, f"{path}.{key}")
+def _dotted(values: Mapping[str, Any], path: str) -> Iterator[str]:
+    for key, value in values.items():
+        yield f"{path}.{key}"
+        if isinstance(value, dict):
+            yield from _dotted(value, f"{path}.{key}")
 
 
-def _type_of(schema: Any, name: str) -> Any:
-    """Return the type of an entry of a structured config; those of Hydra are built by their default factories."""
-    default = OmegaConf.get_type(OmegaConf.structured(schema)._get_node(name))
-    return default if is_dataclass(default) else None
+def _unknown(given: Mapping[str, Any], known: Mapping[str, Any], path: str) -> Iterator[str]:
+    """Yield a sentence for each key that Hydra does not have; a group that is empty in `known` takes any."""
+    for key, value in given.items():
+        if key not in known:
+            yield f"Unknown key {path}.{key}. {nearest([key], list(known))}".strip()
+        elif isinstance(value, dict) and isinstance(known[key], dict) and known[key]:
+            yield from _unknown(value, known[key], f"{path}.{key}")
 
 
-def _raw(hydra: DictConfig, key: str) -> Any:
+def _value(cfg: DictConfig, key: str) -> Any:
     """Return the unresolved value of a dotted key; None if a part of it is missing."""
-    found: Any = OmegaConf.to_container(hydra, resolve=False)
+    found: Any = _plain(cfg)
     for part in key.split("."):
         found = found.get(part) if isinstance(found, dict) else None
     return found
+
+
+def _plain(cfg: DictConfig) -> dict[str, Any]:
+    return OmegaConf.to_container(cfg, resolve=False)  # type: ignore[return-value]

@@ -131,6 +131,14 @@ SUPPLIED_ARGUMENTS = {
     "init": {"module", "only", "images"},
 }
 """Node -> arguments that the program passes, so that a config need not give them."""
+NEEDED_ARGUMENTS: dict[str, tuple[str, ...]] = {
+    "optimizer": ("lr",),
+    "trainer": (
+        *("accelerator", "devices", "strategy", "precision", "deterministic"),
+        *("max_epochs", "max_steps", "scale_lr"),
+    ),
+}
+"""Node -> arguments that the program itself reads, so that they may not be deleted, though the target has defaults."""
 OPEN_TARGETS: dict[str, dict[str, Any]] = {
     "cnnlab.models.initialization.initialize": {
         **dict.fromkeys(("a", "b", "mean", "std", "gain", "tolerance"), float),

@@ -61,7 +61,9 @@ def _answer(given: Study, compared: Sequence[Comparison]) -> Section:
         lines.append(f"The same in all: {' '.join(f'{key}={value}' for key, value in given.fixed.items())}")
     lines.append(f"Best: {given.name(leader.values)}, {_interval(leader.summary(given.metric), given.metric)}")
     if max(len(setting.runs) for setting in given.settings) == 2:
-        lines.append("Two seeds are few: what they show may be chance, and intervals are wide. Add seeds: seed=0,1,2,3,4")
+        lines.append(
+            "Two seeds are few: what they show may be chance, and intervals are wide. Add seeds: seed=0,1,2,3,4"
+        )
     rivals = [it for it in compared if leader.values in (it.first, it.second)]
     worse = [it for it in rivals if it.tells]
     if rivals and len(worse) == len(rivals):

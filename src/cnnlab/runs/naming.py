@@ -110,6 +110,8 @@ def claim_exactly(folder: Path) -> Path:
         raise InputError(
             f"paths.output_dir={folder} already holds a run. Continue it with resume={folder}, or name another folder."
         )
+    if part := next((part for part in (folder, *folder.parents) if part.exists() and not part.is_dir()), None):
+        raise InputError(f"paths.output_dir={folder}: {part} is a file. Name a folder.")
     folder.mkdir(parents=True, exist_ok=True)
     return folder.absolute()
 
