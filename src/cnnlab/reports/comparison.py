@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 from cnnlab.errors import InputError, nearest
 from cnnlab.reports.statistics import Cells, Summary, marginal_means, summary
-from cnnlab.runs.results import RunResult, bounds_of, is_score, smaller_is_better
+from cnnlab.runs.results import RunResult, bounds_of, smaller_is_better
 from cnnlab.runs.settings import ABSENT, GROUPS, Value, flat
 
 
@@ -21,7 +21,7 @@ class Setting:
     def summary(self, metric: str) -> Summary:
         """Return mean and spread of a metric over the runs that have it, and the interval of a score."""
         values = [run.numbers[metric] for run in self.runs if metric in run.numbers]
-        return _bounded(summary(values), metric, self.runs)
+        return _with_interval_of_score(summary(values), metric)
 
 
 @dataclass(frozen=True)
@@ -73,7 +73,7 @@ class Study:
     def marginal_means(self, factor: int) -> dict[Hashable, Summary]:
         """Return level -> its mean over the other factors, with an interval if `metric` is a score."""
         means = marginal_means(self.cells, factor)
-        return {level: _bounded(it, self.metric, self.runs) for level, it in means.items()}
+        return {level: _with_interval_of_score(it, self.metric) for level, it in means.items()}
 
     def name(self, values: Sequence[Value]) -> str:
         """Return a setting as text, such as init=orthogonal regularization=[l2]; "the one setting" without factors.
@@ -85,9 +85,9 @@ class Study:
         return " ".join(f"{key}={value}" for key, value in there) or "the one setting"
 
 
-def _bounded(it: Summary, metric: str, runs: Sequence[RunResult]) -> Summary:
-    """Return a summary with an interval within the bounds of the metric; without one if the metric is not a score."""
-    return it.within(bounds_of(metric)) if is_score(metric, runs[0].modes) else it.without_interval()
+def _with_interval_of_score(it: Summary, metric: str) -> Summary:
+    """Return a summary with its interval within 0 and 1, the bounds of a score; other metrics get none."""
+    return it.within((0.0, 1.0)) if bounds_of(metric) == (0.0, 1.0) else it.without_interval()
 
 
 def study(results: Sequence[RunResult], metric: str | None = None, split: str | None = None) -> Study:

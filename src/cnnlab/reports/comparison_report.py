@@ -26,8 +26,8 @@ SHOWN = 12
 """Number of lines of a section on the terminal; the files have all of them."""
 METHOD = (
     "± is the standard deviation over seeds (n - 1), brackets hold Student's 95 % interval of the mean of a score. "
-    "Intervals are clipped to the range of the score: an accuracy's to 0 to 1. Speeds, times, epochs, gaps and "
-    "training metrics have no interval. "
+    "Scores lie between 0 and 1, and so do their intervals: what is beyond is cut off. Losses, speeds, times, epochs "
+    "and gaps have mean and standard deviation only. "
     "Values and settings are compared by paired t tests: runs of equal seeds and equal other factors are subtracted, "
     "averaged within each seed, and tested over seeds. p is corrected by Holm's method: over all factors, over all "
     "pairs of settings, or over all contrasts of an interaction; a difference is significant if p is below 0.05. "

@@ -30,12 +30,12 @@ class Summary:
     high: float
 
     def within(self, bounds: tuple[float, float]) -> "Summary":
-        """Return the summary with its interval clipped to the values that the mean can take; coverage is unchanged.
+        """Return the summary with its interval clipped to the values that the mean can take.
 
-        Bounds that do not contain the mean itself (of a loss of one's own, say) are ignored.
+        What is cut off cannot be the mean, so coverage is unchanged (Mandelkern 2002, Statistical Science 17:149).
         """
         least, greatest = bounds
-        if self.n < 2 or not least <= self.mean <= greatest:
+        if self.n < 2:
             return self
         return Summary(self.n, self.mean, self.std, max(self.low, least), min(self.high, greatest))
 

@@ -18,7 +18,7 @@ BOUNDS = {
     **dict.fromkeys(("acc", "acc_top5", "f1", "balanced_acc"), (0.0, 1.0)),
     **dict.fromkeys(("map", "map_50", "map_75", "mar_100"), (0.0, 1.0)),
     **dict.fromkeys(("mask_map", "mask_map_50", "mask_map_75", "mask_mar_100"), (0.0, 1.0)),
-    **dict.fromkeys(("loss", "mse", "mae", "wall_seconds", "images_per_second"), (0.0, math.inf)),
+    **dict.fromkeys(("mse", "mae", "wall_seconds", "images_per_second"), (0.0, math.inf)),
     "r2": (-math.inf, 1.0),
     "epochs_to_best": (1.0, math.inf),
 }
@@ -165,15 +165,6 @@ def smaller_is_better(metric: str, modes: Mapping[str, str]) -> bool:
         return True
     name = metric.rsplit("/", 1)[-1].removesuffix("_epoch")
     return modes.get(name, "min" if name == "loss" else "max") == "min"
-
-
-def is_score(metric: str, modes: Mapping[str, str]) -> bool:
-    """Return whether a metric says how good a network is: those of the run's task on validation or test data.
-
-    Speeds, times, epochs, gaps and training metrics are not scores.
-    """
-    *_, part, name = ["", *metric.split("/")]
-    return part in ("val", "test") and name in modes
 
 
 def bounds_of(metric: str) -> tuple[float, float]:
