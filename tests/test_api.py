@@ -2,6 +2,7 @@
 
 import csv
 import inspect
+import io
 import json
 import math
 import shutil
@@ -101,10 +102,12 @@ def test_single_picture_gives_one_row(quick_run, tmp_path):
     picture.save(tmp_path / "a.png")
     expected = run.predict([picture])
     pixels = np.asarray(picture)
-    forms = (str(tmp_path / "a.png"), tmp_path / "a.png", (tmp_path / "a.png").read_bytes(), picture, pixels)
+    contents = (tmp_path / "a.png").read_bytes()
+    forms = (str(tmp_path / "a.png"), tmp_path / "a.png", contents, picture, pixels)
     for form in (*forms, torch.tensor(pixels)[None], torch.tensor(pixels)[None] / 255):
         assert torch.equal(run.predict(form), expected)
         assert torch.equal(run.predict([form]), expected)
+    assert torch.equal(run.predict(io.BytesIO(contents)), expected)
     assert torch.equal(run.predict(pixels[None, ..., None]), expected)
     with pytest.raises(DataError, match=r"no\.png: No such file"):
         run.predict("no.png")

@@ -51,11 +51,12 @@ class LoadedRun:
     def predict(self, images: ImageLike | Iterable[ImageLike]) -> Tensor:
         """Return what predictions are made of: of a classifier probabilities N x classes, float32; N = 1 for one image.
 
-        images: one picture of any size, or several: paths of files, bytes of their contents, PIL images, NumPy arrays
-        H x W or H x W x C, tensors C x H x W. A picture gives the same result in each of these forms; it is prepared as
-        in evaluation. Arrays and tensors hold uint8, or values as the files of the run do (uint16, float, ...); floats
-        are in [0, 1] unless the run was trained on floating-point images. They may have 1 to 4 channels, the second or
-        fourth being opacity. Arrays N x H x W x C and tensors N x C x H x W hold several pictures.
+        images: one picture of any size, or several: paths of files, bytes of their contents, open files, PIL images,
+        NumPy arrays H x W or H x W x C, tensors C x H x W. A picture gives the same result in each of these forms; it
+        is prepared as in evaluation. Arrays and tensors hold uint8, or values as the files of the run do (uint16,
+        float, ...); floats are in [0, 1] unless the run was trained on floating-point images. They may have 1 to 4
+        channels, the second or fourth being opacity. Arrays N x H x W x C and tensors N x C x H x W hold several
+        pictures.
         Raises DataError, naming the file, for one that is not a readable image, and InputError for other pictures.
         """
         pictures = [self.prepare(image) for image in separate(images)]

@@ -212,6 +212,7 @@ def test_value_of_the_wrong_type_is_named(override, message):
         ("+model.network.widht_mult=1", "model.network.widht_mult is not an argument of torchvision.models.mobilenet"),
         ("~augmentation", "augmentation is missing"),
         ("~optimizer.lr", "optimizer.lr is missing"),
+        ("resume_schedule=sideways", "resume_schedule='sideways' is not one of extend, restart, constant"),
         ("~trainer.max_epochs", "trainer.max_epochs is missing"),
         ("~paths", "The config does not resolve: Interpolation key 'paths"),
         ("~optimizer._target_", "optimizer needs a _target_"),

@@ -122,7 +122,7 @@ def test_file_gives_the_same_pixels_in_every_form(tmp_path, name, channels):
     path.write_bytes(FILES[name])
     expected = np.atleast_3d(np.asarray(decode(path, channels, RANGES))).transpose(2, 0, 1)
     opened, loaded = Image.open(path), Image.open(path)
-    forms = [path, str(path), FILES[name], bytearray(FILES[name]), opened]
+    forms = [path, str(path), FILES[name], bytearray(FILES[name]), io.BytesIO(FILES[name]), opened]
     if name != "deep colours.png":  # Pillow has dropped the lower bits of these when it has loaded them
         loaded.load()
         forms.append(loaded)

@@ -325,7 +325,8 @@ def say(message: str):
         (unzip, DataError, "A file is damaged or of another kind: File is not a zip file. Replace it."),
         (download, DataError, "The connection failed: HTTP Error 503: Service Unavailable. Try again"),
         (lambda _: http.client.HTTPConnection("127.0.0.1", 1).request("GET", "/"), DataError, "connection was refused"),
-        (of("mlflow.exceptions", "bad URI"), DataError, "MLflow: bad URI. Check logger.mlflow"),
+        (of("mlflow.exceptions", "unsupported URI"), InputError, "MLflow: unsupported URI. Check logger.mlflow"),
+        (of("mlflow.exceptions", "API request failed"), DataError, "MLflow: API request failed. Check logger.mlflow"),
         (of("wandb.errors", "api_key not configured"), DataError, "Log in with wandb login, or set logger.wandb."),
         (of("sqlalchemy.exc", "database is locked"), DataError, "The database cannot be used: database is locked."),
         (of("huggingface_hub.errors", "503"), DataError, "The Hugging Face Hub: 503. Try again"),
@@ -360,12 +361,15 @@ def test_unknown_error_stays_a_bug(fail, tmp_path):
 
 
 def test_verb_that_meets_a_known_error_ends_with_its_code(monkeypatch, capsys):
-    monkeypatch.setattr("cnnlab.cli.cache.main", lambda arguments: of("mlflow.exceptions", "bad URI")(None))
+    monkeypatch.setattr("cnnlab.cli.cache.main", lambda arguments: of("mlflow.exceptions", "no answer")(None))
     monkeypatch.setattr("sys.argv", ["cnnlab", "cache", "ls"])
     with pytest.raises(SystemExit) as ended:
         cli.main()
     assert ended.value.code == 3
-    assert capsys.readouterr().err == "Error: MLflow: bad URI. Check logger.mlflow, or choose another logger.\n"
+    assert (
+        capsys.readouterr().err
+        == "Error: MLflow: no answer. Check logger.mlflow.tracking_uri, or choose another logger.\n"
+    )
     monkeypatch.setattr("cnnlab.cli.cache.main", lambda arguments: say("a bug")(None))
     with pytest.raises(RuntimeError, match="a bug"):
         cli.main()

@@ -299,6 +299,8 @@ def _is_tensor(hint: Any) -> bool:
 def _type_name(hint: Any) -> str:
     if inspect.isclass(hint):
         return hint.__name__
+    if typing.get_origin(hint) is typing.Literal:
+        return f"one of {', '.join(map(str, typing.get_args(hint)))}"
     return str(hint).replace("typing.", "").replace("collections.abc.Sequence", "list").replace("Sequence[", "list[")
 
 

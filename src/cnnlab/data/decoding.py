@@ -68,7 +68,7 @@ JPEG = b"\xff\xd8"
 ImageFile.LOAD_TRUNCATED_IMAGES = False
 
 
-ImageLike = str | os.PathLike[str] | bytes | Image.Image | np.ndarray | Tensor
+ImageLike = str | os.PathLike[str] | bytes | io.BufferedIOBase | Image.Image | np.ndarray | Tensor
 """One picture; see `read_image`."""
 
 
@@ -119,15 +119,17 @@ def examine(path: Path) -> Extent | None:
 def read_image(source: ImageLike, channels: int, ranges: Ranges = NO_RANGES) -> Tensor:
     """Return one picture as uint8 C x H x W, the same for a file, its contents, and the arrays of its pixels.
 
-    source: path of a file; the bytes of one; a PIL image, turned upright by its EXIF tag; a NumPy array H x W or
-    H x W x C; or a tensor C x H x W. Arrays and tensors have 1 (grey), 2 (grey, opacity), 3 (RGB) or 4 channels (RGB,
-    opacity). Their values are uint8, bool, or of a kind that is scaled as in a file: uint16, int16, float, ...; floats
-    of a kind that has no range in `ranges` are in [0, 1].
+    source: path of a file; the bytes of one; an open one; a PIL image, turned upright by its EXIF tag; a NumPy array
+    H x W or H x W x C; or a tensor C x H x W. Arrays and tensors have 1 (grey), 2 (grey, opacity), 3 (RGB) or 4
+    channels (RGB, opacity). Their values are uint8, bool, or of a kind that is scaled as in a file: uint16, int16,
+    float, ...; floats of a kind that has no range in `ranges` are in [0, 1].
     Raises DataError for a file that cannot be read, and InputError for another picture that cannot be.
     """
     if isinstance(source, str | os.PathLike):
         return decode_pixels(Path(source), channels, ranges=ranges)
     try:
+        if isinstance(source, io.BufferedIOBase):
+            source = source.read()
         if isinstance(source, bytes | bytearray | memoryview):
             return _decode_pixels(bytes(source), channels, ranges)
         if isinstance(source, Image.Image):
@@ -141,7 +143,7 @@ def read_image(source: ImageLike, channels: int, ranges: Ranges = NO_RANGES) -> 
 
 def separate(images: ImageLike | Iterable[ImageLike]) -> list[ImageLike]:
     """Return one picture or several as a list; arrays and tensors of four dimensions hold several."""
-    one = isinstance(images, str | os.PathLike | bytes | bytearray | memoryview | Image.Image)
+    one = isinstance(images, str | os.PathLike | bytes | bytearray | memoryview | io.BufferedIOBase | Image.Image)
     if one or (isinstance(images, np.ndarray | Tensor) and images.ndim < 4):
         return [images]  # type: ignore[list-item]
     if not isinstance(images, Iterable):

@@ -63,6 +63,7 @@ NUMBA = "{}. Let NUMBA_CACHE_DIR name a folder for its cache."
 BETWEEN_GPUS = "The GPUs of the run cannot exchange data: {}. NCCL_DEBUG=WARN says more."
 BETWEEN = "The processes of the run cannot reach each other: {}. Check MASTER_ADDR, MASTER_PORT and the firewall."
 COMPILE = "torch.compile does not work here: {}. Set speed.compile=false."
+MLFLOW = "MLflow: {}. Check logger.mlflow.tracking_uri, or choose another logger."
 WANDB = "Weights & Biases: {}. Log in with wandb login, or set logger.wandb.offline=true."
 DATABASE = "The database cannot be used: {}. Check that its folder exists and has room."
 DAMAGED = "A file is damaged or of another kind: {}. Replace it."
@@ -87,7 +88,8 @@ KNOWN = (
     Known("torch._dynamo torch._inductor", "", InputError, COMPILE),
     Known("torch.distributed", "", DataError, BETWEEN),
     Known("lightning", "", InputError, "{}."),
-    Known("mlflow", "", DataError, "MLflow: {}. Check logger.mlflow, or choose another logger."),
+    Known("mlflow", r"URI|maintenance mode", InputError, MLFLOW),  # that of logger.mlflow.tracking_uri
+    Known("mlflow", "", DataError, MLFLOW),
     Known("wandb", "", DataError, WANDB),
     Known("sqlite3 sqlalchemy", "", DataError, DATABASE),
     Known("optuna", "", DataError, "Optuna: {}. Check hydra.sweeper.storage."),

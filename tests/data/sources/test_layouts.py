@@ -29,6 +29,7 @@ def found(root: Path) -> dict[str, int]:
     ("folders", "parts"),
     [
         ("Training Testing", "train test"),
+        ("train_data holdout", "train test"),
         ("Train Val", "train val"),
         ("TRAIN VALID TEST", "train val test"),
         ("train valid test", "train val test"),

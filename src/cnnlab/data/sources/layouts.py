@@ -16,7 +16,7 @@ log = logging.getLogger(__name__)
 PARTS = {
     "train": ("train", "training", "trainval", "trn", "训练"),
     "val": ("val", "valid", "validation", "validate", "validating", "dev", "验证"),
-    "test": ("test", "testing", "tst", "测试"),
+    "test": ("test", "testing", "tst", "holdout", "测试"),
 }
 """Part -> words in folder names that mean it."""
 NEUTRAL = ("set", "data", "dataset", "split", "images", "image", "imgs", "img", "pictures", "photos", "集", "数据")
