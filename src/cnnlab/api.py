@@ -19,6 +19,7 @@ from cnnlab.data.decoding import ImageLike, read_image, separate
 from cnnlab.data.sources.image_folder import find_pictures
 from cnnlab.errors import DataError, InputError, nearest
 from cnnlab.models.building import build_network
+from cnnlab.models.engines import AUTO, RUNTIMES, TORCH, is_installed, require_engine
 from cnnlab.models.inputs import InputSpec
 from cnnlab.models.preprocessing import from_state
 from cnnlab.runs.folder import RunFolder, read_config, read_record
@@ -28,6 +29,7 @@ from cnnlab.system.faults import translate_error
 from cnnlab.system.files import load_tensors
 from cnnlab.system.processes import starts_processes
 from cnnlab.tasks.base import Evaluation, Prediction, Task
+from cnnlab.training.engine_choice import TRIED, inference_engine
 from cnnlab.training.lightning_compat import make_traceable
 from cnnlab.training.module import TaskModule
 from cnnlab.training.process_state import unchanged_process
@@ -72,6 +74,18 @@ class LoadedRun:
         task's `predict_options`.
         """
         return self.task.predict(self.network, self._on_device(inputs), options or self.task.predict_options())
+
+    def computing(
+        self, inputs: Any, count: int, cfg: Config | None, engine: str | None = None
+    ) -> contextlib.AbstractContextManager[None]:
+        """Return a context in which predictions are computed by an engine.
+
+        inputs: some of the `count` inputs, as for `predictions`. cfg: of the run. engine: None: as its speed.engine.
+        """
+        setting, cache_dir = engine_setting(self.task, cfg, engine)
+        if "engine" not in self.task.capabilities:
+            return contextlib.nullcontext()
+        return inference_engine(self.network, inputs, count, setting, cache_dir)
 
     def _on_device(self, inputs: Any) -> Any:
         return move_data_to_device(inputs, next(self.network.parameters()).device)
@@ -303,18 +317,20 @@ def evaluate(
     part: str | None = None,
     changes: Mapping[str, str] | None = None,
     trusted_packages: Sequence[str] = (),
+    engine: str | None = None,
     **options: Any,
 ) -> Evaluation:
     """Score a run's best network on its test part, or on its validation part where it has none; write `run/report/`.
 
-    part: train, val or test instead. changes: values of the run's config to replace, such as data.root. options: of the
-    task's `evaluate_options`.
+    part: train, val or test instead. changes: values of the run's config to replace, such as data.root.
+    engine: torch, onnxruntime, openvino or auto; None: as the run's speed.engine. options: of the task's
+    `evaluate_options`.
     """
     run = Path(run)
     cfg = read_config(run)
     loaded = load_run(run, trusted_packages)
     changes = changes or {}
-    own = ("split", "trusted_packages", *vars(loaded.task.evaluate_options()))
+    own = ("split", "engine", "trusted_packages", *vars(loaded.task.evaluate_options()))
     apply_changes(cfg, changes, own)
     data = data_of_run(cfg, loaded.spec, trusted_packages)
     part = part or ("test" if data.parts.test is not None else "val")
@@ -336,10 +352,44 @@ def evaluate(
             part,
         )
     asked = options_of(loaded.task.evaluate_options, options)
-    with contextlib.closing(data):
+    with contextlib.closing(data), engine_for(loaded.task, loaded.network, data, chosen, cfg, engine):
         evaluation = loaded.task.evaluate(loaded.network, data, chosen, asked)
     evaluation.write(run / "report", f"{run.name}: {part} {data.examples.lower()} of {cfg['data']['name']}")
     return evaluation
+
+
+def engine_for(
+    task: Task, module: TaskModule, data: DataModule, part: Any, cfg: Config, engine: str | None = None
+) -> contextlib.AbstractContextManager[None]:
+    """Return a context in which `module` scores a part of the data by an engine; None: by the speed.engine of `cfg`."""
+    setting, cache_dir = engine_setting(task, cfg, engine)
+    if "engine" not in task.capabilities:
+        return contextlib.nullcontext()
+    dataset = data.eval_dataset(part)
+    few = [dataset[(0, index)] for index in range(min(TRIED, len(part)))]
+    return inference_engine(module, data.collate(few)[0], len(part), setting, cache_dir)
+
+
+def engine_setting(task: Task, cfg: Config | None, engine: str | None) -> tuple[str, Path | None]:
+    """Return the engine that is asked for, by itself or in the config of a run, and the cache folder of the run.
+
+    A run may be from a machine that has other engines installed. Raises InputError for an `engine` that is unknown, not
+    installed or not possible for the task.
+    """
+    if engine is not None:
+        require_engine(engine)
+        if engine not in (AUTO, TORCH):
+            task.require("engine", f"engine={engine}")
+    speed = (cfg or {}).get("speed")
+    stored = speed.get("engine") if isinstance(speed, dict) else None
+    usable = isinstance(stored, str) and (stored == TORCH or (stored in RUNTIMES and is_installed(stored)))
+    return engine or (str(stored) if usable else AUTO), Path(cfg["paths"]["cache_dir"]) if cfg else None
+
+
+def config_beside(run: Path) -> Config | None:
+    """Return the config of a run folder, or of the one that a checkpoint is in; None if there is none."""
+    folder = run if run.is_dir() else run.absolute().parents[1]
+    return read_config(folder) if (folder / "config.yaml").is_file() else None
 
 
 @called_from_python()
@@ -347,12 +397,14 @@ def predict(
     run: str | os.PathLike[str],
     images: ImageLike | Iterable[ImageLike],
     trusted_packages: Sequence[str] = (),
+    engine: str | None = None,
     **options: Any,
 ) -> dict[str, Prediction]:
     """Return a prediction for one picture, for every picture below a folder, or for each of a list, by its name.
 
     images: a file or folder, or anything that `LoadedRun.predict` takes; what is not a file is named by its number.
-    options: of the task's `predict_options`. Raises InputError or DataError if the run or every picture cannot be read.
+    engine: as for `evaluate`. options: of the task's `predict_options`.
+    Raises InputError or DataError if the run or every picture cannot be read.
     """
     loaded = load_run(run, trusted_packages)
     if isinstance(images, str | os.PathLike):
@@ -366,7 +418,9 @@ def predict(
     if not named:
         return {}
     prepared = map_ahead(lambda image: loaded.prepare(image, asked), named.values(), ahead=64)
-    return dict(zip(named, loaded.predictions(loaded.task.stack(list(prepared)), asked), strict=True))
+    inputs = loaded.task.stack(list(prepared))
+    with loaded.computing(inputs, len(named), config_beside(Path(run)), engine):
+        return dict(zip(named, loaded.predictions(inputs, asked), strict=True))
 
 
 def options_of(kind: type, options: Mapping[str, Any]) -> Any:

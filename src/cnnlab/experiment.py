@@ -22,6 +22,7 @@ from cnnlab.data.records import open_records
 from cnnlab.data.store import Store
 from cnnlab.errors import Problems
 from cnnlab.models.building import build_network, meta_network, weights_preprocessing
+from cnnlab.models.engines import TORCH
 from cnnlab.models.initialization import check_initialization
 from cnnlab.models.inputs import InputSpec, crops_for, network_node, require_statistics, statistics_by_hand
 from cnnlab.models.preprocessing import check_fit, fit_once
@@ -147,7 +148,9 @@ class Experiment:
     @property
     def speed(self) -> dict[str, Any]:
         """The settings that are computed with; in a config they may be "auto"."""
-        return {each.name: self.cfg["speed"][each.name] for each in dataclasses.fields(Speed)}
+        return {
+            name: self.cfg["speed"][name] for name in (*(each.name for each in dataclasses.fields(Speed)), "engine")
+        }
 
     @property
     def device_name(self) -> str:
@@ -217,6 +220,7 @@ def build(cfg: Config, recorded_speed: Any = None, keeps: bool = True) -> Experi
     check_trainer(trainer, cfg, data, recipe)
     experiment = Experiment(cfg, task, spec, data, module, trainer)
     data.cached = find_feature_cache(experiment)
+    choose_engine(experiment, recorded_speed, keeps)
     prepare_reading(experiment)
     return experiment
 
@@ -380,6 +384,17 @@ def find_feature_cache(experiment: Experiment, setting: str | None = None) -> Fe
     )
 
 
+def choose_engine(experiment: Experiment, recorded_speed: Any, keeps: bool) -> None:
+    """Choose the engine that computes features, if they are computed, in place of speed.engine=auto."""
+    cfg, cache, engine = experiment.cfg, experiment.data.cached, TORCH
+    if isinstance(cache, FeatureCache):
+        recorded = recorded_speed.get("engine") if isinstance(recorded_speed, Mapping) else None
+        epochs = epochs_of(experiment)
+        folder = Path(cfg["paths"]["cache_dir"]) / "speed"
+        engine = cache.choose_engine(cfg["speed"]["engine"], recorded, epochs, folder, keeps)
+    experiment.cfg = cfg | {"speed": cfg["speed"] | {"engine": engine}}
+
+
 def prepare_reading(experiment: Experiment) -> None:
     """Tell the data how often they are read, and give them records of decoded images if data.record_cache allows it."""
     if "records" in experiment.task.capabilities:
@@ -392,10 +407,14 @@ def prepare_reading(experiment: Experiment) -> None:
 def reading_epochs(experiment: Experiment) -> int:
     """Return in how many epochs training reads images, not features; a run without an end counts as two of its last
     phase."""
-    plan, limit = experiment.recipe.plan, experiment.trainer.max_epochs
-    last = limit if limit and limit > 0 else plan.phases[-1].epoch + 2
-    cached, network = experiment.data.cached, experiment.module.network
-    return sum(not cached or plan.first_trained(network, epoch) is None for epoch in range(last))
+    plan, cached, network = experiment.recipe.plan, experiment.data.cached, experiment.module.network
+    return sum(not cached or plan.first_trained(network, epoch) is None for epoch in range(epochs_of(experiment)))
+
+
+def epochs_of(experiment: Experiment) -> int:
+    """Return the number of epochs; of a run without an end, those up to the second of its last phase."""
+    limit = experiment.trainer.max_epochs
+    return limit if limit and limit > 0 else experiment.recipe.plan.phases[-1].epoch + 2
 
 
 def store_of(cfg: Config) -> Store:

@@ -2,6 +2,7 @@
 
 import logging
 import shutil
+from importlib.metadata import version
 from pathlib import Path
 
 import lightning as L
@@ -17,6 +18,7 @@ from torchvision.transforms import v2
 from cnnlab.data.datamodule import ImageDataModule
 from cnnlab.data.store import Store
 from cnnlab.errors import InputError
+from cnnlab.models.engines import BUILDERS
 from cnnlab.tasks.classification.module import Classifier
 from cnnlab.training.feature_cache import build_feature_cache
 
@@ -331,3 +333,52 @@ def test_pictures_of_the_input_and_of_features_are_drawn_all_the_same(tmp_path, 
     assert "input/train" in tags
     assert "features/features.4/0" in tags
     assert len(events.Images("input/train")) == 1  # every tenth epoch
+
+
+# --- Engines ---
+
+
+def test_engine_is_part_of_what_identifies_features(tmp_path, few_pictures, computed, caplog):
+    """Logits on features of an engine are those on torch's, which it does not take for its own."""
+    losses = {}
+    for engine in ("torch", "onnxruntime"):
+        given = overrides(few_pictures, speed__engine=engine, trainer__max_epochs="2")
+        record = train_in_process(tmp_path / engine, *given)
+        assert record["speed"]["engine"] == engine
+        losses[engine] = record["last"]["val/loss"]
+    assert sum(computed) == 2 * (2 * 18 + 2)
+    assert losses["onnxruntime"] == pytest.approx(losses["torch"], rel=1e-4)
+    stored = {info.parts["engine"] for info in Store(tmp_path / "cache").infos()}
+    assert stored == {"torch", f"onnxruntime {version('onnxruntime')}"}
+
+
+def test_features_that_are_there_decide_the_engine(tmp_path, few_pictures, computed, caplog):
+    """speed.engine=auto neither times nor builds an engine for features that are cached."""
+    given = overrides(few_pictures, trainer__max_epochs="2")
+    train_in_process(tmp_path / "first", *given, "speed.engine=onnxruntime")
+    done = sum(computed)
+    record = train_in_process(tmp_path / "second", *given, "speed.engine=auto", "optimizer.lr=0.1")
+    assert record["speed"]["engine"] == "onnxruntime"
+    assert sum(computed) == done
+
+
+def test_engine_that_fails_leaves_the_features_to_torch(tmp_path, few_pictures, monkeypatch, caplog):
+    """Also in the middle of a run, as for weights whose outputs differ too much."""
+    monkeypatch.setattr("cnnlab.training.engine_choice.build_engine", lambda *_: lambda inputs: inputs)
+    record = train_in_process(tmp_path / "run", *overrides(few_pictures), "speed.engine=onnxruntime")
+    assert record["status"] == "finished"
+    monkeypatch.undo()
+    monkeypatch.setitem(BUILDERS, "openvino", lambda model, threads: lambda inputs: torch.zeros(len(inputs), 1))
+    record = train_in_process(tmp_path / "other", *overrides(few_pictures), "speed.engine=openvino")
+    assert "Engine: torch instead of openvino: its outputs differ from torch's by inf of the largest." in caplog.text
+    assert record["speed"]["engine"] == "torch"
+
+
+def test_engines_are_for_float32_on_one_cpu(tmp_path, few_pictures, caplog):
+    given = overrides(few_pictures, speed__precision="bf16-mixed")
+    _, _, data = with_cache(tmp_path, [*given, "speed.engine=onnxruntime"])
+    assert data.cached.engine == "torch"
+    assert (
+        "Engine: torch instead of onnxruntime, since speed.precision=bf16-mixed, and engines compute in float32."
+        in caplog.text
+    )

@@ -229,11 +229,11 @@ def said(caplog) -> list[str]:
 def test_run_is_built_with_the_choice_which_the_next_one_finds(tmp_path, timed, caplog):
     built = experiment.build(run_of(tmp_path / "run"))
     assert timed == [LONG * STEPS]
-    assert built.speed == asdict(CHOICE)
+    assert built.speed == asdict(CHOICE) | {"engine": "torch"}
     assert (built.trainer.precision, built.recipe.channels_last, torch.get_num_threads()) == ("bf16-mixed", False, 1)
     assert said(caplog) == ["Speed: bf16-mixed, contiguous, 1 thread (timed here: 10 ms a step)"]
     torch.set_num_threads(2)
-    assert experiment.build(run_of(tmp_path / "other", "seed=4")).speed == asdict(CHOICE)
+    assert experiment.build(run_of(tmp_path / "other", "seed=4")).speed == asdict(CHOICE) | {"engine": "torch"}
     assert len(timed) == 1
     assert "timed before" in said(caplog)[1]
     torch.set_num_threads(2)
@@ -284,22 +284,23 @@ def test_resumed_run_keeps_to_its_record(tmp_path, timed, monkeypatch):
     shutil.rmtree(tmp_path / "cache" / "speed")
     record = train_in_process(tmp_path / "run", *overrides, resume=True)
     assert timed == [6]
-    assert (record["status"], record["speed"]) == ("finished", asdict(CHOICE))
+    assert (record["status"], record["speed"]) == ("finished", asdict(CHOICE) | {"engine": "torch"})
 
 
 @pytest.mark.usefixtures("two_threads")
 def test_processes_of_a_run_agree(tmp_path, timed, monkeypatch):
     """The first process tells those that it starts; processes that torchrun starts cannot ask and time nothing."""
-    several = asdict(CHOICE) | {"num_threads": 2}
+    told = asdict(CHOICE) | {"num_threads": 2}
+    several = told | {"engine": "torch"}
     cfg = run_of(tmp_path / "run", "trainer.devices=2", "trainer.strategy=ddp")
     monkeypatch.setenv(CHOSEN, "")
     assert experiment.build(cfg).speed == several
-    assert json.loads(os.environ[CHOSEN]) == several
+    assert json.loads(os.environ[CHOSEN]) == told
     monkeypatch.setenv("WORLD_SIZE", "2")
     assert experiment.build(cfg).speed == several
     assert len(timed) == 1
     monkeypatch.setenv(CHOSEN, "")
-    assert experiment.build(cfg).speed == asdict(untimed(OPTIONS))
+    assert experiment.build(cfg).speed == asdict(untimed(OPTIONS)) | {"engine": "torch"}
     assert len(timed) == 1
 
 
@@ -321,5 +322,5 @@ def test_exact_runs_time_nothing_and_default_ones_threads_only(tmp_path, monkeyp
     large = ["model=resnet18", "model.weights=null", "model.image_size=64", "data.channels=3"]
     for overrides in (["speed=exact"], ["speed=default"], ["speed=default", *large]):
         built = experiment.build(run_of(tmp_path / "run", *overrides))
-        assert built.speed == asdict(START)
+        assert built.speed == asdict(START) | {"engine": "torch"}
     assert varied == [["num_threads"]]  # a large network needs all

@@ -6,7 +6,7 @@ from pathlib import Path
 
 from omegaconf import MISSING
 
-from cnnlab.api import evaluate, load_run
+from cnnlab.api import engine_for, evaluate, load_run
 from cnnlab.config import check, compose, plain_config, quote_path, trusted_prefixes
 from cnnlab.config.options import parse_options
 from cnnlab.config.overrides import assignments
@@ -31,11 +31,14 @@ class Options:
 
     run: run folder.
     split: train, val or test.
+    engine: what computes the network: torch, onnxruntime, openvino, or auto for the fastest; null: as the run's
+    speed.engine.
     trusted_packages: your own packages that define the network.
     """
 
     run: str = MISSING
     split: str | None = None
+    engine: str | None = None
     trusted_packages: list[str] = field(default_factory=list)
 
 
@@ -60,7 +63,7 @@ def evaluate_run(arguments: Sequence[str]) -> Evaluation:
     task = load_run(cfg.run, cfg.trusted_packages).task
     others = [f"{key}={value}" for key, value in given.items() if key not in own and key not in changes]
     options = parse_options(others, task.evaluate_options, "evaluate", [*own, "data.root", "paths.data_dir"])
-    return evaluate(cfg.run, cfg.split, changes, cfg.trusted_packages, **vars(options))
+    return evaluate(cfg.run, cfg.split, changes, cfg.trusted_packages, cfg.engine, **vars(options))
 
 
 def evaluate_pretrained(arguments: Sequence[str]) -> tuple[Evaluation, Path]:
@@ -77,7 +80,8 @@ def evaluate_pretrained(arguments: Sequence[str]) -> tuple[Evaluation, Path]:
     trusted = trusted_prefixes(cfg)
     task = build_task(cfg, trusted)
     found = task.pretrained(cfg, trusted)
-    evaluation = task.evaluate(found.module, found.data, found.part, task.evaluate_options())
+    with engine_for(task, found.module, found.data, found.part, cfg, cfg["speed"]["engine"]):
+        evaluation = task.evaluate(found.module, found.data, found.part, task.evaluate_options())
     model, data = cfg["model"]["name"], cfg["data"]["name"]
     folder = (
         Path(output) if output else claim(Path(cfg["paths"]["root"]) / "evaluate" / run_name([], f"{model}-{data}"))

@@ -1,7 +1,7 @@
 """`cnnlab predict`: predict what is in pictures, as a table and as annotated pictures."""
 
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field, fields
 from functools import partial
 from pathlib import Path
@@ -12,7 +12,7 @@ from omegaconf import MISSING
 from PIL import Image
 from tqdm import tqdm
 
-from cnnlab.api import LoadedRun, load_run
+from cnnlab.api import LoadedRun, config_beside, engine_setting, load_run
 from cnnlab.config.options import parse_options
 from cnnlab.config.overrides import keys_of, split
 from cnnlab.data.decoding import read_image
@@ -58,6 +58,8 @@ class Options:
     pictures: all (annotate every picture and write a sheet of the first), sheet (only the sheet) or false (only the
     table); null: all up to 100 pictures, sheet beyond.
     sheet_images: number of pictures on sheet.png.
+    engine: what computes the network: torch, onnxruntime, openvino, or auto for the fastest; null: as the run's
+    speed.engine.
     trusted_packages: your own packages that define the network.
     """
 
@@ -67,6 +69,7 @@ class Options:
     batch_size: int = 32
     pictures: str | None = None
     sheet_images: int = 30
+    engine: str | None = None
     trusted_packages: list[str] = field(default_factory=list)
 
 
@@ -97,9 +100,13 @@ def predict(cfg: Options, of_task: Sequence[str] = ()) -> Path:
     predictions: dict[str, Prediction] = {}
     sheet: list[Image.Image] = []
     shown = {"all": len(paths), "sheet": cfg.sheet_images, "false": 0}[shows]
-    with threads_for(run):
-        for batch in batches(run, paths, cfg.batch_size, shown, options):
+    engine_setting(run.task, None, cfg.engine)
+    config = config_beside(Path(cfg.run))
+    with threads_for(run), ExitStack() as stack:
+        for number, batch in enumerate(batches(run, paths, cfg.batch_size, shown, options)):
             inputs = run.task.stack([picture.prepared for picture in batch])
+            if number == 0:
+                stack.enter_context(run.computing(inputs, len(paths), config, cfg.engine))
             for picture, prediction in zip(batch, run.predictions(inputs, options), strict=True):
                 place = picture.path.relative_to(source)
                 predictions[printable(place.as_posix())] = prediction

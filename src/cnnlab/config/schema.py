@@ -66,6 +66,7 @@ class SpeedConfig:
     deterministic: bool
     benchmark: bool
     num_threads: int | str | None
+    engine: str
     cache_gib: float | None
 
 

@@ -3,14 +3,13 @@
 import copy
 import hashlib
 from collections.abc import Iterable, Mapping
-from itertools import pairwise
 
 import torch
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
-from torch.nn.utils.fusion import fuse_conv_bn_eval
 
 from cnnlab.errors import InputError
+from cnnlab.models.engines import Engine, fold_batch_norm
 from cnnlab.models.heads import head_names
 from cnnlab.models.modes import evaluating
 from cnnlab.models.stages import stages
@@ -39,13 +38,15 @@ class Cut:
             )
         self.network = network
         self.stage = stage
+        self.engine: Engine | None = None
+        """Computes the prefix; None: torch does."""
         self.below = names[: names.index(stage)]
         with torch.no_grad():
             self._prove(images)
 
     def prefix(self, images: Tensor) -> Tensor:
         """Map preprocessed images N x C x H x W to the input of the stage after the cut, N x ..."""
-        return _until_stop(self._prefix, images)
+        return self.engine(images) if self.engine else self.prefix_network(images)
 
     def tail(self, features: Tensor) -> Tensor:
         """Map the input of the stage after the cut to logits N x classes, in the network's current mode."""
@@ -79,8 +80,8 @@ class Cut:
             raise InputError(
                 f"the part of {name} below {self.stage} is random in training (dropout, stochastic depth)."
             )
-        folded = _fold_batch_norm(copy.deepcopy(plain.eval()))
-        self._prefix = folded if _equal(features, _until_stop(folded, images)) else plain.eval()
+        folded = fold_batch_norm(copy.deepcopy(plain.eval()))
+        self.prefix_network = Prefix(folded if _equal(features, _until_stop(folded, images)) else plain.eval()).eval()
         for tail in _tails_of(self.network, self.stage, self.below):
             with evaluating(tail):
                 if _gives(tail, features, expected):
@@ -115,6 +116,17 @@ def fingerprint(structure: Iterable[str], state: Mapping[str, Tensor]) -> str:
         digest.update(f"{name} {values.dtype} {tuple(values.shape)}".encode())
         digest.update(values.flatten().view(torch.uint8).numpy().tobytes())
     return digest.hexdigest()
+
+
+class Prefix(nn.Module):
+    """Returns the input of the stage after the cut; `network` stops there."""
+
+    def __init__(self, network: nn.Module) -> None:
+        super().__init__()
+        self.network = network
+
+    def forward(self, images: Tensor) -> Tensor:
+        return _until_stop(self.network, images)
 
 
 class _Stopped(Exception):  # noqa: N818
@@ -173,15 +185,4 @@ def _training_but_batch_norm(module: nn.Module) -> nn.Module:
     for layer in module.modules():
         if isinstance(layer, _BatchNorm):
             layer.eval()
-    return module
-
-
-def _fold_batch_norm(module: nn.Module) -> nn.Module:
-    """Fold every BatchNorm2d that follows a convolution in the order of children into it, which is faster."""
-    for child in module.children():
-        _fold_batch_norm(child)
-    for (first, conv), (second, norm) in pairwise(module.named_children()):
-        if isinstance(conv, nn.Conv2d) and isinstance(norm, nn.BatchNorm2d) and norm.num_features == conv.out_channels:
-            setattr(module, first, fuse_conv_bn_eval(conv, norm))
-            setattr(module, second, nn.Identity())
     return module

@@ -11,12 +11,13 @@ T = TypeVar("T")
 R = TypeVar("R")
 
 
-def map_ahead(function: Callable[[T], R], items: Iterable[T], ahead: int) -> Iterator[R]:
+def map_ahead(function: Callable[[T], R], items: Iterable[T], ahead: int, threads: int | None = None) -> Iterator[R]:
     """Yield the function's results in the order of the items; threads work on at most `ahead` items that come next.
 
+    threads: their number; None: one for each core.
     For functions that release Python's lock, as decoding and resizing do. An error is raised where its result would be.
     """
-    pool = ThreadPoolExecutor(cores())
+    pool = ThreadPoolExecutor(threads or cores())
     waiting: deque[Future[R]] = deque()
     try:
         for item in items:

@@ -78,7 +78,7 @@ class Task(ABC):
     pictures: ClassVar[Mapping[str, str]] = {}
     """Value of `cnnlab visualize what=` -> the module with its `Options` and `draw`."""
     capabilities: ClassVar[frozenset[str]] = frozenset()
-    """Optional features that the task supports: "feature_cache", "records"."""
+    """Optional features that the task supports: "engine", "feature_cache", "records"."""
     evaluate_options: ClassVar[type] = NoOptions
     """Dataclass with the task's own keys of `cnnlab evaluate`."""
     predict_options: ClassVar[type] = NoOptions

@@ -22,8 +22,11 @@ from cnnlab.data.transforms import MIXING
 from cnnlab.data.views import EVALUATION, Views
 from cnnlab.errors import InputError
 from cnnlab.models.cutting import Cut, cut_below, fingerprint
+from cnnlab.models.engines import AUTO, RUNTIMES, TORCH, EngineError, build_engine, is_installed, title_of
 from cnnlab.models.stages import stages
 from cnnlab.seeds import derive
+from cnnlab.system.ahead import map_ahead
+from cnnlab.training.engine_choice import TRIED, EngineTrial, choose_engine
 from cnnlab.training.module import FeatureBatch, TaskModule
 
 log = logging.getLogger(__name__)
@@ -63,6 +66,8 @@ class FeatureCache:
         self.store = store
         self.keep = keep
         self.identity = identity
+        self.engine = TORCH
+        """Name of the engine that computes features; see `choose_engine`."""
         noise = module.recipe.batch_transforms
         self.augmented = bool(data.train_transform.augmentations or noise)
         self.views = views if self.augmented else 1
@@ -72,7 +77,7 @@ class FeatureCache:
         )
         self._threads = torch.get_num_threads()
         self._cuts: dict[str, Cut] = {}
-        self._entries: dict[tuple[str, int], Entry] = {}
+        self._entries: dict[tuple[str, str, int], Entry] = {}
         self._digests: dict[str, list[str]] = {}
         self._rows: dict[tuple[Path, bool], list[Tensor]] = {}
         self._stage: str | None = None
@@ -177,7 +182,7 @@ class FeatureCache:
             found = (torch.stack([features_of(index) for _, index in draws]) for draws in batches)
             torch.set_num_threads(self.threads(cut))
         else:
-            torch.set_num_threads(self._threads)
+            self._prepare(cut)
             found = (self._compute(pixels) for pixels, _ in self.data.loader(dataset, batches))
         for draws, features in zip(batches, found, strict=True):
             labels = torch.from_numpy(images.labels[[index for _, index in draws]])
@@ -202,6 +207,8 @@ class FeatureCache:
         try:
             entry = self._entry(cut, view)
             if entry.missing(digests):
+                self._prepare(cut)
+                entry = self._entry(cut, view)  # of another engine, if the chosen one fails
                 self._fill(entry, digests, dataset, view)
                 self.store.shrink()
         except OSError as error:
@@ -213,14 +220,14 @@ class FeatureCache:
         return entry
 
     def _fill(self, entry: Entry, digests: list[str], dataset: Dataset, view: int) -> None:
-        torch.set_num_threads(self._threads)
         index_of = {digest: index for index, digest in enumerate(digests)}
 
         def produce(batches: Iterator[Sequence[str]]) -> Iterator[list[Tensor]]:
             draws = ([(view, index_of[digest]) for digest in batch] for batch in batches)
-            for pixels, _ in self.data.loader(dataset, draws):
-                features = self._compute(pixels).cpu()
-                yield [row.clone(memory_format=torch.contiguous_format) for row in features]
+            batches_of_pixels = (pixels for pixels, _ in self.data.loader(dataset, draws))
+            # In a thread of its own, so that the next batch is decoded or taken from a worker meanwhile.
+            for features in map_ahead(self._compute, batches_of_pixels, ahead=1, threads=1):
+                yield [row.clone(memory_format=torch.contiguous_format) for row in features.cpu()]
 
         name = "as evaluation sees them" if view == EVALUATION else f"view {view + 1} of {self.views}"
         on_cpu = self.module.device.type == "cpu"
@@ -231,6 +238,64 @@ class FeatureCache:
     def _compute(self, pixels: Tensor) -> Tensor:
         with self.trainer.precision_plugin.forward_context():
             return self.module.features(pixels.to(self.module.device, non_blocking=True))
+
+    # --- Engines ---
+
+    def choose_engine(self, setting: str, recorded: str | None, epochs: int, folder: Path, keeps: bool) -> str:
+        """Choose the engine that computes features in a run of `epochs`, and return its name.
+
+        setting: the value of speed.engine. recorded: the engine of a run that is resumed. folder, keeps: see
+        `engine_choice.choose_engine`. An engine whose features are all cached is chosen without timing.
+        """
+        if obstacle := self._obstacle_to_engines():
+            if setting not in (AUTO, TORCH):
+                log.warning("Engine: torch instead of %s, since %s.", setting, obstacle)
+            return self.engine
+        plan, network = self.module.recipe.plan, self.module.network
+        first = next(phase.epoch for phase in plan.phases if plan.first_trained(network, phase.epoch))
+        cut = self._cut_below(plan.first_trained(network, first))
+        if setting == AUTO:
+            setting = self._engine_with_features(cut, range(first, epochs), recorded) or setting
+        if setting == TORCH:
+            return self.engine
+        count = len(self.data.parts.train) * min(self.views, epochs) + len(self.data.parts.val or ())
+        trial = EngineTrial(cut.prefix_network, self._sample(TRIED))
+        self.engine = choose_engine(setting, trial, count, folder, keeps=keeps)
+        self._cuts.clear()  # weights may still change before training begins
+        return self.engine
+
+    def _obstacle_to_engines(self) -> str:
+        """Return why only torch can compute features; an empty string if others can."""
+        if self.trainer.strategy.root_device.type != "cpu":
+            return "the run is not on the CPU"
+        if self.trainer.world_size > 1:
+            return "the run has several processes"
+        if str(self.trainer.precision) != "32-true":
+            return f"speed.precision={self.trainer.precision}, and engines compute in float32"
+        return ""
+
+    def _engine_with_features(self, cut: Cut, epochs: range, recorded: str | None) -> str | None:
+        """Return the engine of a resumed run, or one whose features for `epochs` are all cached; None without any."""
+        names = [name for name in (*RUNTIMES, TORCH) if name == TORCH or is_installed(name)]
+        if recorded in names:
+            return recorded
+        for name in names if self.keep else ():
+            self.engine = name
+            if not self.missing(cut, epochs):
+                return name
+        self.engine = TORCH
+        return None
+
+    def _prepare(self, cut: Cut) -> None:
+        """Make the cut compute features by the chosen engine, or by torch from now on if that fails."""
+        torch.set_num_threads(self._threads)
+        if self.engine == TORCH or cut.engine is not None:
+            return
+        try:
+            cut.engine = build_engine(self.engine, cut.prefix_network, self._sample(TRIED))
+        except EngineError as error:
+            log.warning("Engine: torch instead of %s: %s.", self.engine, error)
+            self.engine = TORCH
 
     # --- Cuts and keys ---
 
@@ -255,9 +320,9 @@ class FeatureCache:
             self._cuts[stage] = cut_below(self.module.network, stage, self._sample())
         return self._cuts[stage]
 
-    def _sample(self) -> Tensor:
-        """Return two preprocessed training images."""
-        pixels = self.data.sample(2).to(self.module.device)
+    def _sample(self, count: int = 2) -> Tensor:
+        """Return preprocessed training images."""
+        pixels = self.data.sample(count).to(self.module.device)
         return self.module.preprocessed(pixels)
 
     def _digests_of(self, images: LabelledImages) -> list[str]:
@@ -267,7 +332,7 @@ class FeatureCache:
         return self._digests[split]
 
     def _entry(self, cut: Cut, view: int) -> Entry:
-        key = (cut.stage, view)
+        key = (self.engine, cut.stage, view)
         if key not in self._entries:
             self._entries[key] = self.store.entry("features", self._identity_of(cut, view))
         return self._entries[key]
@@ -284,6 +349,7 @@ class FeatureCache:
             "view": None if view == EVALUATION else view,
             "precision": str(self.trainer.precision),
             "device": self.module.device.type,
+            "engine": title_of(self.engine),
             "format": FORMAT,
         }
         return identity | ({"augmentation": None} if view == EVALUATION else {})

@@ -18,6 +18,7 @@ from torchvision.transforms import v2
 
 from cnnlab.errors import InputError
 from cnnlab.models.cutting import Cut
+from cnnlab.models.engines import Engine
 from cnnlab.models.heads import split_outputs
 from cnnlab.models.preprocessing import Normalize
 from cnnlab.seeds import derive, derived_rng, seed_generators
@@ -70,6 +71,8 @@ class TaskModule(L.LightningModule, ABC):
         self.recipe: Any = recipe
         """The Recipe of the training; None in a module that only predicts."""
         self.cut: Cut | None = None
+        self.engine: Engine | None = None
+        """Computes the network's outputs in eval mode, where no gradients are needed; None: torch does."""
         self.schedule: Schedule | None = None
         """The steps of the learning rate schedule; None if it follows a metric."""
         self._checkpoint: dict[str, Any] | None = None
@@ -126,7 +129,8 @@ class TaskModule(L.LightningModule, ABC):
 
     def forward(self, inputs: Tensor) -> Tensor:
         """Map uint8 or float-in-[0, 1] inputs N x C x H x W to the network's outputs, float32."""
-        outputs, self.auxiliary = split_outputs(self.network(self.preprocessed(inputs)))
+        compute = self.network if self.engine is None or self.training else self.engine
+        outputs, self.auxiliary = split_outputs(compute(self.preprocessed(inputs)))
         return outputs.float()
 
     def features(self, inputs: Tensor) -> Tensor:

@@ -5,7 +5,7 @@ import math
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
-from typing import Protocol
+from typing import Any, Generic, Protocol, TypeVar
 
 from cnnlab.training.speed import Candidates, Speed
 
@@ -26,12 +26,13 @@ LAP = 0.010
 """Seconds that are timed at once; a step that is shorter is repeated."""
 COMPILATION = 60.0
 """Seconds that compiling may take."""
+T = TypeVar("T")
 
 
 class Steps(Protocol):
-    """Takes training steps; see `TrialSteps`."""
+    """Takes steps under any settings; see `TrialSteps`."""
 
-    def switch(self, speed: Speed) -> None:
+    def switch(self, settings: Any) -> None:
         """Use these settings from the next step on."""
 
     def take(self) -> None:
@@ -66,70 +67,87 @@ def choose(options: Candidates, steps: Steps, count: float, clock: Callable[[], 
     race = Race(Speed(**{name: values[0] for name, values in options.items()}), steps, count, clock)
     for name, values in options.items():
         for value in values[1:]:
-            race.challenge(replace(race.best, **{name: value}))
+            speed = replace(race.best, **{name: value})
+            race.challenge(speed, COMPILATION * speed.compile)
     return Timing(race.best, race.seconds)
 
 
-class Race:
-    """Times settings in turn within a share of the time that `count` steps would take; `best` are the fastest yet."""
+class Race(Generic[T]):
+    """Times settings in turn within a share of the time that `count` steps would take; `best` are the fastest yet.
 
-    def __init__(self, start: Speed, steps: Steps, count: float, clock: Callable[[], float]) -> None:
+    worst: factor by which the first step of settings may be slower than a step of the best.
+    """
+
+    def __init__(
+        self,
+        start: T,
+        steps: Steps,
+        count: float,
+        clock: Callable[[], float],
+        share: float = SHARE,
+        worst: float = WORST,
+    ) -> None:
         self.steps = steps
         self.count = count
         self.clock = clock
+        self.share = share
+        self.worst = worst
         self.best = start
-        self.seconds: dict[Speed, float] = {}
+        self.seconds: dict[T, float] = {}
         self._lap = 1
         """Number of steps that are timed at once."""
         self._began = clock()
         self._first_step(start)
         self._time(start)
-        self._lap = max(1, min(math.ceil(LAP / max(self.seconds[start], 1e-9)), int(SHARE * count / 20)))
+        self._lap = max(1, min(math.ceil(LAP / max(self.seconds[start], 1e-9)), int(share * count / 20)))
 
-    def challenge(self, speed: Speed) -> None:
-        """Time `speed` and the best in turn, if there is time; `speed` becomes the best if it is faster by MARGIN."""
-        if not self._has_time(WORST * self.seconds[self.best] + COMPILATION * speed.compile):
+    def challenge(self, settings: T, preparation: float = 0.0) -> None:
+        """Time `settings` and the best in turn, if there is time; they become the best if faster by MARGIN.
+
+        preparation: seconds that their first step may take in addition; they must be made up for in `count` steps.
+        """
+        if not self._has_time(self.worst * self.seconds[self.best] + preparation):
             return
         try:
-            first = self._first_step(speed)
-            self._time_both(speed, first)
+            first = self._first_step(settings)
+            self._time_both(settings, min(first, self.worst * self.seconds[self.best]) if preparation else first)
         except RuntimeError as error:  # an operation that the precision lacks, or too little memory
-            log.debug("%s cannot be timed: %s", speed, error)
-            self.seconds.pop(speed, None)
-        if speed in self.seconds and self.seconds[speed] * MARGIN < self.seconds[self.best]:
-            saved = (self.seconds[self.best] - self.seconds[speed]) * self.count
-            if not speed.compile or saved > first:
-                self.best = speed
+            log.debug("%s cannot be timed: %s", settings, error)
+            self.seconds.pop(settings, None)
+        if settings in self.seconds and self.seconds[settings] * MARGIN < self.seconds[self.best]:
+            saved = (self.seconds[self.best] - self.seconds[settings]) * self.count
+            if not preparation or saved > first:
+                self.best = settings
 
-    def _time_both(self, speed: Speed, expected: float) -> None:
-        """Time `speed` and the best up to ROUNDS times; expected: seconds of a step of `speed`, at most."""
+    def _time_both(self, settings: T, expected: float) -> None:
+        """Time `settings` and the best up to ROUNDS times; expected: seconds of a step of `settings`, at most."""
         for _ in range(ROUNDS):
             if not self._has_time(self._lap * (expected + self.seconds[self.best])):
                 return
-            self._time(speed)
+            self._time(settings)
             self._time(self.best)
-            expected = self.seconds[speed]
+            expected = self.seconds[settings]
             if not 1 / CLEAR < expected / self.seconds[self.best] < CLEAR:
                 return
 
-    def _first_step(self, speed: Speed) -> float:
+    def _first_step(self, settings: T) -> float:
         """Take a step that prepares memory and kernels; return its seconds."""
-        self.steps.switch(speed)
         began = self.clock()
+        self.steps.switch(settings)
         self.steps.take()
         return self.clock() - began
 
-    def _time(self, speed: Speed) -> None:
-        self.steps.switch(speed)
+    def _time(self, settings: T) -> None:
+        self.steps.switch(settings)
         began = self.clock()
         for _ in range(self._lap):
             self.steps.take()
         seconds = (self.clock() - began) / self._lap
-        self.seconds[speed] = min(seconds, self.seconds.get(speed, math.inf))
+        self.seconds[settings] = min(seconds, self.seconds.get(settings, math.inf))
 
     def _has_time(self, seconds: float) -> bool:
         """Return whether so many seconds more are within the share of the run's time, at the best speed so far."""
-        return self.clock() - self._began + seconds <= SHARE * self.count * self.seconds[self.best]
+        return self.clock() - self._began + seconds <= self.share * self.count * self.seconds[self.best]
 
 
 def _shown(seconds: float) -> str:

@@ -16,11 +16,11 @@ from typing import Any
 import torch
 
 from cnnlab.errors import DataError, InputError
+from cnnlab.models.engines import AUTO, require_engine
 from cnnlab.system.devices import has_bfloat16
 from cnnlab.system.files import read_json, write_json
 
 log = logging.getLogger(__name__)
-AUTO = "auto"
 CHOSEN = "CNNLAB_SPEED"
 """Environment variable by which the first process of a run tells those that it starts what it has chosen."""
 PRECISIONS: dict[str, torch.dtype | None] = {"32-true": None, "bf16-mixed": torch.bfloat16, "16-mixed": torch.float16}
@@ -54,7 +54,8 @@ Candidates = dict[str, list[Any]]
 
 
 def check_speed(settings: Mapping[str, Any]) -> None:
-    """Raise InputError for a value of the group `speed` that is neither of its type nor "auto"."""
+    """Raise InputError for a value of the group `speed` that is neither of its type nor "auto", or not installed."""
+    require_engine(settings["engine"])
     for name, usual in (("channels_last", "true, false"), ("compile", "true, false"), ("num_threads", "a number")):
         if isinstance(settings[name], str) and settings[name] != AUTO:
             raise InputError(f"speed.{name}={settings[name]}: use {usual} or auto.")
@@ -113,7 +114,7 @@ def tell_children(speed: Speed) -> None:
 
 @dataclass(frozen=True)
 class Memory:
-    """The choice for one network, batch and machine, kept in a file of the cache folder.
+    """A choice for one network, batch and machine, kept in a file of the cache folder.
 
     identity: plain values that the times depend on.
     """
@@ -126,18 +127,25 @@ class Memory:
         text = json.dumps(self.identity, default=str)
         return self.folder / f"{hashlib.blake2b(text.encode(), digest_size=8).hexdigest()}.json"
 
-    def recall(self, options: Candidates) -> Speed | None:
-        """Return the choice of an earlier run, if it is one of the candidates."""
+    def read(self) -> Any:
+        """Return the choice of an earlier run; None if there is none, or its file is damaged."""
         try:
-            speed = recorded(read_json(self.path)["speed"], options)
+            return read_json(self.path)["choice"]
         except (DataError, KeyError, TypeError):
             return None
+
+    def write(self, choice: Any, times: Sequence[Mapping[str, Any]]) -> None:
+        """Write a choice and all times; a run that cannot write it goes on, and the next one times again."""
+        try:
+            write_json(self.path, {"choice": choice, "times": times, "for": self.identity})
+        except OSError as error:
+            log.info("Could not keep the choice of speed in %s (%s).", self.path, error.strerror)
+
+    def recall(self, options: Candidates) -> Speed | None:
+        """Return the settings that an earlier run chose, if they are among the candidates."""
+        speed = recorded(self.read(), options)
         return speed if speed and all(getattr(speed, name) in values for name, values in options.items()) else None
 
     def keep(self, best: Speed, seconds: Mapping[Speed, float]) -> None:
-        """Write the choice and all times; a run that cannot write it goes on, and the next one times again."""
-        times = [{**asdict(speed), "seconds": value} for speed, value in seconds.items()]
-        try:
-            write_json(self.path, {"speed": asdict(best), "times": times, "for": self.identity})
-        except OSError as error:
-            log.info("Could not keep the choice of speed in %s (%s).", self.path, error.strerror)
+        """Write the settings that were chosen, and the times of all."""
+        self.write(asdict(best), [{**asdict(speed), "seconds": value} for speed, value in seconds.items()])

@@ -39,7 +39,7 @@ class Classification(Task):
     data_schema: ClassVar[type] = ClassificationData
     module_class = Classifier
     pictures: ClassVar[Mapping[str, str]] = explain.OF_IMAGES
-    capabilities = frozenset({"feature_cache", "records"})
+    capabilities = frozenset({"engine", "feature_cache", "records"})
     predict_options = PredictOptions
 
     def build_data(

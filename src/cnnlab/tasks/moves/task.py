@@ -66,7 +66,7 @@ class Moves(Classification):
 
     data_schema: ClassVar[type] = MovesData
     pictures: ClassVar[Mapping[str, str]] = {**explain.OF_NETWORKS, "policy": "cnnlab.tasks.moves.policy"}
-    capabilities = frozenset()
+    capabilities = frozenset({"engine"})
     evaluate_options = EvaluateOptions
 
     def build_data(

@@ -69,7 +69,7 @@ class Regression(Task):
     data_schema = RegressionData
     module_class = Regressor
     pictures: ClassVar[Mapping[str, str]] = {**explain.OF_NETWORKS, "features": explain.OF_IMAGES["features"]}
-    capabilities = frozenset({"feature_cache", "records"})
+    capabilities = frozenset({"engine", "feature_cache", "records"})
 
     def build_data(
         self, cfg: Config, spec: InputSpec, augmentations: Mapping[str, nn.Module], trusted: Sequence[str]
