@@ -99,11 +99,19 @@ def maps_at(
     yield None, images
 
 
+class FrozenNorm(FrozenBatchNorm2d):
+    """torchvision's FrozenBatchNorm2d in one operation: on a CPU the two of torchvision take twice as long."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        statistics = (self.running_mean, self.running_var)
+        return torch.nn.functional.batch_norm(x, *statistics, self.weight, self.bias, eps=self.eps)
+
+
 def freeze_norms(module: nn.Module) -> "nn.Sequential":
     """Replace every BatchNorm2d by one with fixed statistics, which keeps the names of the weights."""
     for name, child in module.named_children():
         if isinstance(child, nn.BatchNorm2d):
-            setattr(module, name, FrozenBatchNorm2d(child.num_features, child.eps))
+            setattr(module, name, FrozenNorm(child.num_features, child.eps))
         else:
             freeze_norms(child)
     return module  # type: ignore[return-value]

@@ -13,13 +13,14 @@ from torchvision.models.detection.image_list import ImageList
 from torchvision.models.detection.mask_rcnn import MaskRCNNHeads, MaskRCNNPredictor
 from torchvision.models.detection.ssd import SSD, SSDHead
 from torchvision.models.detection.ssdlite import SSDLiteHead
-from torchvision.ops import FeaturePyramidNetwork, MultiScaleRoIAlign
+from torchvision.ops import FeaturePyramidNetwork
 from torchvision.ops.feature_pyramid_network import LastLevelMaxPool, LastLevelP6P7
 
 from cnnlab.errors import InputError
 from cnnlab.tasks.detection.anchors import Anchors
 from cnnlab.tasks.detection.backbones import backbone_stages, levels_of, maps_at
 from cnnlab.tasks.detection.extras import ExtraMaps, LightExtraMaps, batch_norm
+from cnnlab.tasks.detection.pooling import RoiAlign
 
 Size = tuple[int, int]
 Target = dict[str, Any]
@@ -217,10 +218,9 @@ def rcnn(
     samples: how many of them, drawn at random, the second stage is trained on; at most a quarter are objects.
     """
     features, levels, pyramid = _pyramid(backbone, norm, channels, LastLevelMaxPool())
-    names = [str(number) for number in range(len(levels))]
     options: dict[str, Any] = {
         "rpn_anchor_generator": Anchors([(32,), (64,), (128,), (256,), (512,)], [(0.5, 1.0, 2.0)] * 5, anchors),
-        "box_roi_pool": MultiScaleRoIAlign(names, output_size=7, sampling_ratio=2),
+        "box_roi_pool": RoiAlign(STRIDES, side=7),
         "box_score_thresh": score_threshold,
         "box_detections_per_img": detections,
         "box_batch_size_per_image": samples,
@@ -230,7 +230,7 @@ def rcnn(
         "rpn_post_nms_top_n_test": proposals,
     }
     if masks:
-        options["mask_roi_pool"] = MultiScaleRoIAlign(names, output_size=14, sampling_ratio=2)
+        options["mask_roi_pool"] = RoiAlign(STRIDES, side=14)
     model = (MaskRCNN if masks else FasterRCNN)(Given(channels), num_classes + 1, **options)
     if masks and channels != PUBLISHED_CHANNELS:
         model.roi_heads.mask_head = MaskRCNNHeads(channels, (channels,) * 4, 1)
