@@ -6,7 +6,7 @@ import re
 import pytest
 
 from cnnlab.config import check, compose
-from cnnlab.reports.bottleneck import Setup, diagnose, on_filling
+from cnnlab.reports.bottleneck import Setup, diagnose, on_filling, rate
 
 PLAIN = Setup(
     unit="images",
@@ -128,3 +128,8 @@ def test_every_override_that_is_advised_exists():
         together = {override.split("=")[0]: override for override in sorted(overrides)}
         check(compose(list(together.values())))
         overrides -= set(together.values())
+
+
+def test_speeds_below_ten_have_two_digits():
+    assert [rate(value) for value in (0.3125, 7.25, 12.6, 1234.5)] == ["0.31", "7.2", "13", "1,234"]
+    assert "the network alone processes 0.31, both together reach 0.31" in said(10, 0.3125)

@@ -14,7 +14,7 @@ from cnnlab.config import Config, check, compose, plain_config, quote_path
 from cnnlab.config.hydra_compat import parse_command_line
 from cnnlab.config.overrides import OF_ONE_COMMAND, split
 from cnnlab.errors import InputError
-from cnnlab.reports.bottleneck import Setup, diagnose, on_filling
+from cnnlab.reports.bottleneck import Setup, diagnose, on_filling, rate
 from cnnlab.system.devices import has_bfloat16
 from cnnlab.system.processes import cores
 from cnnlab.training.callbacks.progress import peak_memory
@@ -71,7 +71,7 @@ def _overview(run: DryRun) -> str:
     trained = sorted({phase.together.trained for phase in run.phases})
     trains = " to ".join(f"{count:,}" for count in dict.fromkeys([trained[0], trained[-1]]))
     total = sum(parameter.numel() for parameter in run.module.network.parameters())
-    shape = " x ".join(map(str, (data.batch_size, data.channels, data.image_size, data.image_size)))
+    shape = " x ".join(map(str, data.batch_shape))
     device = torch.cuda.get_device_name(run.device) if run.device.type == "cuda" else f"cpu, {_threads()}"
     single = cfg["trainer"]["strategy"] == "auto" and cfg["trainer"]["devices"] in (1, "auto")
     classes = f"; {len(data.classes)} classes" if data.classes else ""
@@ -106,7 +106,7 @@ def _memory(run: DryRun) -> str:
 
 def _speeds(run: DryRun) -> str:
     def row(name: str, seconds: float) -> tuple[str, ...]:
-        return name, f"{run.data.batch_size / seconds:,.0f}", f"{1000 * seconds:,.1f}"
+        return name, rate(run.data.batch_size / seconds), f"{1000 * seconds:,.1f}"
 
     workers = "in memory" if run.in_memory else f"{run.workers} worker{'s' if run.workers != 1 else ''}"
     rows = [("", f"{run.data.examples.lower()}/s", "ms/batch"), row(f"loader alone, {workers}", run.loader)]

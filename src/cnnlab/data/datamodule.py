@@ -120,6 +120,11 @@ class DataModule(L.LightningDataModule, ABC):
         pair = [dataset[(0, index)] for index in (0, len(self.parts.train) - 1)]
         return self.collate([pair[number % 2] for number in range(size)])
 
+    @property
+    def batch_shape(self) -> tuple[int, ...]:
+        """Shape of a batch, N x C x H x W."""
+        return self.batch_size, self.channels, self.image_size, self.image_size
+
     def keep_few(self, amount: float, seed: int) -> None:
         """Reduce training and validation to the same few training examples and drop the test part.
 

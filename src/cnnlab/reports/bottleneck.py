@@ -45,6 +45,11 @@ class Setup:
     simplejpeg: bool = True
 
 
+def rate(count: float) -> str:
+    """Format a number per second: two digits below 10, else whole."""
+    return f"{count:.2g}" if count < 10 else f"{count:,.0f}"
+
+
 def diagnose(loader: float, network: float, together: float, epoch: float, setup: Setup) -> str:
     """Return which of loader and network is the bottleneck, and what to change.
 
@@ -53,11 +58,11 @@ def diagnose(loader: float, network: float, together: float, epoch: float, setup
     if setup.kept:
         return (
             "Training reads cached features: once they are computed, the loader and the frozen stages are idle, and "
-            f"the trainable layers are the bottleneck, at {network:,.0f} {setup.unit}/s. "
+            f"the trainable layers are the bottleneck, at {rate(network)} {setup.unit}/s. "
             f"{_advice(_for_network(network, setup))}"
         )
-    figures = f"the loader alone delivers {loader:,.0f} {setup.unit}/s, the network alone processes {network:,.0f}"
-    figures += f", both together reach {together:,.0f}"
+    figures = f"the loader alone delivers {rate(loader)} {setup.unit}/s, the network alone processes {rate(network)}"
+    figures += f", both together reach {rate(together)}"
     if max(loader, network) <= CLOSE * min(loader, network):
         changes = [*_for_network(network, setup), *_for_loader(epoch, setup)]
         return f"Loader and network are about equally fast: {figures}. {_advice(list(dict.fromkeys(changes)))}"

@@ -104,6 +104,11 @@ class DetectionDataModule(DataModule):
         return getattr(self.parts.train, "ranges", None) or NO_RANGES
 
     @property
+    def batch_shape(self) -> tuple[int, ...]:
+        """Shape of the batch of the trial step; that of others depends on their images."""
+        return tuple(self.probe_batch(self.batch_size)[0].shape)
+
+    @property
     def has_masks(self) -> bool:
         """Whether all objects of all parts have masks."""
         return all(part.has_masks for name in PARTS if (part := getattr(self.parts, name)) is not None)

@@ -110,7 +110,7 @@ class Score(Metric):
             self.scores.update(found)
 
     def compute(self) -> Tensor:
-        return torch.tensor(self.scores.compute()[self.name])
+        return torch.tensor(self.scores.compute()[self.name], dtype=torch.float64)  # as in the report, digit by digit
 
     def reset(self) -> None:
         super().reset()
