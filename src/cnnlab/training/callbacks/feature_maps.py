@@ -70,5 +70,5 @@ class FeatureMaps(L.Callback):
         if self._fixed is None and part is not None:
             count = min(self.images, len(part))
             dataset = data.eval_dataset(part)
-            self._fixed = torch.stack([dataset[(0, index)][0] for index in range(count)])
+            self._fixed = data.collate([dataset[(0, index)] for index in range(count)])[0]
         return self._fixed
