@@ -22,6 +22,7 @@ from cnnlab.tasks.recognition.lines import LineSplits
 from cnnlab.tasks.recognition.sources.typefaces import characters_of, find_fonts
 
 log = logging.getLogger(__name__)
+Colour = tuple[int, ...]
 HEIGHT = 48
 """Height in pixels of a drawn line, before it is resized for the network."""
 
@@ -31,9 +32,9 @@ class Style:
     """How lines are drawn; each line takes random values up to these.
 
     rotation: degrees. perspective: shift of each corner, as a share of the height. blur: standard deviation in pixels.
-    noise: standard deviation, pixels being in [0, 1]. jpeg: lowest quality (1 to 100) at which lines are compressed;
-    null: not at all. spacing: space between characters, as a share of their size. contrast: least difference between
-    ink and paper, in [0, 1]. backgrounds: folder of pictures behind the lines; null: plain paper.
+    noise: standard deviation, pixels being in [0, 1]. jpeg: lowest quality (1 to 100) at which half of the lines are
+    compressed; null: none. spacing: space between characters, as a share of their size. contrast: least difference
+    between ink and paper, in [0, 1]. backgrounds: folder of pictures behind the lines; null: plain paper.
     """
 
     rotation: float = 2.0
@@ -200,12 +201,18 @@ class DrawnLines:
             chosen.append(self.charset.characters[int(order[position % size])])
         return chosen
 
+    @cached_property
+    def _characters(self) -> list[frozenset[str]]:
+        """The characters of the set that each font has."""
+        wanted = frozenset(self.charset.characters)
+        return [wanted & characters_of(Path(path)) for path in self.fonts]
+
     def _font_for(self, text: str, random: np.random.Generator) -> str:
         """Return a random font, one that has the whole text if there is one."""
         needed = set(text) - {" "}
-        whole = [path for path in self.fonts if needed <= characters_of(Path(path))]
-        several = whole or [path for path in self.fonts if needed & characters_of(Path(path))] or list(self.fonts)
-        return several[int(random.integers(len(several)))]
+        shared = [len(needed & characters) for characters in self._characters]
+        best = [path for path, count in zip(self.fonts, shared, strict=True) if count == max(shared)]
+        return best[int(random.integers(len(best)))]
 
 
 @lru_cache(maxsize=64)
@@ -244,14 +251,14 @@ def draw_line(
     if (sigma := style.blur * random.uniform() ** 2) > 0.2:
         mask = mask.filter(ImageFilter.GaussianBlur(sigma))
     paper, ink = _colours(random, style.contrast)
-    ground = np.broadcast_to(paper, (mask.height, mask.width, 3))
+    ground = Image.new("RGB", mask.size, paper)
     if backgrounds:
-        ground = 0.5 * ground + 0.5 * _background(backgrounds, random, mask.size)
-    opacity = np.asarray(mask, np.float32)[..., None] / 255
-    pixels = ground * (1 - opacity) + ink * opacity
-    pixels = pixels + random.normal(0, max(1e-6, style.noise * random.uniform() ** 2), pixels.shape)
-    picture = Image.fromarray((255 * np.clip(pixels, 0, 1)).round().astype(np.uint8))
-    if style.jpeg is not None:
+        ground = Image.blend(ground, _background(backgrounds, random, mask.size), 0.5)
+    picture = Image.composite(Image.new("RGB", mask.size, ink), ground, mask)
+    if (sigma := 255 * style.noise * random.uniform() ** 2) > 0.5:
+        noise = sigma * random.standard_normal((mask.height, mask.width, 1), np.float32)
+        picture = Image.fromarray((np.asarray(picture) + noise).clip(0, 255).astype(np.uint8))
+    if style.jpeg is not None and random.uniform() < 0.5:
         compressed = io.BytesIO()
         picture.save(compressed, "JPEG", quality=int(random.integers(style.jpeg, 101)))
         picture = Image.open(compressed).convert("RGB")
@@ -283,22 +290,22 @@ def _distorted(mask: Image.Image, random: np.random.Generator, style: Style) -> 
     return mask.transform(mask.size, Image.Transform.QUAD, quad, Image.Resampling.BILINEAR)
 
 
-def _colours(random: np.random.Generator, contrast: float) -> tuple[np.ndarray, np.ndarray]:
-    """Return colours of paper and ink in [0, 1] whose brightness differs by at least `contrast`."""
+def _colours(random: np.random.Generator, contrast: float) -> tuple[Colour, Colour]:
+    """Return colours of paper and ink whose brightness differs by at least `contrast`, as a share of white."""
     while True:
-        paper, ink = random.uniform(0, 1, (2, 3))
-        if abs(paper.mean() - ink.mean()) >= contrast:
-            return paper, ink
+        paper, ink = random.integers(256, size=(2, 3)).tolist()
+        if abs(sum(paper) - sum(ink)) >= 3 * 255 * contrast:
+            return tuple(paper), tuple(ink)
 
 
-def _background(files: Sequence[str], random: np.random.Generator, size: tuple[int, int]) -> np.ndarray:
+def _background(files: Sequence[str], random: np.random.Generator, size: tuple[int, int]) -> Image.Image:
     with Image.open(files[int(random.integers(len(files)))]) as opened:
         picture = opened.convert("RGB")
     scale = max(size[0] / picture.width, size[1] / picture.height, 0.5)
     picture = picture.resize((max(size[0], round(picture.width * scale)), max(size[1], round(picture.height * scale))))
     left = int(random.integers(picture.width - size[0] + 1))
     top = int(random.integers(picture.height - size[1] + 1))
-    return np.asarray(picture.crop((left, top, left + size[0], top + size[1])), np.float32) / 255
+    return picture.crop((left, top, left + size[0], top + size[1]))
 
 
 @lru_cache(maxsize=256)
