@@ -21,11 +21,14 @@ LISTS = ("augmentation", "regularization", "logger")
 NEEDED = {
     "model=torchvision": ["model.name=efficientnet_b0"],
     "model=timm": ["model.name=resnet10t"],
+    "data=text_table": ["data.file=words.tsv"],
     **{f"data={name}": ["data.root=photos"] for name in ("image_folder", "coco_folder", "voc_folder", "yolo_folder")},
+    **{f"model={name}": ["data=text_lines"] for name in ("crnn", "conv_transformer")},
     **{
         f"model={name}": ["data=shapes"] for name in ("faster_rcnn", "fcos", "mask_rcnn", "retinanet", "ssd", "ssdlite")
     },
     "task=detection": ["data=shapes", "model=ssdlite"],
+    "task=recognition": ["data=text_lines", "model=crnn"],
     "task=moves": ["data=go"],
     "task=regression": ["data=four_points"],
 }

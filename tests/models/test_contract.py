@@ -23,9 +23,11 @@ from cnnlab.models.stages import stage_of_parameter, stages, with_features_and_c
 from cnnlab.tasks.regression.polynomial import Polynomial
 
 OPTIONS = sorted(
-    path.stem for path in (CONFIG_DIR / "model").glob("*.yaml") if "cnnlab.tasks.detection" not in path.read_text()
+    path.stem
+    for path in (CONFIG_DIR / "model").glob("*.yaml")
+    if not any(f"cnnlab.tasks.{task}" in path.read_text() for task in ("detection", "recognition"))
 )
-"""Those of detectors have a contract of their own: tests/tasks/detection/test_networks.py."""
+"""Those of detectors and readers have contracts of their own, in tests/tasks/."""
 LIGHTER = {
     "alphago_policy": ["model.network.k=8"],
     "torchvision": ["model.name=shufflenet_v2_x0_5"],

@@ -5,7 +5,7 @@ import itertools
 import logging
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -59,7 +59,7 @@ class RecognitionData:
     lines: int = 0
     val_lines: int = 0
     test_lines: int = 0
-    length: list[int] = field(default_factory=list)
+    length: list[int] | None = None
     words: str | None = None
     fonts: Any = None
     test_fonts: Any = None
