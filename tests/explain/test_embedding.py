@@ -26,6 +26,8 @@ def test_features_are_what_the_classifier_gets(quick_run):
         maps = network.network.features(network.preprocessing(batch))
     assert name == "before the classifier"
     np.testing.assert_allclose(found, maps.flatten(1).numpy(), rtol=1e-4, atol=1e-5)
+    _, by_engine = features_of(subject, pictures, None, "onnxruntime")
+    np.testing.assert_allclose(by_engine, found, rtol=1e-4, atol=1e-4)
     _, of_layer = features_of(subject, pictures, "0")
     with torch.no_grad():
         maps = network.network.features[0](network.preprocessing(batch))

@@ -95,12 +95,16 @@ def test_decoder_that_is_missing_is_named():
 
 def test_filling_is_limited_by_the_slower_part():
     kept = dataclasses.replace(PLAIN, kept=True, views=4)
-    slow_network = on_filling("3 min", 1000, loader=0.1, computing=2.0, setup=kept)
-    slow_loader = on_filling("3 min", 1000, loader=0.1, computing=0.1, setup=dataclasses.replace(kept, workers=0))
+    slow_network = on_filling("3 min", 1000, loader=0.1, stages=2.0, setup=kept)
+    slow_loader = on_filling("3 min", 1000, loader=0.5, stages=0.1, setup=dataclasses.replace(kept, workers=0))
     assert "the frozen stages are the bottleneck" in slow_network
     assert advised(slow_network) == ["speed=fast", "freeze.cache_views=1"]
     assert "the loader is the bottleneck" in slow_loader
     assert advised(slow_loader) == ["data.num_workers=2", "freeze.cache_views=1"]
+    rates = f"{PLAIN.batch_size / 0.5:,.0f} {PLAIN.unit}/s from the loader and {PLAIN.batch_size / 0.1:,.0f} through"
+    assert rates in slow_loader
+    bare = on_filling("3 min", 1000, loader=0.1, stages=2.0, setup=dataclasses.replace(kept, runtime=False))
+    assert "pip install 'cnnlab[onnxruntime]'" in bare
 
 
 def test_every_override_that_is_advised_exists():

@@ -14,6 +14,7 @@ from cnnlab.config import Config, check, compose, plain_config, quote_path
 from cnnlab.config.hydra_compat import parse_command_line
 from cnnlab.config.overrides import OF_ONE_COMMAND, split
 from cnnlab.errors import InputError
+from cnnlab.models.engines import RUNTIMES, is_installed
 from cnnlab.reports.bottleneck import Setup, diagnose, on_filling, rate
 from cnnlab.system.devices import has_bfloat16
 from cnnlab.system.processes import cores
@@ -115,7 +116,8 @@ def _speeds(run: DryRun) -> str:
         trained = "trainable layers alone, on features" if phase.kept else "network alone"
         rows.append(row(f"{trained}{when}", phase.alone.step))
         if phase.kept:
-            rows.append(row(f"computing features{when}", run.computing(phase)))
+            rows.append(row(f"frozen stages alone, {run.cfg['speed']['engine']}{when}", run.stages(phase)))
+            rows.append(row(f"loader and frozen stages together{when}", run.computing(phase)))
         else:
             rows.append(row(f"both together{when}", run.batch(phase)))
     return f"Speed\n{_aligned(rows, right=True)}"
@@ -150,7 +152,7 @@ def _diagnosis(run: DryRun) -> str:
     sentences = [diagnose(loader, network, together, run.epoch(phase), setup)]
     if phase.missing:
         filling = run.filling(phase)
-        text = on_filling(duration(filling), phase.missing, run.loader, run.computing(phase), setup)
+        text = on_filling(duration(filling), phase.missing, run.loader, run.stages(phase), setup)
         sentences.insert(0 if filling > run.whole(phase) / 2 else 1, text)
     if len(run.phases) > 1:
         sentences.insert(0, f"Most of the time goes into {_epochs(phase)}.")
@@ -183,6 +185,7 @@ def setup_of(run: DryRun, phase: Phase) -> Setup:
         freezes=run.module.recipe.plan.ever_freezes(run.module.network),
         decodes=files and run.records not in ("kept", "to be made"),
         records_off=files and run.records == "off",
+        runtime=any(map(is_installed, RUNTIMES)),
         simplejpeg=importlib.util.find_spec("simplejpeg") is not None,
     )
 

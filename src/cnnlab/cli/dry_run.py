@@ -46,7 +46,7 @@ class Phase:
 
     first: the first epoch. epochs: their number; None: unlimited. together: steps with the loader. alone: steps on one
     batch in memory, of features if those are cached. kept: whether features are cached. missing: number of features
-    that are not cached yet.
+    that are not cached yet. stages: seconds in which the frozen stages alone compute the features of an image.
     """
 
     first: int
@@ -55,6 +55,7 @@ class Phase:
     alone: StepProbe
     kept: bool = False
     missing: int = 0
+    stages: float = 0.0
 
 
 class DryRun:
@@ -180,11 +181,13 @@ class DryRun:
     def _phase(self, start: int, end: int | None) -> Phase:
         self.data.cached = self.features
         missing: list[int] = []
+        stages: list[float] = []
 
         def look() -> None:
             if self.features and self.keeps and self.module.cut is not None:
                 last = start + self.features.views if end is None else end
                 missing.append(self.features.missing(self.module.cut, range(start, last)))
+                stages.append(self.features.seconds(self.module.cut))
 
         together = alone = self._probe(start, look)
         if together.steady:  # else steps are so slow that loading does not matter
@@ -194,7 +197,7 @@ class DryRun:
                 torch.set_num_threads(self.features.threads(self.module.cut))
             alone = self._probe(start)
             torch.set_num_threads(threads)
-        return Phase(start, end and end - start, together, alone, bool(missing), sum(missing))
+        return Phase(start, end and end - start, together, alone, bool(missing), sum(missing), sum(stages))
 
     def _probe(self, epoch: int, at_end: Callable[[], None] = lambda: None) -> StepProbe:
         """Train `epoch` for about `self.seconds`, and return the measurements."""
@@ -223,8 +226,12 @@ class DryRun:
         return max(probe.step + (probe.wait if probe.steady else 0.0), self.loader)
 
     def computing(self, phase: Phase) -> float:
-        """Return the seconds of computing the features of a batch, including its loading."""
+        """Return the seconds of computing the features of a batch while the next one is loaded."""
         return max(phase.together.wait, self.loader)
+
+    def stages(self, phase: Phase) -> float:
+        """Return the seconds in which the frozen stages alone compute the features of a batch."""
+        return self.data.batch_size * phase.stages
 
     def filling(self, phase: Phase) -> float:
         """Return the seconds of computing the missing features."""

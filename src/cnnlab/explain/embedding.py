@@ -19,8 +19,11 @@ from cnnlab.drawing.sheets import figure_image
 from cnnlab.errors import InputError
 from cnnlab.explain.subject import Picture, Subject
 from cnnlab.models.axes import AxisTracker
+from cnnlab.models.cutting import input_of
+from cnnlab.models.engines import AUTO, TORCH, require_engine
 from cnnlab.models.feature_maps import layer_patterns, resolve_layers
 from cnnlab.models.heads import head_name
+from cnnlab.training.engine_choice import TRIED, EngineTrial, choose_engine
 
 BATCH = 32
 THUMBNAIL = 32
@@ -39,6 +42,7 @@ class Options:
         over positions.
     perplexity: perplexity of t-SNE.
     seed: seed of PCA and t-SNE.
+    engine: what computes the input of the classifier: torch, onnxruntime, openvino, or auto for the fastest.
     """
 
     images: str | None = None
@@ -46,6 +50,7 @@ class Options:
     layer: str | None = None
     perplexity: float = 30.0
     seed: int = 0
+    engine: str = AUTO
 
 
 def draw(subject: Subject, options: Options, output: Path) -> list[Path]:
@@ -53,12 +58,13 @@ def draw(subject: Subject, options: Options, output: Path) -> list[Path]:
 
     The features also go to TensorBoard's projector, with the images as thumbnails.
     """
+    require_engine(options.engine)
     pictures = subject.pictures(options.images, options.limit, spread=True)
     if len(pictures) < 5:
         raise InputError(f"{len(pictures)} images are too few for an embedding: at least 5 are needed.")
     if options.perplexity <= 0:
         raise InputError(f"perplexity={options.perplexity}: it must be positive.")
-    layer, features = features_of(subject, pictures, options.layer)
+    layer, features = features_of(subject, pictures, options.layer, options.engine)
     labels = [picture.label or "?" for picture in pictures]
     pca = PCA(n_components=2, random_state=options.seed).fit(features)
     perplexity = min(options.perplexity, (len(pictures) - 1) / 3)
@@ -89,14 +95,19 @@ def draw(subject: Subject, options: Options, output: Path) -> list[Path]:
 
 
 @torch.no_grad()
-def features_of(subject: Subject, pictures: Sequence[Picture], layer: str | None) -> tuple[str, np.ndarray]:
+def features_of(
+    subject: Subject, pictures: Sequence[Picture], layer: str | None, engine: str = TORCH
+) -> tuple[str, np.ndarray]:
     """Return what the features are, and their values, float32 N x D.
 
-    They are the input of the classifier or, if `layer` is given, its output; large maps are averaged over positions.
+    They are the input of the classifier, which `engine` computes, or, if `layer` is given, its output; large maps are
+    averaged over positions.
     Raises InputError if the layer returns no single tensor, or large maps whose positions cannot be told.
     """
     network = subject.network
     found: list[Tensor] = []
+    if layer is None and engine != TORCH and len(vectors := by_engine(subject, pictures, engine)):
+        return "before the classifier", vectors.numpy()
     axes: AxisTracker
 
     def keep(module: nn.Module, inputs: tuple, output: Any = None) -> None:
@@ -116,6 +127,22 @@ def features_of(subject: Subject, pictures: Sequence[Picture], layer: str | None
             network.forward(batch)
     handle.remove()
     return name if layer is None else f"of {name}", torch.cat(found).cpu().numpy()
+
+
+def by_engine(subject: Subject, pictures: Sequence[Picture], engine: str) -> Tensor:
+    """Return the input of the classifier for each picture, float32 N x D; of size 0 where maps are to be averaged."""
+    prefix = input_of(subject.network, head_name(subject.network))
+    batches = [pictures[start : start + BATCH] for start in range(0, len(pictures), BATCH)]
+    trial = EngineTrial(prefix, subject.preprocessing(torch.cat([each.batch for each in pictures[:TRIED]])))
+    features = prefix(trial.inputs)
+    if not isinstance(features, Tensor) or features[0].numel() > MOST:
+        return torch.empty(0)
+    choose_engine(engine, trial, len(pictures), Path(subject.cfg["paths"]["cache_dir"]) / "speed")
+    found = []
+    for batch in tqdm(batches, "Looking", unit="batch", disable=None):
+        images = subject.preprocessing(torch.cat([each.batch for each in batch]))
+        found.append(trial.engine(images).float().flatten(1))
+    return torch.cat(found)
 
 
 def _features(axes: AxisTracker, values: Any, name: str) -> Tensor:

@@ -129,6 +129,11 @@ class Prefix(nn.Module):
         return _until_stop(self.network, images)
 
 
+def input_of(network: nn.Module, name: str) -> Prefix:
+    """Return a copy of the network, in eval mode, whose output is the input of the module `name`."""
+    return Prefix(copy.deepcopy(network, {id(network.get_submodule(name)): _Stop()})).eval()
+
+
 class _Stopped(Exception):  # noqa: N818
     """Carries the input of the stage after the cut out of the network's forward pass."""
 

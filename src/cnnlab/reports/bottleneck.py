@@ -20,7 +20,7 @@ class Setup:
     of each training image in the feature cache. recomputes: whether frozen stages compute their outputs in every epoch;
     obstacle: why, if not because of freeze.cache. freezes: whether any stage is ever frozen. decodes: whether images
     are decoded in every epoch. records_off: whether data.record_cache=off. in_memory: whether the images
-    are in memory.
+    are in memory. runtime: whether an engine other than torch is installed.
     """
 
     unit: str
@@ -42,6 +42,7 @@ class Setup:
     decodes: bool = False
     records_off: bool = False
     in_memory: bool = False
+    runtime: bool = True
     simplejpeg: bool = True
 
 
@@ -73,19 +74,23 @@ def diagnose(loader: float, network: float, together: float, epoch: float, setup
     return f"The network is the bottleneck: {figures}.{shared} {_advice(_for_network(network, setup))}"
 
 
-def on_filling(seconds: str, missing: int, loader: float, computing: float, setup: Setup) -> str:
+def on_filling(seconds: str, missing: int, loader: float, stages: float, setup: Setup) -> str:
     """Return the bottleneck of computing the `missing` features, and what to change.
 
-    seconds: the time for all of them, as text. loader, computing: seconds per batch, without and with the frozen
-    stages.
+    seconds: the time for all of them, as text. loader, stages: seconds per batch of the loader alone, and of the frozen
+    stages alone.
     """
-    by_loader = loader * CLOSE > computing
+    by_loader = loader > stages
     changes = _for_loader(float("inf"), setup) if by_loader else _faster_arithmetic(setup)
+    if not by_loader and not setup.gpu and not setup.runtime and not setup.deterministic:
+        changes.append("pip install 'cnnlab[onnxruntime]' (computes frozen stages faster)")
     if setup.views > 1:
         changes.append(f"freeze.cache_views=1 (instead of {setup.views} views of each training image)")
     return (
         f"{missing:,} features must be computed first, in about {seconds}, once for all runs that share them; "
-        f"the {'loader is' if by_loader else 'frozen stages are'} the bottleneck there. {_advice(changes)}"
+        f"the {'loader is' if by_loader else 'frozen stages are'} the bottleneck there, with "
+        f"{setup.batch_size / loader:,.0f} {setup.unit}/s from the loader and {setup.batch_size / stages:,.0f} through "
+        f"the frozen stages. {_advice(changes)}"
     )
 
 

@@ -5,6 +5,7 @@ orders derived from the seed. Validation images have one view, the one that eval
 """
 
 import logging
+import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
@@ -183,7 +184,7 @@ class FeatureCache:
             torch.set_num_threads(self.threads(cut))
         else:
             self._prepare(cut)
-            found = (self._compute(pixels) for pixels, _ in self.data.loader(dataset, batches))
+            found = self._computed(self.data.loader(dataset, batches))
         for draws, features in zip(batches, found, strict=True):
             labels = torch.from_numpy(images.labels[[index for _, index in draws]])
             yield FeatureBatch(features, labels, torch.tensor(draws))
@@ -224,15 +225,33 @@ class FeatureCache:
 
         def produce(batches: Iterator[Sequence[str]]) -> Iterator[list[Tensor]]:
             draws = ([(view, index_of[digest]) for digest in batch] for batch in batches)
-            batches_of_pixels = (pixels for pixels, _ in self.data.loader(dataset, draws))
-            # In a thread of its own, so that the next batch is decoded or taken from a worker meanwhile.
-            for features in map_ahead(self._compute, batches_of_pixels, ahead=1, threads=1):
+            for features in self._computed(self.data.loader(dataset, draws)):
                 yield [row.clone(memory_format=torch.contiguous_format) for row in features.cpu()]
 
         name = "as evaluation sees them" if view == EVALUATION else f"view {view + 1} of {self.views}"
+        entry.fill(digests, produce, self.fill_batch, f"Features, {name}", show=self.trainer.is_global_zero)
+
+    def _computed(self, loader: DataLoader) -> Iterator[Tensor]:
+        """Yield the features of a loader's batches, which on the CPU are computed while it prepares the next one."""
+        batches = (pixels for pixels, _ in loader)
+        if self.module.device.type != "cpu":
+            return map(self._compute, batches)
+        return map_ahead(self._compute, batches, ahead=1, threads=1)
+
+    def seconds(self, cut: Cut) -> float:
+        """Return the seconds in which the frozen stages below `cut` compute the features of an image in memory."""
+        self._prepare(cut)
+        pixels = self.data.sample(self.fill_batch)
+        self._compute(pixels)
+        began = time.perf_counter()
+        self._compute(pixels).cpu()
+        return (time.perf_counter() - began) / len(pixels)
+
+    @property
+    def fill_batch(self) -> int:
+        """Batch size for computing the features that are cached."""
         on_cpu = self.module.device.type == "cpu"
-        batch_size = min(self.data.batch_size, CPU_BATCH) if on_cpu else self.data.batch_size
-        entry.fill(digests, produce, batch_size, f"Features, {name}", show=self.trainer.is_global_zero)
+        return min(self.data.batch_size, CPU_BATCH) if on_cpu else self.data.batch_size
 
     @torch.no_grad()
     def _compute(self, pixels: Tensor) -> Tensor:
