@@ -53,17 +53,22 @@ gallery: setup  ## Regenerate docs/gallery from networks trained here (under ten
 benchmark: $(PEERS)/.installed  ## Measure speed against other loaders, loops and the course's script (under an hour; DATA=FOLDER for data elsewhere)
 	$(PEERS)/bin/python benchmarks/input_pipeline.py --data $(DATA)
 	$(PEERS)/bin/python benchmarks/training_step.py --data $(DATA)
+	$(PEERS)/bin/python benchmarks/small_images.py --data $(DATA)
+	$(PEERS)/bin/python benchmarks/engines.py --data $(DATA)
 	$(PEERS)/bin/python benchmarks/transfer_sweep.py --data $(DATA)
 	$(PEERS)/bin/python benchmarks/scaling.py --data $(DATA)
 	$(PEERS)/bin/python benchmarks/startup.py --data $(DATA)
 
+gpu: setup  ## Measure what a GPU changes (at most eight minutes on one GPU; DATA=FOLDER for data elsewhere)
+	$(BIN)/python benchmarks/gpu.py --data $(DATA)
+
 $(PEERS)/.installed: pyproject.toml constraints.txt
 	$(PYTHON) -m venv $(PEERS)
 	$(PEERS)/bin/pip install --quiet --disable-pip-version-check --constraint constraints.txt torch torchvision
-	$(PEERS)/bin/pip install --quiet --disable-pip-version-check --constraint constraints.txt --editable '.[fast,timm]'
+	$(PEERS)/bin/pip install --quiet --disable-pip-version-check --constraint constraints.txt --editable '.[fast,onnxruntime,openvino,timm]'
 	@touch $@
 
 clean:  ## Remove .venv, .venv-benchmark and tool caches (outputs/ and data/ stay)
 	rm -rf $(VENV) $(PEERS) .pytest_cache .mypy_cache .ruff_cache
 
-.PHONY: help setup quickstart test test-all lint fuzz audit board gallery benchmark clean
+.PHONY: help setup quickstart test test-all lint fuzz audit board gallery benchmark gpu clean
