@@ -89,8 +89,8 @@ def on_filling(seconds: str, missing: int, loader: float, stages: float, setup: 
     return (
         f"{missing:,} features must be computed first, in about {seconds}, once for all runs that share them; "
         f"the {'loader is' if by_loader else 'frozen stages are'} the bottleneck there, with "
-        f"{setup.batch_size / loader:,.0f} {setup.unit}/s from the loader and {setup.batch_size / stages:,.0f} through "
-        f"the frozen stages. {_advice(changes)}"
+        f"{rate(setup.batch_size / loader)} {setup.unit}/s from the loader and {rate(setup.batch_size / stages)} "
+        f"through the frozen stages. {_advice(changes)}"
     )
 
 

@@ -180,7 +180,7 @@ class FeatureCache:
         entry = self._filled(cut, images, dataset, view) if self.keep else None
         if entry is not None:
             features_of = self._look_up(entry, images)
-            found = (torch.stack([features_of(index) for _, index in draws]) for draws in batches)
+            found: Iterator[Tensor] = (torch.stack([features_of(index) for _, index in draws]) for draws in batches)
             torch.set_num_threads(self.threads(cut))
         else:
             self._prepare(cut)
