@@ -15,7 +15,7 @@ from cnnlab import experiment
 from cnnlab.config import Config, build, check, compose, plain_config, quote_path, trusted_prefixes
 from cnnlab.config.overrides import OF_ONE_COMMAND, split, value_of
 from cnnlab.data.datamodule import DataModule
-from cnnlab.data.decoding import ImageLike, read_image, separate
+from cnnlab.data.decoding import ImageLike, allowing, read_image, separate
 from cnnlab.data.sources.image_folder import find_pictures
 from cnnlab.errors import DataError, InputError, nearest
 from cnnlab.models.building import build_network
@@ -96,7 +96,9 @@ class LoadedRun:
         Of most tasks that is uint8 C x H x W, resized and cut for the network. options: an instance of the task's
         `predict_options`.
         """
-        return self.task.prepare(read_image(image, self.channels, self.spec.ranges or {}), self.spec, options)
+        with allowing(self.task.max_pixels):
+            pixels = read_image(image, self.channels, self.spec.ranges or {})
+        return self.task.prepare(pixels, self.spec, options)
 
 
 class Run(dict[str, Any]):

@@ -93,3 +93,9 @@ class Problems:
             raise InputError(self.found[0])
         if self.found:
             raise several(self.found, heading)
+
+
+def listed(names: Sequence[str], shown: int = 12) -> str:
+    """Return the first names, and how many there are if that is not all of them."""
+    more = f", ... ({len(names):,} in all)" if len(names) > shown else ""
+    return ", ".join(names[:shown]) + more

@@ -13,9 +13,10 @@ from PIL import Image
 from tqdm import tqdm
 
 from cnnlab.api import LoadedRun, config_beside, engine_setting, load_run
+from cnnlab.cli.subjects import ModelSubject, belongs_to_config
 from cnnlab.config.options import parse_options
 from cnnlab.config.overrides import keys_of, split
-from cnnlab.data.decoding import read_image
+from cnnlab.data.decoding import allowing, read_image
 from cnnlab.data.sources.image_folder import find_pictures
 from cnnlab.drawing.sheets import captioned, png, tensor_image
 from cnnlab.errors import DataError, InputError
@@ -49,7 +50,12 @@ class Options:
 
     The task of the run adds keys of its own: classification has top_k=3, the number of classes in the table.
 
-    Example: cnnlab predict run=outputs/quickstart/lenet5 images=photos/
+    Without run=, model=... model.weights=... predicts with pretrained weights, and further keys are overrides of the
+    train config.
+
+    Example:
+    cnnlab predict run=outputs/quickstart/lenet5 images=photos/
+    cnnlab predict model=mask_rcnn model.weights=COCO_V1 images=street.jpg
 
     run: run folder or checkpoint.
     images: a picture, or a folder that is searched for pictures.
@@ -63,7 +69,7 @@ class Options:
     trusted_packages: your own packages that define the network.
     """
 
-    run: str = MISSING
+    run: str | None = None
     images: str = MISSING
     output: str | None = None
     batch_size: int = 32
@@ -75,27 +81,31 @@ class Options:
 
 def main(arguments: Sequence[str]) -> None:
     own = {each.name for each in fields(Options)}
-    of_task = [argument for argument in arguments if split(argument).key not in own and "run" in keys_of(arguments)]
-    cfg = parse_options([argument for argument in arguments if argument not in of_task], Options, "predict")
-    predict(cfg, of_task)
+    keys = keys_of(arguments)
+    of_model = [each for each in arguments if belongs_to_config(split(each).key)] if "run" not in keys else []
+    loads = "run" in keys or "model" in keys
+    of_task = [each for each in arguments if split(each).key not in own and each not in of_model and loads]
+    cfg = parse_options([each for each in arguments if each not in (*of_task, *of_model)], Options, "predict")
+    predict(cfg, of_task, of_model)
 
 
-def predict(cfg: Options, of_task: Sequence[str] = ()) -> Path:
+def predict(cfg: Options, of_task: Sequence[str] = (), of_model: Sequence[str] = ()) -> Path:
     """Write predictions.csv and, as `cfg.pictures` says, the annotated pictures and sheet.png; return their folder.
 
-    of_task: the task's own options, as key=value. Raises InputError or DataError if the run cannot be loaded or no
-    picture can be read; unreadable pictures among others are named and left out.
+    of_task: the task's own options, as key=value. of_model: overrides that describe a network in place of a run.
+    Raises InputError or DataError if the run cannot be loaded or no picture can be read; unreadable pictures among
+    others are named and left out.
     """
     for name in ("batch_size", "sheet_images"):
         if getattr(cfg, name) < 1:
             raise InputError(f"{name}={getattr(cfg, name)}: at least 1 is needed.")
     if cfg.pictures is not None and cfg.pictures not in PICTURES:
         raise InputError(f"pictures={cfg.pictures}: use {', '.join(PICTURES)}.")
-    run = load_run(cfg.run, cfg.trusted_packages)
+    run = load_run(cfg.run, cfg.trusted_packages) if cfg.run else pretrained(of_model)
     options = parse_options(of_task, run.task.predict_options, "predict", [each.name for each in fields(Options)])
     run.task.require_pictures()
     source, paths = find_pictures(Path(cfg.images))
-    folder = output_folder(cfg)
+    folder = output_folder(cfg, of_model)
     shows = cfg.pictures or ("all" if len(paths) <= FEW else "sheet")
     predictions: dict[str, Prediction] = {}
     sheet: list[Image.Image] = []
@@ -113,7 +123,7 @@ def predict(cfg: Options, of_task: Sequence[str] = ()) -> Path:
                 if picture.small and shows == "all":
                     write_bytes(folder / "pictures" / annotated_name(place), png(prediction.draw(picture.small)))
                 if picture.small and len(sheet) < cfg.sheet_images:
-                    sheet.append(picture.small)
+                    sheet.append(run.task.sheet_picture(prediction, picture.small))
     if not predictions:
         raise DataError("None of the pictures can be read.")
     run.task.write_predictions(folder, predictions)
@@ -127,12 +137,28 @@ def predict(cfg: Options, of_task: Sequence[str] = ()) -> Path:
     return folder
 
 
-def output_folder(cfg: Options) -> Path:
+def pretrained(overrides: Sequence[str]) -> LoadedRun:
+    """Return the network that overrides of the train config describe, with its pretrained weights."""
+    if "model" not in keys_of(overrides):
+        raise InputError("cnnlab predict needs run=FOLDER, or model=... with model.weights=...")
+    subject = ModelSubject(overrides)
+    if subject.weights is None:
+        raise InputError("cnnlab predict model=... needs model.weights=...: without weights the network is untrained.")
+    network = subject.task.pretrained_network(subject.constructor, subject.weights)
+    described = {"input": vars(subject.spec)}
+    module = subject.task.build_module(subject.preprocessing, network, subject.classes, described)
+    return LoadedRun(subject.task, module, subject.spec)
+
+
+def output_folder(cfg: Options, of_model: Sequence[str] = ()) -> Path:
     """Return the folder of the results."""
+    name = Path(cfg.images).absolute().name
     if cfg.output:
         return Path(cfg.output)
+    if not cfg.run:
+        return Path("outputs/predictions") / f"{keys_of(of_model)['model'].value}-{name}"
     run = Path(cfg.run)
-    return (run if run.is_dir() else run.parent) / "predictions" / Path(cfg.images).absolute().name
+    return (run if run.is_dir() else run.parent) / "predictions" / name
 
 
 @contextmanager
@@ -171,7 +197,8 @@ def read(run: LoadedRun, options: Any, job: tuple[Path, bool]) -> Picture | Data
     """Read a picture, and keep it to be shown if the job says so; return the error if it cannot be read."""
     path, is_shown = job
     try:
-        pixels = read_image(path, run.channels, run.spec.ranges or {})
+        with allowing(run.task.max_pixels):
+            pixels = read_image(path, run.channels, run.spec.ranges or {})
     except DataError as error:
         return error
     small = None

@@ -1,6 +1,7 @@
 """Subjects of `cnnlab visualize`: the network of a run, or of a config, with its data."""
 
 from collections.abc import Sequence
+from dataclasses import fields
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -9,16 +10,27 @@ from torch import nn
 
 from cnnlab import experiment
 from cnnlab.api import LoadedRun, apply_changes, data_of_run, load_run
-from cnnlab.config import Config, build, check, compose, plain_config, quote_path, trusted_prefixes
-from cnnlab.config.overrides import split
+from cnnlab.config import (
+    CONFIG_DIR,
+    Config,
+    TrainConfig,
+    build,
+    check,
+    compose,
+    plain_config,
+    quote_path,
+    trusted_prefixes,
+)
+from cnnlab.config.overrides import keys_of, split
 from cnnlab.data.datamodule import DataModule
 from cnnlab.data.sources.imagenet_subset import imagenet_classes
 from cnnlab.errors import Problems
 from cnnlab.explain.subject import Subject
-from cnnlab.models.building import meta_network, pretrained_network, weights_preprocessing
+from cnnlab.models.building import meta_network, weights_preprocessing
 from cnnlab.models.inputs import InputSpec, network_node, statistics_by_hand
 from cnnlab.models.weights import Weights, has_classifier, outputs_of
 from cnnlab.runs.folder import read_config
+from cnnlab.system.files import read_yaml
 from cnnlab.tasks.base import Task
 
 
@@ -76,7 +88,7 @@ class ModelSubject(Subject):
     """The network that overrides of the train config describe, with its pretrained weights if it has any."""
 
     def __init__(self, overrides: Sequence[str]) -> None:
-        self._cfg = checked_config(overrides)
+        self._cfg = checked_config([*data_of_model(overrides), *overrides])
         self._trusted = trusted_prefixes(self.cfg)
         self.name = self.cfg["model"]["name"]
         self.packages = tuple(self.cfg["trusted_packages"])
@@ -107,16 +119,22 @@ class ModelSubject(Subject):
     def weights(self) -> Weights | None:
         return experiment.find_weights_of(self.cfg, self.task)
 
+    @property
+    def starts_untrained(self) -> bool:
+        return self.weights is None or (self.task.needs_head and not has_classifier(self.weights))
+
     @cached_property
     def network(self) -> nn.Module:
-        if self.weights is not None:
-            return pretrained_network(self.constructor, self.weights)
+        if self.weights is not None and not self.starts_untrained:
+            return self.task.pretrained_network(self.constructor, self.weights)
         problems = Problems()
         regularizers = experiment.build_regularizers(self.cfg, self._trusted, problems)
         problems.raise_all(experiment.CONFLICT)
-        return experiment.build_filled_network(
-            self.cfg, self.constructor, None, self.data, self.preprocessing, regularizers, self._trusted
+        network = experiment.build_filled_network(
+            self.cfg, self.constructor, self.weights, self.data, self.preprocessing, regularizers, self._trusted
         ).eval()
+        self.task.fit_network(network, self.data)
+        return network
 
     @cached_property
     def preprocessing(self) -> nn.Module:
@@ -128,7 +146,7 @@ class ModelSubject(Subject):
 
     @cached_property
     def class_names(self) -> list[str] | None:
-        if self.weights is None:
+        if self.weights is None or self.starts_untrained:
             return self.data.classes
         if not has_classifier(self.weights):
             return None
@@ -142,6 +160,27 @@ class ModelSubject(Subject):
     def data(self) -> DataModule:
         augmentations = experiment.build_augmentations(self.cfg, self.spec, self._trusted)
         return experiment.build_data(self.cfg, self.task, self.spec, augmentations, self._trusted)
+
+
+def data_of_model(overrides: Sequence[str]) -> list[str]:
+    """Return the choice of data for a detector without any: the network needs none, but the data choose its task."""
+    keys = keys_of(overrides)
+    option = CONFIG_DIR / "model" / f"{keys['model'].value}.yaml" if "model" in keys else None
+    if option is None or not option.is_file() or {"data", "experiment"} & set(keys):
+        return []
+    target = read_yaml(option)["network"]["_target_"]
+    return ["data=shapes"] if target.startswith("cnnlab.tasks.detection.") else []
+
+
+def config_groups() -> list[str]:
+    """Return the groups and top-level keys of the train config."""
+    keys = [each.name for each in fields(TrainConfig)]
+    return keys + [path.name for path in CONFIG_DIR.iterdir() if path.is_dir() and path.name not in keys]
+
+
+def belongs_to_config(key: str) -> bool:
+    """Return whether a key is one of the train config, or of a group of it."""
+    return key.lstrip("+~").split(".")[0] in config_groups()
 
 
 def checked_config(overrides: Sequence[str]) -> Config:

@@ -6,8 +6,8 @@ from collections.abc import Sequence
 from dataclasses import fields
 from pathlib import Path
 
-from cnnlab.cli.subjects import ModelSubject, RunSubject
-from cnnlab.config import CONFIG_DIR, TrainConfig, locate
+from cnnlab.cli.subjects import ModelSubject, RunSubject, belongs_to_config, config_groups
+from cnnlab.config import CONFIG_DIR, locate
 from cnnlab.config.options import help_of, parse_options
 from cnnlab.config.overrides import assignments, value_of
 from cnnlab.errors import InputError, nearest
@@ -28,8 +28,9 @@ train config. output=FOLDER is the folder of the pictures.
 def help_text(arguments: Sequence[str]) -> str:
     """Return the help of the picture that `what=` names; without it, the list of pictures."""
     what = assignments([argument for argument in arguments if "=" in argument], "cnnlab visualize").get("what")
-    if module := known_pictures().get(what or ""):
-        return help_of(importlib.import_module(module).Options, f"visualize what={what}")
+    if modules := known_pictures().get(what or ""):
+        helps = [help_of(importlib.import_module(module).Options, f"visualize what={what}") for module in modules]
+        return "\n\n".join(helps)
     return f"{ABOUT}\n{_listed()}\n\ncnnlab visualize what=features --help lists the keys of a picture."
 
 
@@ -50,6 +51,10 @@ def visualize(arguments: Sequence[str]) -> list[Path]:
     subject = subject_of(given, what)
     picture = importlib.import_module(subject.task.picture(what))
     names = [field.name for field in fields(picture.Options)]
+    if unknown := [key for key in given if key in _keys_of(what) and key not in names]:
+        raise InputError(
+            f"Unknown key {unknown[0]} of what={what} for the task {subject.task.name}. {nearest(unknown[:1], names)}"
+        )
     options = parse_options(
         [f"{name}={given[name]}" for name in names if name in given], picture.Options, f"visualize what={what}"
     )
@@ -73,36 +78,37 @@ def subject_of(given: dict[str, str], what: str) -> Subject:
         return subject
     if "model" not in rest:
         raise InputError("cnnlab visualize needs run=FOLDER, or model=... with model.weights=FILE.")
-    groups = [field.name for field in fields(TrainConfig)]
-    groups += [path.name for path in CONFIG_DIR.iterdir() if path.is_dir() and path.name not in groups]
-    if unknown := [key for key in rest if key.lstrip("+~").split(".")[0] not in groups]:
+    if unknown := [key for key in rest if not belongs_to_config(key)]:
         raise InputError(
             f"Unknown key {unknown[0]}: it belongs neither to this picture nor to the config. "
-            f"{nearest(unknown[:1], [*OWN, *names, *groups])}"
+            f"{nearest(unknown[:1], [*OWN, *names, *config_groups()])}"
         )
     return ModelSubject([f"{key}={value}" for key, value in rest.items()])
 
 
 def _keys_of(what: str, subject: Subject | None = None) -> list[str]:
-    """Return the keys of a picture's own options; [] for a picture that only a task defines, without `subject`."""
-    module = subject.task.picture(what) if subject is not None else known_pictures().get(what)
-    return [field.name for field in fields(importlib.import_module(module).Options)] if module else []
+    """Return the keys of a picture's own options; without `subject` those that it has for any of cnnlab's tasks."""
+    modules = [subject.task.picture(what)] if subject is not None else known_pictures().get(what, [])
+    options = [importlib.import_module(module).Options for module in modules]
+    return list(dict.fromkeys(field.name for each in options for field in fields(each)))
 
 
 @functools.cache
-def known_pictures() -> dict[str, str]:
-    """Return what= -> module of every picture that cnnlab's tasks can draw."""
-    found: dict[str, str] = {}
+def known_pictures() -> dict[str, list[str]]:
+    """Return what= -> modules of every picture that cnnlab's tasks can draw; tasks may draw one in their own ways."""
+    found: dict[str, list[str]] = {}
     for option in sorted((CONFIG_DIR / "task").glob("*.yaml")):
-        found |= locate(read_yaml(option)["implementation"]["_target_"]).pictures
+        for what, module in locate(read_yaml(option)["implementation"]["_target_"]).pictures.items():
+            modules = found.setdefault(what, [])
+            modules += [module] if module not in modules else []
     return found
 
 
 def _listed() -> str:
     """Return a line for each picture; a task's own picture is described by the first line of its module."""
     lines = []
-    for name, module in known_pictures().items():
-        first = (importlib.import_module(module).__doc__ or "").splitlines()[0]
+    for name, modules in known_pictures().items():
+        first = (importlib.import_module(modules[0]).__doc__ or "").splitlines()[0]
         text = PICTURES.get(name) or first.rpartition("`: ")[2].rstrip(".")
         lines.append(f"  what={name:<14} {text}")
     return "\n".join(lines)

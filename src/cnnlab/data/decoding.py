@@ -2,7 +2,10 @@
 
 import io
 import os
-from collections.abc import Callable, Iterable
+import warnings
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
+from contextvars import ContextVar
 from pathlib import Path
 from typing import TypeVar
 
@@ -45,6 +48,8 @@ AVIF_BRANDS = (b"avif", b"avis")
 """Bytes 8 to 11 of HEIF and AVIF files (ISO/IEC 23008-12, annex B; AV1 Image File Format)."""
 MAX_PIXELS = 89_478_485
 """Largest number of pixels (Pillow's own limit); a file that claims more is refused as a decompression bomb."""
+warnings.filterwarnings("ignore", category=Image.DecompressionBombWarning)  # MAX_PIXELS takes its place, by an error
+_allowed: ContextVar[int | None] = ContextVar("allowed", default=None)
 FRAMES = 100
 """Number of frames of an animation that are looked at for one that is not wholly transparent."""
 MAX_RATIO = 1000
@@ -90,6 +95,16 @@ def is_picture(path: Path) -> bool:
         return error.errno is not None  # the file cannot be read; errors of Pillow have no number
     except Exception:  # Pillow documents no narrower set for what only resembles a picture
         return False
+
+
+@contextmanager
+def allowing(pixels: int | None) -> Iterator[None]:
+    """Read images of up to `pixels` pixels inside the block, for what cuts them into tiles; None: the usual limit."""
+    token = _allowed.set(pixels)
+    try:
+        yield
+    finally:
+        _allowed.reset(token)
 
 
 def decode(path: Path, channels: int, ranges: Ranges = NO_RANGES) -> Image.Image:
@@ -170,7 +185,7 @@ def _named(path: Path, read: Callable[[], T]) -> T:
 
 def _reason(error: Exception) -> str:
     if isinstance(error, Image.DecompressionBombError):
-        return f"it has more than {MAX_PIXELS:,} pixels"
+        return f"it has more than {_allowed.get() or MAX_PIXELS:,} pixels. Reduce it, or cut it into parts"
     if isinstance(error, OSError):
         return error.strerror or str(error)
     return str(error) or type(error).__name__
@@ -324,7 +339,7 @@ def _image_of_array(source: np.ndarray | Tensor, ranges: Ranges) -> Image.Image:
 def _require_size(image: Image.Image) -> None:
     """Raise an error for an image that is too large, or so narrow that scaling it up would make it too large."""
     short, long = sorted(image.size)
-    if short * long > MAX_PIXELS:
+    if short * long > (_allowed.get() or MAX_PIXELS):
         raise Image.DecompressionBombError
     if not 0 < long <= MAX_RATIO * short:
         raise ValueError(f"its shape of {image.width} x {image.height} pixels is too narrow")

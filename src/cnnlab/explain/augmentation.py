@@ -11,6 +11,7 @@ import torch
 from omegaconf import OmegaConf
 from PIL import Image
 from torch import Tensor, nn
+from torchvision import tv_tensors
 from torchvision.transforms import v2
 
 from cnnlab.config import CONFIG_DIR, build_entries, compose, trusted_prefixes
@@ -29,7 +30,7 @@ TILE = 160
 """Side of an augmented image in the picture, in pixels."""
 CHOSEN = "_apply_image_or_video_transform"
 """The method in which torchvision's automatic augmentations apply the operation they have chosen."""
-INTERNAL = ("fn_idx", "needs_crop", "needs_pad", "padding", "batch_size", "labels")
+INTERNAL = ("fn_idx", "needs_crop", "needs_pad", "padding", "batch_size", "labels", "is_within_crop_area")
 """Parameters of torchvision's transforms that do not describe the augmentation."""
 NOTHING = ("", "no", "0.00", "-0.00", "(0, 0)", "(0.00, 0.00)")
 """Values of parameters that leave the image unchanged."""
@@ -135,7 +136,7 @@ def _watch(step: v2.Transform, note: Callable[[str], None]) -> None:
     transform, chosen = step.transform, getattr(step, CHOSEN, step.transform)
 
     def noting(image: Any, params: dict[str, Any]) -> Any:
-        if isinstance(image, Tensor) and image.ndim >= 3:
+        if isinstance(image, Tensor) and image.ndim >= 3 and not isinstance(image, tv_tensors.Mask):
             note(described(params) or _fixed(step))
         return transform(image, params)
 

@@ -49,6 +49,8 @@ class Subject(ABC):
     """The run folder; None if the network is not from a run."""
     has_data: bool = False
     """Whether the run or the user names the data of the network."""
+    starts_untrained: bool = False
+    """Whether the network has layers without weights, as at the beginning of a training."""
     packages: tuple[str, ...] = ()
     """The user's trusted_packages."""
 

@@ -108,7 +108,7 @@ def published_weights(weights: str, origin: Origin, data_dir: Path) -> Weights:
     try:
         return from_file(fetched(timm_cfg(name)) if origin.library == "timm" else torchvision_file(name, weights))
     except DataError as error:
-        local = local_file(origin, data_dir)
+        local = local_file(origin, weights, data_dir)
         if local is None:
             raise DataError(
                 f"The {weights} weights of {name} could not be downloaded:\n  {error}\n"
@@ -122,17 +122,26 @@ def published_weights(weights: str, origin: Origin, data_dir: Path) -> Weights:
 
 def torchvision_file(name: str, weights: str) -> Path:
     """Return the file of torchvision's weights in torch's cache; raise DataError if it cannot be downloaded."""
-    url = torchvision_entry(name, weights).url
-    file_name = url.rsplit("/", 1)[-1]
+    url, file_name = torchvision_entry(name, weights).url, published_name(name, weights)
     cached = Path(torch.hub.get_dir()) / "checkpoints" / file_name
     return download(url, cached, sha256=file_name.rsplit("-", 1)[-1].split(".")[0], max_bytes=MAX_BYTES)
 
 
-def local_file(origin: Origin, data_dir: Path) -> Path | None:
-    """Return a file of the network's weights in `data_dir/weights`, None if there is none."""
+def published_name(name: str, weights: str) -> str:
+    """Return the name of the file in which torchvision publishes weights."""
+    return torchvision_entry(name, weights).url.rsplit("/", 1)[-1]
+
+
+def local_file(origin: Origin, weights: str, data_dir: Path) -> Path | None:
+    """Return a file of the network's weights in `data_dir/weights`, None if there is none.
+
+    One of the name that torchvision publishes these weights under comes first.
+    """
     name = local_name(origin)
     endings = ("", "-*", "_features*") if origin.library == "torchvision" else ("",)
     patterns = [f"{name}{ending}{suffix}" for ending in endings for suffix in SUFFIXES]
+    if origin.library == "torchvision":
+        patterns.insert(0, published_name(origin.name, weights))
     patterns += [f"{origin.name}{suffix}" for suffix in SUFFIXES]
     return next((path for pattern in patterns for path in sorted((data_dir / "weights").glob(pattern))), None)
 
@@ -221,6 +230,8 @@ def for_classes(weights: Weights, classes: Sequence[str]) -> Weights:
     heads, outputs = tuple(f"{head}." for head in weights.heads), len(weights.classes)
     of_head = [name for name, value in weights.state.items() if name.startswith(heads) and value.ndim]
     scores = {name for name in of_head if weights.state[name].shape[0] == outputs}
+    if not scores:
+        return weights
     log.info("%s was trained for other classes: its classifier is initialized from scratch.", weights.source)
     return replace(weights, state={name: value for name, value in weights.state.items() if name not in scores})
 

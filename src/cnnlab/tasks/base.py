@@ -1,7 +1,7 @@
 """The interface between a task and the rest of cnnlab."""
 
 from abc import ABC, abstractmethod
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, ClassVar, Protocol
@@ -16,6 +16,7 @@ from cnnlab.config.schema import ModelConfig
 from cnnlab.data.datamodule import DataModule
 from cnnlab.data.transforms import EvalTransform
 from cnnlab.errors import InputError, nearest, several
+from cnnlab.models.building import pretrained_network
 from cnnlab.models.inputs import InputSpec, input_spec
 from cnnlab.models.weights import Weights, find_weights
 from cnnlab.reports.pages import write_csv
@@ -79,6 +80,10 @@ class Task(ABC):
     """Value of `cnnlab visualize what=` -> the module with its `Options` and `draw`."""
     capabilities: ClassVar[frozenset[str]] = frozenset()
     """Optional features that the task supports: "engine", "feature_cache", "records"."""
+    needs_head: ClassVar[bool] = False
+    """Whether a network does nothing without its head; of a classifier, the features can be looked at."""
+    max_pixels: ClassVar[int | None] = None
+    """Largest number of pixels of a picture to predict; None: that of all images (data.decoding.MAX_PIXELS)."""
     evaluate_options: ClassVar[type] = NoOptions
     """Dataclass with the task's own keys of `cnnlab evaluate`."""
     predict_options: ClassVar[type] = NoOptions
@@ -95,6 +100,13 @@ class Task(ABC):
     def find_weights(self, model: Mapping[str, Any], data_dir: Path) -> Weights:
         """Return the weights that model.weights names, under the names that they have in the network."""
         return find_weights(model, data_dir)
+
+    def pretrained_network(self, constructor: Callable[..., nn.Module], weights: Weights) -> nn.Module:
+        """Return a network in eval mode with as many outputs as its weights have, and without a head if they lack one.
+
+        constructor: a function of num_classes.
+        """
+        return pretrained_network(constructor, weights)
 
     @abstractmethod
     def build_data(
@@ -147,6 +159,10 @@ class Task(ABC):
 
         options: an instance of `predict_options`.
         """
+
+    def sheet_picture(self, prediction: Prediction, image: Image.Image) -> Image.Image:
+        """Return what a sheet of many pictures shows above the caption of a prediction: by default the picture."""
+        return image
 
     def write_predictions(self, folder: Path, predictions: Mapping[str, Any]) -> None:
         """Write predictions.csv; predictions: name of the picture -> its prediction, at least one."""

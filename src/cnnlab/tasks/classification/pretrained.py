@@ -16,7 +16,7 @@ from cnnlab.data.levels import Ranges
 from cnnlab.data.scanning import scan
 from cnnlab.data.sources.imagenet_subset import imagenet_classes
 from cnnlab.data.splitting import select
-from cnnlab.errors import InputError
+from cnnlab.errors import InputError, listed
 from cnnlab.models.building import pretrained_network, weights_preprocessing
 from cnnlab.models.inputs import input_spec, network_node, require_statistics, statistics_by_hand
 from cnnlab.models.weights import Weights, find_weights, outputs_of
@@ -24,8 +24,6 @@ from cnnlab.tasks.base import Pretrained
 from cnnlab.tasks.classification.module import Classifier
 
 log = logging.getLogger(__name__)
-SHOWN = 12
-"""Largest number of class names in a message."""
 
 
 def pretrained_classifier(cfg: Config, trusted: Sequence[str]) -> Pretrained:
@@ -115,9 +113,3 @@ def difference(images: LabelledImages, weights: Weights, outputs: int) -> str:
         f"The weights do not know these classes of the data: {listed(unknown)}. They know {listed(known)}; the data "
         f"have {listed(images.classes)}. Rename the class folders, or choose some: data.classes=[NAME,...]."
     )
-
-
-def listed(names: Sequence[str]) -> str:
-    """Return the first names, and how many there are if that is not all of them."""
-    more = f", ... ({len(names):,} in all)" if len(names) > SHOWN else ""
-    return ", ".join(names[:SHOWN]) + more

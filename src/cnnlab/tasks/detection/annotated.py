@@ -115,3 +115,20 @@ class AnnotatedSplits:
     train: AnnotatedImages
     val: AnnotatedImages | None = None
     test: AnnotatedImages | None = None
+
+
+def joined(splits: AnnotatedSplits) -> AnnotatedImages:
+    """Return the images of all parts, which come from files if there are several."""
+    images = splits.train
+    for part in (splits.val, splits.test):
+        if isinstance(part, AnnotatedFiles) and isinstance(images, AnnotatedFiles):
+            digests = images.digests + part.digests if images.digests and part.digests else None
+            images = replace(
+                images,
+                paths=images.paths + part.paths,
+                truths=images.truths + part.truths,
+                sizes=images.sizes + part.sizes,
+                has_masks=images.has_masks and part.has_masks,
+                digests=digests,
+            )
+    return images

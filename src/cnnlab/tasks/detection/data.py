@@ -245,17 +245,11 @@ def build_detection_data(
     if spec.image_size < 32:
         raise InputError(f"model.image_size={spec.image_size}: detection needs at least 32 pixels.")
     with_masks = bool(cfg["model"]["network"].get("masks"))
-    published: AnnotatedSplits = build(options["dataset"], trusted)()
-    cache_dir = Path(cfg["paths"]["cache_dir"])
     skipped: dict[str, str] = {}
-    parts: dict[str, Any] = {}
-    for name in PARTS:
-        part = getattr(published, name)
-        ranges = spec.ranges if name == "train" else getattr(parts["train"], "ranges", None)
-        parts[name] = None if part is None else readable(part, options["bad_images"], cache_dir, skipped, ranges)
+    parts = read_parts(cfg, spec, trusted, skipped)
     report_copies(parts)
     fractions = {key: options[key] for key in ("val_fraction", "test_fraction", "split_seed")}
-    whole = split(AnnotatedSplits(**parts), **fractions)
+    whole = split(AnnotatedSplits(**parts), **fractions)  # type: ignore[arg-type]
     require_objects(whole)
     train = fewer(whole.train, options["train_fraction"], options["split_seed"])
     data = DetectionDataModule(
@@ -279,6 +273,21 @@ def build_detection_data(
     check_augmentations(augmentations, data.has_masks)
     warn_of_small_objects(data)
     return data
+
+
+def read_parts(
+    cfg: Config, spec: InputSpec, trusted: Sequence[str], skipped: dict[str, str]
+) -> dict[str, AnnotatedImages | None]:
+    """Return the parts that a data set publishes, without unreadable images, whose reasons go to `skipped`."""
+    published: AnnotatedSplits = build(cfg["data"]["dataset"], trusted)()
+    cache_dir = Path(cfg["paths"]["cache_dir"])
+    parts: dict[str, AnnotatedImages | None] = {}
+    for name in PARTS:
+        part = getattr(published, name)
+        ranges = spec.ranges if name == "train" else getattr(parts["train"], "ranges", None)
+        bad_images = cfg["data"]["bad_images"]
+        parts[name] = None if part is None else readable(part, bad_images, cache_dir, skipped, ranges)
+    return parts
 
 
 def report_copies(parts: Mapping[str, AnnotatedImages | None]) -> None:

@@ -7,7 +7,7 @@ import numpy as np
 import torch
 from torch import Tensor
 from torchmetrics import Metric
-from torchvision.models.detection.roi_heads import paste_masks_in_image
+from torchvision.models.detection.roi_heads import expand_boxes, expand_masks, paste_mask_in_image
 
 from cnnlab.errors import InputError
 from cnnlab.seeds import derived_rng
@@ -15,7 +15,7 @@ from cnnlab.tasks.detection.augmenting import padded
 from cnnlab.tasks.detection.networks import Detected, Detector
 from cnnlab.tasks.detection.scores import Found, Score, Scored, Scores
 from cnnlab.tasks.detection.tiles import Prepared, Tile, merged
-from cnnlab.tasks.detection.truth import Rle, encode_masks
+from cnnlab.tasks.detection.truth import Rle, moved_mask
 from cnnlab.training.module import TaskModule
 
 LOGGED = ("map", "map_50", "map_75", "mar_100")
@@ -24,8 +24,6 @@ TOGETHER = 8
 """Tiles that are predicted at once."""
 LEAST = 0.01
 """Smallest side of a detection, in pixels of the network's input."""
-PASTED = 16
-"""Masks that are enlarged to the size of their image at once."""
 
 
 class DetectionModule(TaskModule):
@@ -165,8 +163,20 @@ def in_image(found: Detected, size: tuple[int, int], original: tuple[int, int]) 
 
 
 def pasted(masks: Tensor, boxes: Tensor, size: tuple[int, int]) -> list[Rle]:
-    """Return masks of probabilities within their boxes, D x 1 x h x w, as masks of an image of (height, width)."""
+    """Return masks of probabilities within their boxes, D x 1 x h x w, as masks of an image of (height, width).
+
+    As torchvision's paste_masks_in_image does, but only the pixels of each box are computed.
+    """
+    wide, factor = expand_masks(masks, padding=1)
     found: list[Rle] = []
-    for some, where in zip(masks.split(PASTED), boxes.split(PASTED), strict=True):
-        found += encode_masks((paste_masks_in_image(some, where, size)[:, 0] > 0.5).numpy())
+    for mask, box in zip(wide, expand_boxes(boxes, factor).to(torch.int64), strict=True):
+        left, top, right, bottom = (int(value) for value in box)
+        first = (min(max(top, 0), size[0]), min(max(left, 0), size[1]))
+        end = (max(first[0], min(bottom + 1, size[0])), max(first[1], min(right + 1, size[1])))
+        shape = (end[0] - first[0], end[1] - first[1])
+        part = np.zeros(shape, bool)
+        if min(shape) > 0:
+            corner = torch.tensor([first[1], first[0]] * 2)
+            part = (paste_mask_in_image(mask[0], box - corner, *shape) > 0.5).numpy()
+        found.append(moved_mask(part, first, size))
     return found

@@ -96,7 +96,11 @@ class Head(nn.Module):
     """Everything above the backbone. Predictions are computed in float32, also under autocast.
 
     first_label: the number that `model` has for the first class: 1 if 0 is the background.
+    labels: int64, for each output of pretrained weights the number of its class, -1 for one whose detections are
+    dropped; None if they are the same.
     """
+
+    labels: Tensor | None = None
 
     def __init__(self, pyramid: nn.Module, model: nn.Module, first_label: int) -> None:
         super().__init__()
@@ -121,7 +125,13 @@ class Head(nn.Module):
         """Return the detections in each image."""
         with self._mode(training=False):
             found = self._run(images, sizes, pyramid, None)
-        return [{**each, "labels": each["labels"] - self.first_label} for each in found]
+        return [self._numbered({**each, "labels": each["labels"] - self.first_label}) for each in found]
+
+    def _numbered(self, found: Detected) -> Detected:
+        if self.labels is None:
+            return found
+        labels = self.labels.to(found["labels"].device)[found["labels"]]
+        return {name: values[labels >= 0] for name, values in {**found, "labels": labels}.items()}
 
     def _run(self, images: Tensor, sizes: Sequence[Size], pyramid: Any, targets: Any) -> Any:
         self.model.backbone.maps = OrderedDict((name, each.float()) for name, each in pyramid.items())

@@ -8,12 +8,16 @@ from typing import Any
 
 from PIL import Image
 
+from cnnlab.drawing.sheets import enlarged, resized
 from cnnlab.reports.pages import write_csv
 from cnnlab.system.files import write_json
 from cnnlab.tasks.detection.drawing import Box, draw_boxes
 from cnnlab.tasks.detection.scores import Found
-from cnnlab.tasks.detection.truth import decode_masks
 
+LEAST = 480
+"""Length of the longer side, in pixels, up to which small pictures are enlarged by whole factors to be drawn on."""
+SMALL = 180
+"""Length of the longer side of a picture on a sheet of many, in pixels."""
 HEAD = ["image", "class", "score", "x1", "y1", "x2", "y2"]
 
 
@@ -48,8 +52,14 @@ class Objects:
         ]
 
     def draw(self, image: Image.Image) -> Image.Image:
-        """Draw the detections on the picture, which may have been reduced."""
-        return draw_boxes(image, boxes_of_found(self.found, self.classes), (self.size[1], self.size[0]))
+        """Draw the detections on the picture, which may have been reduced; a small one is enlarged."""
+        large = enlarged(image, LEAST)
+        return draw_boxes(large, boxes_of_found(self.found, self.classes), (self.size[1], self.size[0]))
+
+    def draw_small(self, image: Image.Image) -> Image.Image:
+        """Draw boxes and masks without text on the picture at the size of a sheet of many."""
+        boxes = [box._replace(text="") for box in boxes_of_found(self.found, self.classes)]
+        return draw_boxes(resized(image, SMALL), boxes, (self.size[1], self.size[0]))
 
 
 def boxes_of_found(found: Found, classes: list[str], with_score: bool = True) -> list[Box]:
@@ -58,9 +68,7 @@ def boxes_of_found(found: Found, classes: list[str], with_score: bool = True) ->
     for place in reversed(range(len(found.labels))):
         label = int(found.labels[place])
         text = f"{classes[label]} {found.scores[place]:.0%}" if with_score else classes[label]
-        mask = None
-        if found.masks is not None:
-            mask = decode_masks([found.masks[place]], tuple(found.masks[place]["size"]))[0].astype(bool)
+        mask = found.masks[place] if found.masks is not None else None
         boxes.append(Box(tuple(float(value) for value in found.boxes[place]), text, label, mask))
     return boxes
 

@@ -9,7 +9,7 @@ from matplotlib.figure import Figure
 from PIL import Image
 
 from cnnlab.drawing.confusion import MOST_CLASSES, confusion_figure
-from cnnlab.drawing.sheets import captioned, png
+from cnnlab.drawing.sheets import captioned, enlarged, png
 from cnnlab.reports.pages import (
     figure_png,
     html_note,
@@ -23,9 +23,8 @@ from cnnlab.reports.pages import (
 from cnnlab.system.files import write_bytes, write_json, write_text
 from cnnlab.tasks.detection.drawing import Box, draw_boxes
 from cnnlab.tasks.detection.matching import MEANING, Matched, confusion
-from cnnlab.tasks.detection.predictions import Objects, coco_json
+from cnnlab.tasks.detection.predictions import LEAST, Objects, coco_json
 from cnnlab.tasks.detection.scores import Evaluation
-from cnnlab.tasks.detection.truth import Truth
 
 if TYPE_CHECKING:
     from cnnlab.tasks.detection.evaluation import DetectionScores
@@ -36,8 +35,8 @@ HARD = 24
 """Detections on the sheet of those that are most certain and yet on the background."""
 CURVES = 12
 """Classes whose precision-recall curves are drawn, those with the most objects."""
-TRUE, WRONG, RIGHT = (255, 255, 255), (230, 40, 40), (40, 190, 90)
-"""Colours of objects, of wrong and of right detections."""
+FOUND, MISSED, WRONG, RIGHT = (255, 255, 255), (255, 165, 0), (230, 40, 40), (40, 190, 90)
+"""Colours of objects that are found or not, and of wrong and right detections."""
 ROWS = {
     "map": "average precision (AP), IoU .50 to .95",
     "map_50": "AP at IoU .50",
@@ -95,7 +94,7 @@ def report_pictures(scores: "DetectionScores", counts: np.ndarray, names: list[s
     limit = f"detections of at least {scores.options.min_score:g}"
     worst = worst_images(scores.matched, scores.options.min_score)
     if worst:
-        title = f"Images with the most mistakes ({limit}; white: objects, green: right, red: wrong)"
+        title = f"Images with the most mistakes ({limit}; green: right, red: wrong, orange: missed)"
         pictures["worst.png", title] = png(worst_sheet(scores, worst))
     if hard := hard_positives(scores.matched):
         pictures["hard.png", "Most certain detections on the background"] = png(hard_sheet(scores, hard))
@@ -156,24 +155,22 @@ def compared(scores: "DetectionScores", image: Matched) -> Image.Image:
     """Draw an image with its objects, and its right and wrong detections."""
     found = image.scored.found
     order = np.argsort(-found.scores, kind="stable")[: len(image.scores)]
-    boxes = truth_boxes(image.scored.truth, scores.classes)
+    shown, truth = image.scores >= scores.options.min_score, image.scored.truth
+    seen = set(image.object[shown & image.right].tolist())
+    boxes = []
+    for place in range(len(truth.labels)):
+        known = place in seen or truth.crowd[place]
+        text = "" if known else scores.classes[truth.labels[place]]
+        boxes.append(Box(tuple(map(float, truth.boxes[place])), text, FOUND if known else MISSED, dashed=True))
     for place in reversed(range(len(image.scores))):
-        if image.scores[place] >= scores.options.min_score and not image.ignored[place]:
+        if shown[place] and not image.ignored[place]:
             text = f"{scores.classes[image.labels[place]]} {image.scores[place]:.0%}"
             if image.error[place]:
                 text = f"{text} {image.error[place]}"
             colour = RIGHT if image.right[place] else WRONG
             boxes.append(Box(tuple(map(float, found.boxes[order[place]])), text, colour))
-    return draw_boxes(scores.images.load(image.scored.index, scores.channels), boxes)
-
-
-def truth_boxes(truth: Truth, classes: Sequence[str], colour: Any = TRUE, with_text: bool = False) -> list[Box]:
-    """Return what is drawn of the objects of an image, dashed."""
-    boxes = []
-    for place in range(len(truth.labels)):
-        text = classes[truth.labels[place]] if with_text else ""
-        boxes.append(Box(tuple(map(float, truth.boxes[place])), text, colour, dashed=True))
-    return boxes
+    picture = scores.images.load(image.scored.index, scores.channels)
+    return draw_boxes(enlarged(picture, LEAST), boxes, picture.size)
 
 
 def hard_positives(matched: Sequence[Matched]) -> list[tuple[float, Matched, int]]:

@@ -1,11 +1,12 @@
 """Detection as a `Task`: boxes and outlines of the objects in images."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any, ClassVar
 
 import torch
+from PIL import Image
 from torch import Tensor, nn
 
 from cnnlab import explain
@@ -14,23 +15,30 @@ from cnnlab.data.transforms import BATCH_TRANSFORMS, MIXING
 from cnnlab.errors import InputError
 from cnnlab.models.inputs import InputSpec, input_spec
 from cnnlab.models.weights import Weights
-from cnnlab.tasks.base import Task
+from cnnlab.tasks.base import Pretrained, Task
 from cnnlab.tasks.detection.anchors import fit_anchors
 from cnnlab.tasks.detection.augmenting import Fit
 from cnnlab.tasks.detection.data import DetectionData, DetectionDataModule, build_detection_data
-from cnnlab.tasks.detection.detector_weights import backbone_model, find_detector_weights
+from cnnlab.tasks.detection.detector_weights import DetectorWeights, backbone_model, find_detector_weights
 from cnnlab.tasks.detection.evaluation import DetectionScores, EvaluateOptions, score
 from cnnlab.tasks.detection.losses import WeightedSum
 from cnnlab.tasks.detection.model import DetectionModel
 from cnnlab.tasks.detection.module import DetectionModule
 from cnnlab.tasks.detection.prediction import PredictOptions
 from cnnlab.tasks.detection.predictions import Objects, write_predictions
+from cnnlab.tasks.detection.pretrained import pretrained_detector, pretrained_network
 from cnnlab.tasks.detection.tiles import Prepared, prepare
 from cnnlab.training.recipe import Recipe
 from cnnlab.training.regularizers import acting
 
 LONG_SIDE = 5 / 3
 """Largest long side of images, as a multiple of the short side, if model.resize_size is null (COCO: 1333 to 800)."""
+
+PICTURES = {
+    name: f"cnnlab.tasks.detection.explain.{name}"
+    for name in ("detections", "anchors", "proposals", "features", "attribution", "augmentation")
+}
+"""Pictures of a detector -> the module that draws them."""
 
 
 class Detection(Task):
@@ -39,19 +47,16 @@ class Detection(Task):
     data_schema = DetectionData
     model_schema = DetectionModel
     module_class = DetectionModule
-    pictures: ClassVar[Mapping[str, str]] = {**explain.OF_NETWORKS}
+    pictures: ClassVar[Mapping[str, str]] = {**explain.OF_NETWORKS, **PICTURES}
+    needs_head = True
+    max_pixels = 178_956_970  # beyond it, Pillow opens nothing
     evaluate_options = EvaluateOptions
     predict_options = PredictOptions
 
     def build_data(
         self, cfg: Config, spec: InputSpec, augmentations: Mapping[str, nn.Module], trusted: Sequence[str]
     ) -> DetectionDataModule:
-        if "backbone" not in cfg["model"]:
-            name = cfg["model"]["name"]
-            raise InputError(
-                f"model={name} is not a detector. Use model=faster_rcnn, mask_rcnn, retinanet, fcos, ssd or ssdlite, "
-                f"with model.backbone={name} if it is a network of torchvision."
-            )
+        require_detector(cfg["model"])
         if not cfg["model"]["weights"] and cfg["model"]["network"].get("norm") == "frozen":
             raise InputError(
                 "model.network.norm=frozen keeps the statistics that weights bring along, and model.weights=null "
@@ -79,6 +84,14 @@ class Detection(Task):
     def find_weights(self, model: Mapping[str, Any], data_dir: Path) -> Weights:
         return find_detector_weights(model, data_dir)
 
+    def pretrained_network(self, constructor: Callable[..., nn.Module], weights: Weights) -> nn.Module:
+        assert isinstance(weights, DetectorWeights)
+        return pretrained_network(constructor, weights)
+
+    def pretrained(self, cfg: Config, trusted: Sequence[str]) -> Pretrained:
+        require_detector(cfg["model"])
+        return pretrained_detector(cfg, self.input_spec(cfg["model"], cfg["preprocessing"]), trusted)
+
     def check_recipe(self, recipe: Recipe, augmentations: Mapping[str, nn.Module]) -> None:
         """Raise InputError for regularization that changes the targets of a classifier."""
         for name, each in recipe.regularizers.items():
@@ -102,5 +115,18 @@ class Detection(Task):
         found = module.predict(inputs, options.min_score)
         return [Objects(each, picture.size, module.classes) for each, picture in zip(found, inputs, strict=True)]
 
+    def sheet_picture(self, prediction: Any, image: Image.Image) -> Image.Image:
+        return prediction.draw_small(image)
+
     def write_predictions(self, folder: Path, predictions: Mapping[str, Any]) -> None:
         write_predictions(folder, predictions)
+
+
+def require_detector(model: Mapping[str, Any]) -> None:
+    """Raise InputError if the config group `model` describes a classifier."""
+    if "backbone" not in model:
+        name = model["name"]
+        raise InputError(
+            f"model={name} is not a detector. Use model=faster_rcnn, mask_rcnn, retinanet, fcos, ssd or ssdlite, "
+            f"with model.backbone={name} if it is a network of torchvision."
+        )

@@ -13,7 +13,7 @@ from cnnlab.errors import InputError
 from cnnlab.tasks.detection.augmenting import Fit
 from cnnlab.tasks.detection.samples import fitted_size
 from cnnlab.tasks.detection.scores import Found
-from cnnlab.tasks.detection.truth import decode_masks, encode_masks
+from cnnlab.tasks.detection.truth import decode_masks, moved_mask
 
 MERGED = 0.5
 """IoU from which on two boxes of one class, from two tiles, are the same object."""
@@ -68,7 +68,8 @@ def starts(length: int, tile: int, overlap: float) -> list[int]:
 
 def _fitted(part: Tensor, corner: tuple[int, int], fit: Fit) -> Tile:
     size = (part.shape[-2], part.shape[-1])
-    pixels = functional.resize(part, list(fitted_size(size, fit.short, fit.long)), antialias=True)
+    # A copy, because a tile that keeps its size would hold on to the whole picture.
+    pixels = functional.resize(part.clone(), list(fitted_size(size, fit.short, fit.long)), antialias=True)
     return Tile(pixels, corner, size)
 
 
@@ -93,7 +94,4 @@ def merged(found: Sequence[Found], tiles: Sequence[Tile], size: tuple[int, int])
 
 def _moved(mask: dict, tile: Tile, size: tuple[int, int]) -> dict:
     """Return the mask of a tile as one of the whole picture."""
-    whole = np.zeros((1, *size), np.uint8)
-    (top, left), (height, width) = tile.corner, tile.size
-    whole[0, top : top + height, left : left + width] = decode_masks([mask], tile.size)[0]
-    return encode_masks(whole)[0]
+    return moved_mask(decode_masks([mask], tile.size)[0], tile.corner, size)

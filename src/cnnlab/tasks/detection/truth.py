@@ -79,6 +79,51 @@ def decode_masks(masks: Sequence[Rle], size: tuple[int, int]) -> np.ndarray:
     return np.ascontiguousarray(codec.decode(list(masks)).transpose(2, 0, 1))
 
 
+def mask_at(mask: Rle, rows: np.ndarray, columns: np.ndarray) -> np.ndarray:
+    """Return the values of a mask at some rows and columns, bool rows x columns, without decoding all of it."""
+    ends = np.cumsum(run_lengths(mask))
+    places = columns[None, :].astype(np.int64) * mask["size"][0] + rows[:, None]
+    return np.searchsorted(ends, places, side="right") % 2 == 1
+
+
+def run_lengths(mask: Rle) -> np.ndarray:
+    """Return the lengths of the runs of zeros and ones, down the columns, int64; pycocotools' rleFrString does this.
+
+    Each number is written in digits of five bits, the lowest first, and counts from the run before the last.
+    """
+    text = mask["counts"]
+    digits = np.frombuffer(text.encode() if isinstance(text, str) else text, np.uint8).astype(np.int64) - 48
+    lasts = np.flatnonzero((digits & 0x20) == 0)
+    firsts = np.append(0, lasts[:-1] + 1)
+    lengths = lasts - firsts + 1
+    places = np.arange(len(digits)) - np.repeat(firsts, lengths)
+    values = np.add.reduceat((digits & 0x1F) << (5 * places), firsts)
+    values -= ((digits[lasts] & 0x10) > 0).astype(np.int64) << (5 * lengths)  # negative
+    values[1::2] = np.cumsum(values[1::2])
+    values[2::2] = np.cumsum(values[2::2])
+    return values
+
+
+def moved_mask(part: np.ndarray, corner: tuple[int, int], size: tuple[int, int]) -> Rle:
+    """Return the mask of a part of an image, uint8 or bool h x w, as one of the whole image, which is never built.
+
+    corner: top and left of the part. size: (height, width) of the image, which has all of the part.
+    """
+    require_codec()
+    columns = np.pad(part.astype(np.int8).T, ((0, 0), (1, 1)))  # COCO counts down the columns
+    steps = np.diff(columns, axis=1)
+    (column, first), (_, last) = np.nonzero(steps == 1), np.nonzero(steps == -1)
+    at = (column + corner[1]) * size[0] + corner[0]
+    begins, ends = at + first, at + last
+    apart = begins[1:] > ends[:-1]  # a column that is filled to its end may go on in the next one
+    begins, ends = begins[np.append(True, apart)[: len(begins)]], ends[np.append(apart, True)[: len(ends)]]
+    bounds = np.column_stack([begins, ends]).ravel()
+    whole = size[0] * size[1]
+    bounds = bounds if len(bounds) and bounds[-1] == whole else np.append(bounds, whole)
+    counts = np.diff(bounds, prepend=0).tolist()
+    return codec.frPyObjects([{"counts": counts, "size": list(size)}], *size)[0]
+
+
 def mask_areas(masks: Sequence[Rle]) -> np.ndarray:
     """Return the number of pixels of each mask, float64 N."""
     require_codec()
