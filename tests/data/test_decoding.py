@@ -234,6 +234,17 @@ def test_bound_of_the_pixels_is_exact(tmp_path, monkeypatch):
         pixels(tmp_path, png(np.zeros((20, 31), np.uint8), GREY))
 
 
+def test_larger_pictures_are_read_where_they_are_cut_into_tiles(tmp_path, monkeypatch):
+    monkeypatch.setattr(decoding, "MAX_PIXELS", 600)
+    (tmp_path / "a.png").write_bytes(png(np.zeros((20, 40), np.uint8), GREY))
+    with decoding.allowing(800):
+        assert decoding.read_image(tmp_path / "a.png", 3).shape == (3, 20, 40)
+    with decoding.allowing(799), pytest.raises(DataError, match=r"more than 799 pixels\. Reduce it, or cut it"):
+        decoding.read_image(tmp_path / "a.png", 3)
+    with pytest.raises(DataError, match="more than 600"):
+        decoding.read_image(tmp_path / "a.png", 3)
+
+
 @pytest.mark.parametrize("shape", [(1, 1001), (1001, 1)])
 def test_picture_that_scaling_would_blow_up_is_refused(tmp_path, shape):
     with pytest.raises(DataError, match=r"shape of (1001 x 1|1 x 1001) pixels is too narrow"):

@@ -23,6 +23,9 @@ SHAPES = (
 )
 """SSDLite on a tiny ResNet, from scratch, on drawn shapes: an epoch takes two seconds."""
 
+RUN = (*SHAPES, "data.test_fraction=0.25", "trainer.max_epochs=2", "speed=exact", "optimizer.lr=0.01")
+"""Two epochs of it: the run that tests share, of the fixture `run`."""
+
 
 def random_images(count: int, classes: int = 3, size: tuple[int, int] = (90, 120), seed: int = 0) -> list[Scored]:
     """Images with objects, some of them crowds, and detections near them or anywhere, with masks."""

@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from boxes import SHAPES, save_picture
+from boxes import RUN, SHAPES, save_picture
 from in_process import KeptSignals, command_line, config, interrupt_at_epoch, parts_of_a_run, train_in_process
 from PIL import Image
 from pycocotools.coco import COCO
@@ -20,16 +20,6 @@ from cnnlab.runs.folder import RunFolder
 from cnnlab.system.files import load_tensors
 from cnnlab.system.processes import is_rank_zero
 from cnnlab.tasks.detection.sources.shapes import shapes
-
-RUN = (*SHAPES, "data.test_fraction=0.25", "trainer.max_epochs=2", "speed=exact", "optimizer.lr=0.01")
-
-
-@pytest.fixture(scope="module")
-def run(tmp_path_factory):
-    """The folder of a finished run of two epochs."""
-    folder = tmp_path_factory.mktemp("detection") / "run"
-    train_in_process(folder, *RUN)
-    return folder
 
 
 def test_a_run_learns_and_records_its_parts(run):
@@ -77,7 +67,7 @@ def test_predictions_of_pictures_of_any_size(run, tmp_path, capsys):
         assert float(row["score"]) >= 0.05
     counts = {row["image"]: row for row in csv.DictReader((tmp_path / "out/counts.csv").open())}
     assert sum(int(counts[name][label]) for name in counts for label in drawn.classes) == len(rows)
-    assert Image.open(tmp_path / "out/pictures/wide.jpg.png").size == (150, 40)
+    assert Image.open(tmp_path / "out/pictures/wide.jpg.png").size == (450, 120)  # enlarged
 
 
 def test_tiles_find_what_the_whole_picture_is_too_small_for(run, tmp_path):

@@ -78,6 +78,14 @@ BAD = {
     "odd polygon": (objects(segmentation=[[1, 1, 5, 5, 8, 8, 3]]), "7 numbers"),
     "mask": (objects(segmentation={"size": [10, 60], "counts": [600]}), "mask has 60 x 10 pixels"),
     "counts": (objects(segmentation={"size": [40, 60], "counts": [5]}), "run-length"),
+    "counts below zero": (objects(segmentation={"size": [40, 60], "counts": [-10, 2410]}), "run-length"),
+    "text that is no encoding": (objects(segmentation={"size": [40, 60], "counts": "!!no###"}), "run-length"),
+    "encoding of fewer pixels": (objects(segmentation={"size": [40, 60], "counts": "`1"}), "run-length"),
+    "category as text": (objects(category_id="7"), "unknown category '7'"),
+    "category as list": (objects(category_id=[7]), "needs image_id and category_id"),
+    "id as list": (objects(id=[5]), "the id is"),
+    "area": (objects(area=-3), "area is -3"),
+    "crowd": (objects(iscrowd="yes"), "iscrowd is yes"),
     "nothing": ({"id": 1, "image_id": 1, "category_id": 7}, "neither a bbox nor"),
 }
 
@@ -86,7 +94,7 @@ BAD = {
 def test_bad_coco_annotations_are_named_by_line(tmp_path, case, caplog):
     bad, reason = BAD[case]
     good = objects(id=2)
-    folder = coco(tmp_path, [good, {**bad, "id": 5} if case != "nothing" else bad])
+    folder = coco(tmp_path, [good, {**bad, "id": 5} if case not in ("nothing", "id as list") else bad])
     with pytest.raises(DataError, match=reason) as error:
         coco_folder(folder, "*.json", "error")
     if case == "box of NaN":  # not JSON at all
@@ -116,6 +124,8 @@ def test_boxes_are_clipped_on_demand(tmp_path):
         ([{"id": 1, "file_name": "a.jpg"}, {"id": 1, "file_name": "b.jpg"}], "occurs twice"),
         ([{"id": 1, "file_name": "a.jpg"}, {"id": 2, "file_name": "a.jpg"}], "occurs twice"),
         ([{"id": 1}], "needs an id and a file_name"),
+        ([{"id": [1], "file_name": "a.jpg"}], "needs an id and a file_name"),
+        ([{"id": 1, "file_name": "a.jpg", "width": "60", "height": 40}], "height and width are 40 and '60'"),
     ],
 )
 def test_bad_coco_images(tmp_path, images, reason):
@@ -136,6 +146,25 @@ def test_a_picture_stored_sideways_says_so(tmp_path):
     Image.new("RGB", (60, 40)).save(tmp_path / "a.jpg", exif=exif)
     with pytest.raises(DataError, match="EXIF orientation"):
         coco_folder(folder, "*.json", "error")
+
+
+def test_a_group_outlined_by_polygons_is_a_crowd(tmp_path):
+    group = objects(segmentation=[[10, 5, 30, 5, 30, 15]], iscrowd=1)
+    data = coco_folder(coco(tmp_path, [group, objects(id=2)]), "*.json", "error").train
+    assert data.truth(0).crowd.tolist() == [True, False]
+
+
+def test_two_images_of_one_name_are_named(tmp_path):
+    """One text file, or one mask, cannot belong to a.jpg and a.png."""
+    save_picture(tmp_path / "yolo/images/a.png", 60, 40)
+    with pytest.raises(DataError, match=r"images/a\.png: another image has the same name"):
+        yolo_folder(yolo(tmp_path / "yolo", "0 0.5 0.5 0.2 0.2"), "error")
+    for name in ("a.jpg", "a.png"):
+        save_picture(tmp_path / f"outlines/images/{name}", 60, 40)
+    (tmp_path / "outlines/masks").mkdir()
+    Image.fromarray(np.eye(40, 60, dtype=np.uint8)).save(tmp_path / "outlines/masks/a.png")
+    with pytest.raises(DataError, match=r"images/a\.png: another image has the same name"):
+        outlines(str(tmp_path / "outlines"), "person", "error")
 
 
 def test_parts_of_coco(tmp_path):

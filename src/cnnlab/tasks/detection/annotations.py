@@ -128,6 +128,7 @@ class Draft:
         label: int,
         polygons: Sequence[Sequence[float]],
         area: float | None = None,
+        crowd: bool = False,
         box: Sequence[float] | None = None,
     ) -> None:
         """Add an object outlined by polygons, each x1, y1, x2, y2, ..."""
@@ -150,7 +151,7 @@ class Draft:
         if over > TOLERANCE:
             self.bad.clipped.append(f"{where}: a polygon reaches to {_text(around)}, outside the image")
         mask = polygons_to_mask(polygons, self.size)
-        return self.add_mask(where, label, mask, area, box=box)
+        return self.add_mask(where, label, mask, area, crowd, box)
 
     def truth(self, with_masks: bool) -> Truth:
         """Return the objects; with_masks: all objects of the data set have masks."""

@@ -104,6 +104,15 @@ def run_lengths(mask: Rle) -> np.ndarray:
     return values
 
 
+def is_rle(mask: Rle) -> bool:
+    """Return whether a compressed run-length encoding can be read, and has as many pixels as its size says."""
+    digits = np.frombuffer(mask["counts"], np.uint8).astype(np.int64) - 48
+    if not len(digits) or digits.min() < 0 or digits.max() > 63 or digits[-1] & 0x20:
+        return False
+    lengths = run_lengths(mask)
+    return bool((lengths >= 0).all()) and int(lengths.sum()) == mask["size"][0] * mask["size"][1]
+
+
 def moved_mask(part: np.ndarray, corner: tuple[int, int], size: tuple[int, int]) -> Rle:
     """Return the mask of a part of an image, uint8 or bool h x w, as one of the whole image, which is never built.
 

@@ -10,7 +10,7 @@ from cnnlab.errors import DataError, nearest
 from cnnlab.system.files import read_json
 from cnnlab.tasks.detection.annotated import AnnotatedSplits
 from cnnlab.tasks.detection.annotations import BadAnnotations, Draft, as_files, open_draft, outlined, require_folder
-from cnnlab.tasks.detection.truth import uncompressed_to_mask
+from cnnlab.tasks.detection.truth import is_rle, uncompressed_to_mask
 
 PARTS = ("train", "val", "test")
 WORDS = {"train": "train", "val": "val", "valid": "val", "validation": "val", "test": "test"}
@@ -99,7 +99,11 @@ class CocoFile:
         seen: set[Any] = set()
         names: set[str] = set()
         for place, entry in enumerate(self.contents["images"]):
-            if not isinstance(entry, dict) or not isinstance(entry.get("file_name"), str) or "id" not in entry:
+            if (
+                not isinstance(entry, dict)
+                or not isinstance(entry.get("file_name"), str)
+                or not _is_id(entry.get("id"))
+            ):
                 self._add("images", place, "an image needs an id and a file_name")
                 continue
             if entry["id"] in seen or entry["file_name"] in names:
@@ -109,6 +113,9 @@ class CocoFile:
             names.add(entry["file_name"])
             size = (entry.get("height"), entry.get("width"))
             stated = size if all(isinstance(side, int) and side > 0 for side in size) else None
+            if stated is None and size != (None, None):
+                self._add("images", place, f"height and width are {size[0]!r} and {size[1]!r}; leave unknown ones out")
+                continue
             picture = self._picture(entry["file_name"])
             draft = open_draft(picture, self.bad, self._where("images", place), stated)  # type: ignore[arg-type]
             if draft is not None:
@@ -119,8 +126,10 @@ class CocoFile:
         return list(drafts.values())
 
     def _add_object(self, place: int, entry: Any, drafts: dict, seen: set, numbers: set) -> None:
-        if not isinstance(entry, dict) or "image_id" not in entry or "category_id" not in entry:
+        if not isinstance(entry, dict) or not all(_is_id(entry.get(key)) for key in ("image_id", "category_id")):
             return self._add("annotations", place, "an annotation needs image_id and category_id")
+        if "id" in entry and not _is_id(entry["id"]):
+            return self._add("annotations", place, f"the id is {str(entry['id'])[:60]}; a number is needed")
         if "id" in entry and entry["id"] in numbers:
             return self._add("annotations", place, f"the id {entry['id']} occurs twice")
         numbers.add(entry.get("id"))
@@ -131,7 +140,7 @@ class CocoFile:
             return None
         if entry["category_id"] not in self.labels:
             near = nearest([str(entry["category_id"])], [str(number) for number in self.labels])
-            return self._add("annotations", place, f"unknown category {entry['category_id']}. {near}".rstrip())
+            return self._add("annotations", place, f"unknown category {entry['category_id']!r}. {near}".rstrip())
         label = self.labels[entry["category_id"]]
         where = self._where("annotations", place)
         box, area = entry.get("bbox"), entry.get("area")
@@ -140,8 +149,12 @@ class CocoFile:
             if not isinstance(box, list) or len(box) != 4 or not all(isinstance(side, int | float) for side in box):
                 return self.bad.add(where, f"bbox is {str(box)[:60]}; x, y, width and height are needed")
             corners = (box[0], box[1], box[0] + box[2], box[1] + box[3])
-        known = float(area) if isinstance(area, int | float) else None
-        shape, crowd = entry.get("segmentation"), bool(entry.get("iscrowd", 0))
+        if area is not None and not (isinstance(area, int | float) and area >= 0):
+            return self.bad.add(where, f"area is {str(area)[:60]}; a number of pixels is needed")
+        if entry.get("iscrowd") not in (None, 0, 1):
+            return self.bad.add(where, f"iscrowd is {str(entry['iscrowd'])[:60]}; 0 or 1 is needed")
+        known = None if area is None else float(area)
+        shape, crowd = entry.get("segmentation"), bool(entry.get("iscrowd"))
         if isinstance(shape, dict):
             mask = self._mask(shape)
             if mask is None:
@@ -150,7 +163,7 @@ class CocoFile:
         if isinstance(shape, list) and shape:
             if not all(isinstance(polygon, list) for polygon in shape):
                 return self.bad.add(where, "segmentation is not a list of polygons, each a list of numbers")
-            return draft.add_polygons(where, label, shape, known, corners)
+            return draft.add_polygons(where, label, shape, known, crowd, corners)
         if corners is None:
             return self.bad.add(where, "there is neither a bbox nor a segmentation")
         return draft.add_box(where, label, corners, None, known, crowd)
@@ -162,10 +175,12 @@ class CocoFile:
             return None
         try:
             if isinstance(counts, list):
-                return uncompressed_to_mask(shape) if sum(counts) == size[0] * size[1] else None
-            return {"size": tuple(size), "counts": counts.encode("ascii")} if isinstance(counts, str) else None
-        except (TypeError, ValueError, UnicodeEncodeError):
+                filled = all(isinstance(count, int) and count >= 0 for count in counts)
+                return uncompressed_to_mask(shape) if filled and sum(counts) == size[0] * size[1] else None
+            mask = {"size": tuple(size), "counts": str(counts).encode("ascii")}
+        except (TypeError, ValueError):
             return None
+        return mask if isinstance(counts, str) and is_rle(mask) else None
 
     def _picture(self, name: str) -> Path:
         """Return where a picture is; the place next to the file if it is nowhere."""
@@ -192,6 +207,11 @@ class CocoFile:
             self._lines[key] = list(lines_of_list(text, key))
         lines = self._lines[key]
         return lines[place] if place < len(lines) else 1
+
+
+def _is_id(value: Any) -> bool:
+    """Return whether a value can be an id: COCO's are numbers, those of other programs also texts."""
+    return isinstance(value, int | float | str) and not isinstance(value, bool)
 
 
 class Where:

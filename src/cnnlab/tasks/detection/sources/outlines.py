@@ -36,9 +36,11 @@ def outlines(
     folder = require_folder(root, "a folder with images and masks")
     images, masks = (_folder(folder, kind) for kind in FOLDERS)
     bad = BadAnnotations(bad_annotations)
-    drafts = {}
+    drafts: dict[str, Draft] = {}
     for path in files_below(images):
-        if is_picture(path) and (draft := _draft(path, masks, bad)) is not None:
+        if is_picture(path) and path.stem in drafts:
+            bad.add(str(path), "another image has the same name, and one mask is for both")
+        elif is_picture(path) and (draft := _draft(path, masks, bad)) is not None:
             drafts[path.stem] = draft
     chosen = _parts(folder, list(drafts), bad, parts)
     bad.finish()

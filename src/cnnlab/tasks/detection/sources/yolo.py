@@ -77,8 +77,14 @@ def _drafts(folder: Path, images: Path, labels: Path, classes: list[str], bad: B
     drafts = []
     pictures = [path for path in files_below(images) if is_picture(path)]
     texts = {path.relative_to(labels).with_suffix(""): path for path in files_below(labels) if path.suffix == ".txt"}
+    taken: set[Path] = set()
     for picture in pictures:
-        text = texts.pop(picture.relative_to(images).with_suffix(""), None)
+        name = picture.relative_to(images).with_suffix("")
+        if name in taken:
+            bad.add(str(picture), "another image has the same name but for its ending, and one text file is for both")
+            continue
+        taken.add(name)
+        text = texts.pop(name, None)
         draft = open_draft(picture, bad, str(picture))
         if draft is not None:
             drafts.append(draft)
