@@ -14,14 +14,14 @@ from cnnlab.cli.visualize import known_pictures
 from cnnlab.config import check, compose, quote_path
 from cnnlab.config.options import parse_options
 from cnnlab.tasks.classification import Classification
+from cnnlab.tasks.detection import Detection
 from cnnlab.tasks.moves import Moves
 
 DOCS = REPOSITORY / "docs"
 SPEC = importlib.util.spec_from_file_location("gallery", DOCS / "gallery.py")
 gallery = importlib.util.module_from_spec(SPEC)
 SPEC.loader.exec_module(gallery)
-MODULES = Moves.pictures | Classification.pictures
-"""Picture -> the module that draws it."""
+TASKS = (Classification, Moves, Detection)
 NAMES = [picture.name for picture in gallery.PICTURES]
 
 
@@ -35,7 +35,9 @@ def words(picture) -> dict[str, str]:
 def test_command_is_accepted(picture):
     given = words(picture)
     what, run = given.pop("what"), given.pop("run", None)
-    options = importlib.import_module(MODULES[what]).Options
+    task = Detection if "data=shapes" in picture.command or "gallery/shapes" in picture.command else None
+    module = next(each.pictures[what] for each in ([task] if task else TASKS) if what in each.pictures)
+    options = importlib.import_module(module).Options
     own = {field.name for field in fields(options)}
     parse_options([f"{key}={value}" for key, value in given.items() if key in own], options, what)
     overrides = [quote_path(f"{key}={value}") for key, value in given.items() if key not in own]

@@ -17,6 +17,7 @@ from cnnlab.cli.subjects import ModelSubject
 from cnnlab.cli.visualize import known_pictures, visualize
 from cnnlab.errors import CnnlabError, InputError
 from cnnlab.tasks.classification import Classification
+from cnnlab.tasks.detection import Detection
 from cnnlab.tasks.moves import Moves
 from cnnlab.tasks.regression import Regression
 
@@ -165,9 +166,10 @@ def test_what_cannot_be_drawn_is_one_clear_line(arguments, message, trunk, photo
 
 def test_every_picture_has_options_and_draw():
     """Whatever task draws it."""
-    modules = {name: module for task in (Classification, Moves, Regression) for name, module in task.pictures.items()}
-    assert modules == known_pictures()
-    for name in modules.values():
+    tasks = (Classification, Detection, Moves, Regression)
+    drawn = {(name, module) for task in tasks for name, module in task.pictures.items()}
+    assert drawn == {(name, module) for name, modules in known_pictures().items() for module in modules}
+    for _, name in sorted(drawn):
         module = importlib.import_module(name)
         assert callable(module.draw)
         assert module.Options()

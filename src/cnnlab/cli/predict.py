@@ -111,7 +111,7 @@ def predict(cfg: Options, of_task: Sequence[str] = (), of_model: Sequence[str] =
     sheet: list[Image.Image] = []
     shown = {"all": len(paths), "sheet": cfg.sheet_images, "false": 0}[shows]
     engine_setting(run.task, None, cfg.engine)
-    config = config_beside(Path(cfg.run))
+    config = config_beside(Path(cfg.run)) if cfg.run else None
     with threads_for(run), ExitStack() as stack:
         for number, batch in enumerate(batches(run, paths, cfg.batch_size, shown, options)):
             inputs = run.task.stack([picture.prepared for picture in batch])

@@ -150,7 +150,8 @@ def _caption(seen: Seen, found: Matches, place: int) -> str:
     by_level = {n: int((mine & (found.level == n)).sum()) for n in range(len(found.counts))}
     where = ", ".join(f"{count} of level {n}" for n, count in by_level.items() if count) or "none"
     most = float(found.overlap[place].max())
-    return f"{name}: {int(mine.sum())} anchors matched ({where})\nbest IoU of any anchor {most:.2f}"
+    count = int(mine.sum())
+    return f"{name}: {count} anchor{'' if count == 1 else 's'} matched ({where})\nbest IoU of any anchor {most:.2f}"
 
 
 def _numbers(seen: Seen, found: Matches) -> dict[str, Any]:

@@ -58,7 +58,7 @@ def draw(subject: Subject, options: Options, output: Path) -> list[Path]:
                 shown = enlarged(tensor_image(seen.prepared.tiles[0].pixels), 224)
                 sheet = maps_sheet(title, maps[level], numbers, options.scale, shown, seen.name)
                 album.add(f"{folder}level_{level}", sheet)
-                album.numbers(f"{folder}level_{level}", {"stride": strides[level], "image": seen.name, **numbers})
+                album.numbers(f"{folder}level_{level}", {**numbers, "stride": strides[level], "image": seen.name})
     return album.paths
 
 
