@@ -46,7 +46,7 @@ RUNS = {
     "trainer=cpu trainer.max_epochs=5 speed.num_threads=1",
     "flowers": "python train.py experiment=flowers_frozen data.images_per_class=300 freeze.cache_views=1",
     "shapes": "python train.py data=shapes model=mask_rcnn model.image_size=128 model.network.channels=64 "
-    "model.network.proposals=100 model.network.samples=64 data.dataset.images=240 optimizer.lr=0.001 "
+    "model.network.proposals=100 model.network.samples=64 data.dataset.images=160 optimizer.lr=0.001 "
     "scheduler=onecycle trainer.max_epochs=2 callbacks=none",
     "go": "python train.py experiment=alphago_sl_fast data.root=data/go/tygem_9d_2016_07 trainer.max_epochs=1",
 }
@@ -188,7 +188,7 @@ PICTURES = [
     Picture(
         "detections.png",
         "Objects found",
-        "Circles, squares and triangles outlined by Mask R-CNN after two epochs on 216 drawn pictures.",
+        "Circles, squares and triangles outlined by Mask R-CNN after two epochs on 144 drawn pictures.",
         "cnnlab visualize run=outputs/gallery/shapes what=detections",
         "00011.png",
         1000,

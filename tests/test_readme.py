@@ -14,6 +14,7 @@ from cnnlab.cli.main import VERBS
 from cnnlab.config import check, compose, quote_path
 from cnnlab.errors import CnnlabError
 from cnnlab.tasks.classification import Classification
+from cnnlab.tasks.detection import Detection
 from cnnlab.tasks.moves import Moves
 
 README = (REPOSITORY / "README.md").read_text(encoding="utf-8")
@@ -69,7 +70,7 @@ def test_training_command_composes_and_checks(command):
 def of_the_config(arguments: list[str]) -> list[str]:
     """The arguments of `cnnlab visualize` that are overrides; the others are keys of the verb and of the picture."""
     given = dict(argument.split("=", 1) for argument in arguments)
-    picture = importlib.import_module((Moves.pictures | Classification.pictures)[given["what"]])
+    picture = importlib.import_module((Detection.pictures | Moves.pictures | Classification.pictures)[given["what"]])
     own = {*visualize.OWN, *(field.name for field in fields(picture.Options))}
     return [f"{key}={value}" for key, value in given.items() if key not in own]
 

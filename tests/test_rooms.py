@@ -20,6 +20,9 @@ TWINS = {
     "module.py": {"tasks", "training"},  # a task's LightningModule, and the base of them all
     "feature_maps.py": {"models", "training"},  # computes feature maps; the callback that logs them
     "filters.py": {"drawing", "explain", "training"},  # draws filters; the picture of a run; the callback
+    "attribution.py": {"explain", "tasks"},  # pictures of classifiers; the same of detectors
+    "augmentation.py": {"explain", "tasks"},
+    "features.py": {"explain", "tasks"},
     "preprocessing.py": {"models", "explain"},  # the layer; the picture of what it does
 }
 """Files of one name in several rooms, on purpose."""

@@ -6,8 +6,8 @@ import torch
 from cnnlab.drawing.sheets import resized, tensor_image
 from cnnlab.models.modes import evaluating
 from cnnlab.tasks.detection.module import DetectionModule
-from cnnlab.tasks.detection.pictures import truth_and_detections
 from cnnlab.tasks.detection.tiles import prepare
+from cnnlab.tasks.detection.truth_and_detections import truth_and_detections
 from cnnlab.training.callbacks.pace import Pace
 from cnnlab.training.callbacks.pictures import add_picture, tensorboard_writer
 

@@ -7,8 +7,8 @@ from cnnlab.drawing.album import Album
 from cnnlab.errors import InputError
 from cnnlab.explain.subject import Subject
 from cnnlab.tasks.detection.explain.looking import detector_of, images_of
-from cnnlab.tasks.detection.pictures import truth_and_detections
 from cnnlab.tasks.detection.predictions import Objects, coco_json
+from cnnlab.tasks.detection.truth_and_detections import truth_and_detections
 
 
 @dataclass
