@@ -198,7 +198,7 @@ PICTURES = [
         "Proposals",
         "The boxes that its first stage passes on to the second, the brighter the surer of an object.",
         "cnnlab visualize run=outputs/gallery/shapes what=proposals",
-        "00003.png",
+        "00007.png",
         1000,
     ),
     Picture(
