@@ -53,6 +53,8 @@ FORMAT = 3
 """Of checkpoints and run folders; counts up when older ones can no longer be read."""
 LSUV_IMAGES = 64
 """Training images by whose outputs init=lsuv sets the scale of each layer."""
+WEIGHTS = "class_weights"
+"""Key of the config group `loss` that depends on the data and the task."""
 CONFLICT = "These settings do not go together:"
 C = TypeVar("C", bound=L.Callback)
 
@@ -73,6 +75,8 @@ def train(cfg: Config, run: RunFolder) -> dict[str, Any]:
             log.info("Run folder: %s", run.path)
             run.describe(experiment.data, experiment.device_name, experiment.trainer.world_size)
             run.update(speed=experiment.speed)
+            if weights := experiment.recipe.class_weights:
+                run.update(class_weights=dict(zip(experiment.data.classes, weights, strict=True)))
             with recording(run, experiment):
                 experiment.fit(run.resumes_from)
                 finish(run, experiment)
@@ -196,7 +200,8 @@ def build(cfg: Config, recorded_speed: Any = None, keeps: bool = True) -> Experi
         plan = FreezePlan(meta, cfg["freeze"]["phases"], cfg["freeze"]["batch_norm"])
     problems.attempt(check_batch_norm, plan, meta, data.batch_size)
     batch_transforms = task.build_batch_transforms(augmentations, len(data.classes))
-    recipe = build_recipe(cfg, plan, regularizers, batch_transforms, **ingredients)
+    class_weights = problems.attempt(find_class_weights, cfg, task, data)
+    recipe = build_recipe(cfg, plan, regularizers, batch_transforms, class_weights=class_weights, **ingredients)
     if ingredients["loss"]:
         problems.attempt(task.check_recipe, recipe, augmentations)
     problems.raise_all(CONFLICT)
@@ -256,7 +261,7 @@ def build_ingredients(cfg: Config, trusted: Sequence[str], problems: Problems) -
     precision, clips = str(cfg["trainer"]["precision"]), bool(cfg["trainer"]["gradient_clip_val"])
     ingredients = {
         "scale_lr": problems.attempt(lr_scaling, cfg["trainer"]["scale_lr"]),
-        "loss": problems.attempt(build_node, cfg["loss"], trusted),
+        "loss": problems.attempt(build_node, {k: v for k, v in cfg["loss"].items() if k != WEIGHTS}, trusted),
         "scheduler": problems.attempt(build_node, cfg["scheduler"], trusted),
         "optimizer": problems.attempt(build_optimizer, cfg["optimizer"], precision, trusted, clips),
     }
@@ -273,6 +278,12 @@ def build_data(
     if amount := cfg["trainer"]["overfit_batches"]:
         data.keep_few(amount, cfg["seed"])
     return data
+
+
+def find_class_weights(cfg: Config, task: Task, data: DataModule) -> list[float] | None:
+    """Return the weight of each class in the training loss; None if loss.class_weights is null."""
+    given = cfg["loss"].get(WEIGHTS)
+    return None if given is None else task.class_weights(given, data)
 
 
 def build_recipe(

@@ -118,6 +118,7 @@ PRECISIONS = Literal["64-true", "32-true", "16-true", "bf16-true", "16-mixed", "
 ENGINES = Literal["transformer-engine", "transformer-engine-float16"]
 """What lightning.Trainer takes as its precision."""
 OWN_ARGUMENTS: dict[str, dict[str, Any]] = {
+    "loss": {"class_weights": Any},
     "trainer": {"scale_lr": str, "precision": Literal["auto"] | NUMBERS | PRECISIONS | ENGINES | None},
     "augmentation.random_crop": {"size": int | list | None},
     "augmentation.random_resized_crop": {"size": int | list | None, "interpolation": str | None},

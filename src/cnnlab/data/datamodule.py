@@ -21,7 +21,7 @@ from cnnlab.data.images import ImageArray, ImageFiles, LabelledImages, Splits
 from cnnlab.data.in_memory import GIB, MIB, MemoryLoader, prepare, prepared_shape
 from cnnlab.data.levels import NO_RANGES, Ranges
 from cnnlab.data.records import Records
-from cnnlab.data.sampling import Draw, EpochBatches, EpochSampler, ResumedEpochs
+from cnnlab.data.sampling import BalancedSampler, Draw, EpochBatches, EpochSampler, ResumedEpochs
 from cnnlab.data.scanning import scan
 from cnnlab.data.shared import Loader, Slots, Transport, channels_last_batch, default_batch
 from cnnlab.data.splitting import content_hash, fewer, report_copies, select, split
@@ -140,10 +140,13 @@ class DataModule(L.LightningDataModule, ABC):
     def train_dataloader(self) -> Any:
         world_size, rank = (self.trainer.world_size, self.trainer.global_rank) if self.trainer else (1, 0)
         dataset = self.train_dataset()
-        sampler: Any = EpochSampler(len(self.parts.train), self.seed, world_size, rank, self.epoch_size)
-        loader = self.repeated_loader(dataset, self.train_batches(sampler))
+        loader = self.repeated_loader(dataset, self.train_batches(self.train_sampler(world_size, rank)))
         given = self.cached.train(loader) if self.cached else loader
         return ResumedEpochs(given, self.trainer) if self.trainer else given
+
+    def train_sampler(self, world_size: int, rank: int) -> Any:
+        """Return the sampler of the draws of an epoch for one of several processes."""
+        return EpochSampler(len(self.parts.train), self.seed, world_size, rank, self.epoch_size)
 
     def train_batches(self, sampler: Any) -> EpochBatches:
         """Return the batches of an epoch."""
@@ -217,6 +220,7 @@ class ImageDataModule(DataModule):
 
     digests: name -> hash of the content of each training image. augmentations: of training images, in order.
     memory_gib: size in GiB up to which the prepared images of a part are kept in memory, on the device.
+    sampler: "balanced" to draw every class equally often, None to draw every training image once in an epoch.
     image_size, resize_size, resizing: arguments of EvalTransform.
     """
 
@@ -238,12 +242,14 @@ class ImageDataModule(DataModule):
         num_workers: int | None,
         seed: int,
         memory_gib: float = 0.0,
+        sampler: str | None = None,
         **resizing: Any,
     ) -> None:
         super().__init__(
             parts, skipped=skipped, channels=channels, batch_size=batch_size, num_workers=num_workers, seed=seed
         )
         self.memory_gib = memory_gib
+        self.sampler = sampler
         self.reading_epochs = 1
         """Number of epochs in which the images are read; files that are read once are not kept in memory."""
         self._kept: dict[tuple[int, str], Tensor | None] = {}
@@ -304,6 +310,19 @@ class ImageDataModule(DataModule):
     def eval_dataset(self, part: LabelledImages) -> "ImageDataset":
         records = self.records.get("val") if part is self.parts.val else None
         return ImageDataset(part, self.eval_transform, self.channels, self.seed, records)
+
+    def train_sampler(self, world_size: int, rank: int) -> Any:
+        if self.sampler is None:
+            return super().train_sampler(world_size, rank)
+        labels = self.parts.train.labels
+        counts = np.bincount(labels, minlength=len(self.classes))
+        share, rarest = len(labels) / np.count_nonzero(counts), int(np.where(counts, counts, len(labels)).argmin())
+        log.info(
+            "Balanced sampling: an epoch draws each class about %.0f times, so every image of %s, the smallest class "
+            "(%d images), about %.2g times.",
+            *(share, self.classes[rarest], counts[rarest], share / counts[rarest]),
+        )
+        return BalancedSampler(labels, self.seed, world_size, rank)
 
     def transport(self) -> Transport:
         return Slots(self.num_workers, self.batch_size, self.image_size, self.channels)
@@ -420,6 +439,7 @@ def build_data(
     images_per_class: int | None = None,
     train_fraction: float = 1.0,
     memory_gib: float = 0.0,
+    sampler: str | None = None,
     stratified: bool = True,
     ranges: Ranges | None = None,
     **resizing: Any,
@@ -428,7 +448,7 @@ def build_data(
 
     channels: input channels of the network, 1 or 3; images are converted. image_size, resize_size: pixels.
     resizing: further arguments of EvalTransform (interpolation, crop_mode, fill).
-    num_workers: None chooses a number by the machine and the data. memory_gib: see ImageDataModule.
+    num_workers: None chooses a number by the machine and the data. memory_gib, sampler: see ImageDataModule.
     stratified: True if labels are classes, so that each part gets its share of every class; False if they are values.
     ranges: of samples that are not unsigned 8-bit numbers (see `levels`); None takes those of the training images.
     Raises InputError or DataError if the options or the data cannot work.
@@ -440,6 +460,10 @@ def build_data(
     check_loading(batch_size, num_workers)
     if not memory_gib >= 0:
         raise InputError(f"data.memory_gib={memory_gib}: use 0 to keep no images in memory, or the GiB they may take.")
+    if sampler not in (None, "balanced"):
+        raise InputError(
+            f"data.sampler={sampler}: use balanced to draw every class equally often, or null to draw every image once."
+        )
     published = dataset()
     train = scan(select(published.train, classes, images_per_class, split_seed), bad_images, cache_dir, ranges)
     others = [
@@ -471,6 +495,7 @@ def build_data(
         num_workers=num_workers,
         seed=seed,
         memory_gib=memory_gib,
+        sampler=sampler,
         **resizing,
     )
 

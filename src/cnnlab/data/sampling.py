@@ -5,6 +5,7 @@ from collections.abc import Iterator
 from typing import Any
 
 import lightning as L
+import numpy as np
 import torch
 from torch import Tensor
 from torch.utils.data import BatchSampler, Sampler
@@ -50,6 +51,40 @@ class EpochSampler(Sampler[Draw]):
             order = torch.randperm(self.size, generator=generator)
             parts.append(order[max(0, start - number * self.size) : stop - number * self.size])
         return torch.cat(parts)
+
+
+class BalancedSampler(EpochSampler):
+    """Samples each class equally often: an epoch of `size` examples has size / classes of each, rounded up or down.
+
+    labels: class of each example, int64 N; classes without examples are left out. Each class is a permutation of its
+    examples after another, of which an epoch takes the next part. The first number of a draw is that of the
+    permutation, not of the epoch: so an example that occurs several times in an epoch is augmented differently each
+    time. What an epoch has is a pure function of (seed, epoch); it is shuffled, and split among the ranks.
+    """
+
+    def __init__(self, labels: np.ndarray, seed: int, world_size: int = 1, rank: int = 0) -> None:
+        super().__init__(len(labels), seed, world_size, rank)
+        self.members = [torch.from_numpy(np.flatnonzero(labels == label)) for label in np.unique(labels)]
+
+    def __iter__(self) -> Iterator[Draw]:
+        draws = [draw for number in range(len(self.members)) for draw in self._draws_of(number)]
+        places = self._permutation(len(draws), "order", self.epoch)[self.rank :: self.world_size][: len(self)]
+        return iter([draws[place] for place in places.tolist()])
+
+    def _draws_of(self, number: int) -> list[Draw]:
+        """Return the examples of class `number` in this epoch."""
+        members, classes = self.members[number], len(self.members)
+        # The sum over k classes of floor((n + number) / k) is n: no epoch has an example too many or too few.
+        start, stop = ((epochs * self.size + number) // classes for epochs in (self.epoch, self.epoch + 1))
+        draws: list[Draw] = []
+        for turn in range(start // len(members), -(-stop // len(members))):
+            order = members[self._permutation(len(members), "balanced", number, turn)]
+            first = turn * len(members)
+            draws += [(turn, index) for index in order[max(0, start - first) : stop - first].tolist()]
+        return draws
+
+    def _permutation(self, size: int, *purpose: int | str) -> Tensor:
+        return torch.randperm(size, generator=torch.Generator().manual_seed(derive(self.seed, *purpose)))
 
 
 class EpochBatches(BatchSampler):

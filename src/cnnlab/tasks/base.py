@@ -135,6 +135,13 @@ class Task(ABC):
         """Return the augmentations that run on the device, on float batches in [0, 1] and their targets."""
         return []
 
+    def class_weights(self, given: Any, data: DataModule) -> list[float]:
+        """Return the weight of each class in the training loss; given: the value of loss.class_weights.
+
+        Raises InputError if it does not fit the data, or the task has no classes to weigh.
+        """
+        raise InputError(f"loss.class_weights={given} is not possible: the task {self.name} does not weigh classes.")
+
     def check_recipe(self, recipe: Recipe, augmentations: Mapping[str, nn.Module]) -> None:  # noqa: B027
         """Raise InputError if the loss does not accept the targets that augmentation and regularization produce."""
 

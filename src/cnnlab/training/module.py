@@ -88,8 +88,7 @@ class TaskModule(L.LightningModule, ABC):
         self.val_loss, self.test_loss = MeanMetric(), MeanMetric()
         if recipe:
             self.loss = recipe.loss()
-            epsilon = recipe.label_smoothing
-            self.train_loss = recipe.loss(label_smoothing=epsilon) if epsilon else recipe.loss()
+            self.train_loss = recipe.train_loss()
             self.penalties = acting(recipe.regularizers.values(), "loss")
             self.batch_hooks = acting(recipe.regularizers.values(), "on_batch")
             self.step_hooks = acting(recipe.regularizers.values(), "after_step")
@@ -242,10 +241,12 @@ class TaskModule(L.LightningModule, ABC):
             self._checkpoint = checkpoint
 
     def on_fit_start(self) -> None:
-        """Keep the sums of metrics in float32, also if Lightning has converted the module (speed.precision=bf16-true).
+        """Keep sums and class weights in float32, also if Lightning has converted the module (precision bf16-true).
 
-        In bfloat16, 256 + 1 is 256.
+        In bfloat16, 256 + 1 is 256; and the loss is computed of outputs in float32.
         """
+        if self.recipe.class_weights:
+            self.train_loss = self.recipe.train_loss().to(self.device)
         for metric in self.modules():
             if isinstance(metric, Metric) and any(map(torch.is_floating_point, tensors_of(metric))):
                 metric.set_dtype(torch.float32)

@@ -38,6 +38,8 @@ class Recipe:
     """The metric for the best epoch, early stopping and plateaus."""
     mode: str = "max"
     scale_lr: Callable[[int], float] = LR_SCALING["none"]
+    class_weights: Sequence[float] | None = None
+    """Weight of each class in the training loss; None: 1."""
     regularizers: Mapping[str, Any] = field(default_factory=dict)
     batch_transforms: Sequence[nn.Module] = ()
     """Augmentations that run on the device, on whole batches."""
@@ -52,6 +54,16 @@ class Recipe:
     @property
     def label_smoothing(self) -> float:
         return sum(getattr(each, "label_smoothing", 0.0) for each in self.regularizers.values())
+
+    def train_loss(self) -> nn.Module:
+        """Return the loss of training; unlike `loss`, by which epochs are compared, it is smoothed and weighted."""
+        options: dict[str, Any] = {"label_smoothing": self.label_smoothing} if self.label_smoothing else {}
+        if self.class_weights is None:
+            return self.loss(**options)
+        weights = torch.tensor(self.class_weights, dtype=torch.float32)
+        loss = self.loss(**options, weight=weights)
+        loss.register_buffer("weight", weights, persistent=False)  # a checkpoint predicts without its recipe
+        return loss
 
     @property
     def waits_for_plateaus(self) -> bool:

@@ -12,7 +12,14 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
-from sklearn.metrics import accuracy_score, confusion_matrix, f1_score, log_loss, top_k_accuracy_score
+from sklearn.metrics import (
+    accuracy_score,
+    balanced_accuracy_score,
+    confusion_matrix,
+    f1_score,
+    log_loss,
+    top_k_accuracy_score,
+)
 
 from cnnlab.api import load_run
 from cnnlab.cli.subjects import RunSubject
@@ -199,3 +206,37 @@ def test_heat_map_is_the_grad_cam_of_what_the_network_sees(quick_run):
         red, _, blue = np.moveaxis(np.asarray(picture).astype(float), 2, 0)
         share = (values / values.max().clamp_min(1e-12)).numpy()  # of red (0.9, 0.1, 0.1) over grey, at most 0.8
         np.testing.assert_allclose(red - blue, 255 * 0.8 * 0.8 * share, atol=1.1)
+
+
+def uneven(correct_of_rare: int, correct_of_common: int) -> Scored:
+    """90 images of "common", 10 of "rare", some of them predicted rightly."""
+    truth = np.repeat([0, 1], [90, 10])
+    right = np.r_[np.arange(90) < correct_of_common, np.arange(10) < correct_of_rare]
+    outputs = np.eye(2)[np.where(right, truth, 1 - truth)]
+    images = ImageArray(np.zeros((100, 2, 2), np.uint8), truth, ["common", "rare"], np.arange(100))
+    return Scored(images, outputs, truth, ["common", "rare"], 3)
+
+
+def test_uneven_classes_lead_with_balanced_accuracy_and_recall(tmp_path):
+    it = uneven(3, 90)
+    assert it.metrics["balanced_acc"] == pytest.approx(balanced_accuracy_score(it.truth, it.predicted))
+    assert it.summary().startswith("balanced_acc 0.6500   recall from 0.3000 (rare) to 1.0000 (common)")
+    write_report(tmp_path, "uneven", it)
+    page = (tmp_path / "report.html").read_text(encoding="utf-8")
+    assert page.index("<dt>balanced accuracy") < page.index("<dt>accuracy")
+    assert page.index("<td>rare") < page.index("<td>common")  # the class of lowest recall comes first
+    assert "9 times as many images" in page
+    kept = np.r_[0:15, 90:100]
+    pixels = ImageArray(np.zeros((25, 2, 2), np.uint8), it.truth[kept], it.classes, np.arange(25))
+    write_report(tmp_path, "even", Scored(pixels, it.outputs[kept], it.truth[kept], it.classes, 3))
+    page = (tmp_path / "report.html").read_text(encoding="utf-8")
+    assert page.index("<dt>accuracy") < page.index("<dt>balanced accuracy")
+
+
+@pytest.mark.parametrize(("rare", "common", "warned"), [(0, 90, True), (2, 90, True), (10, 60, True), (9, 90, False)])
+def test_accuracy_at_the_share_of_the_largest_class_is_warned_of(rare, common, warned, tmp_path):
+    it = uneven(rare, common)
+    assert bool(it.warning) == warned
+    write_report(tmp_path, "title", it)
+    said = "significantly above 0.9000, which always answering common" in (tmp_path / "report.html").read_text()
+    assert said == warned

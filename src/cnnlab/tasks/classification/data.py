@@ -35,6 +35,7 @@ class ClassificationData:
     classes: Any
     images_per_class: int | None
     train_fraction: float
+    sampler: str | None = None
 
 
 ClassificationData.NEEDED = ("name", "dataset")  # type: ignore[attr-defined]

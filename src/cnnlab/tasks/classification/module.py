@@ -1,5 +1,6 @@
 """The LightningModule of classification, with its metrics."""
 
+import logging
 from collections.abc import Mapping
 from typing import Any
 
@@ -9,7 +10,10 @@ from torchmetrics import Metric
 from torchmetrics.classification import MulticlassAccuracy, MulticlassConfusionMatrix, MulticlassF1Score
 
 from cnnlab.errors import InputError
+from cnnlab.tasks.classification.imbalance import majority_warning
 from cnnlab.training.module import TaskModule
+
+log = logging.getLogger(__name__)
 
 
 class Classifier(TaskModule):
@@ -52,6 +56,15 @@ class Classifier(TaskModule):
 
     def on_validation_epoch_start(self) -> None:
         self.confusion.reset()
+
+    def on_train_end(self) -> None:
+        """Warn if the last validation's accuracy is one that always answering the largest class reaches."""
+        if "val/acc" not in self.trainer.callback_metrics:  # the same on every rank, unlike what each has seen
+            return
+        counts = self.confusion.compute().cpu().numpy()
+        warning = majority_warning(int(counts.trace()), counts.sum(axis=1), self.classes)
+        if warning and self.trainer.is_global_zero:
+            log.warning("Last validation: %s", warning)
 
     def score(self, part: str, outputs: Tensor, targets: Tensor) -> None:
         super().score(part, outputs, targets)

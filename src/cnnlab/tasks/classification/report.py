@@ -24,6 +24,7 @@ from cnnlab.reports.pages import (
     html_gallery,
     html_note,
     html_page,
+    html_paragraphs,
     html_picture,
     html_section,
     html_table,
@@ -32,6 +33,7 @@ from cnnlab.reports.pages import (
 )
 from cnnlab.system.files import write_bytes, write_json, write_text
 from cnnlab.tasks.classification.heat_maps import HeatMaps, heat_maps
+from cnnlab.tasks.classification.imbalance import UNEVEN, majority_warning, unevenness
 from cnnlab.tasks.scoring import scoring_batches
 from cnnlab.training.module import TaskModule
 
@@ -72,12 +74,32 @@ class Scored:
     def metrics(self) -> dict[str, Any]:
         return metrics(self)
 
+    @property
+    def unevenness(self) -> float:
+        """How many times as many images the largest class has as the smallest."""
+        return unevenness(np.bincount(self.truth))
+
+    @property
+    def warning(self) -> str:
+        """What to say if always answering the largest class would reach this accuracy; empty if it is better."""
+        counts = np.bincount(self.truth, minlength=len(self.classes))
+        return majority_warning(int((self.predicted == self.truth).sum()), counts, self.classes)
+
     def summary(self) -> str:
         low, high = self.metrics["acc_interval_95"]
-        return (
+        lines = [
             f"acc {self.metrics['acc']:.4f} (95 % interval {low:.4f} to {high:.4f})   "
             f"acc_top5 {self.metrics['acc_top5']:.4f}   n {self.metrics['n']}"
-        )
+        ]
+        if self.unevenness >= UNEVEN:
+            recalls = {name: scores["recall"] for name, scores in self.metrics["per_class"].items()}
+            worst, best = min(recalls, key=recalls.__getitem__), max(recalls, key=recalls.__getitem__)
+            lines.insert(
+                0,
+                f"balanced_acc {self.metrics['balanced_acc']:.4f}   recall from {recalls[worst]:.4f} ({worst}) "
+                f"to {recalls[best]:.4f} ({best})",
+            )
+        return "\n".join(lines)
 
     def write(self, folder: Path, title: str) -> None:
         write_report(folder, title, self)
@@ -88,7 +110,10 @@ def score(module: TaskModule, data: DataModule, images: LabelledImages) -> Score
     """Return the outputs for `images` in one pass, on the GPU if there is one."""
     outputs = torch.cat([module(batch).cpu() for batch, _ in scoring_batches(module, data, images)])
     explain = functools.partial(heat_maps, module, data, images)
-    return Scored(images, outputs.double().numpy(), images.labels, module.classes, data.channels, explain)
+    scored = Scored(images, outputs.double().numpy(), images.labels, module.classes, data.channels, explain)
+    if scored.warning:
+        log.warning("%s", scored.warning)
+    return scored
 
 
 def metrics(scored: Scored) -> dict[str, Any]:
@@ -144,7 +169,7 @@ def write_report(folder: Path, title: str, scored: Scored) -> None:
     confusion = figure_png(confusion_figure(counts, names)) if len(names) <= MOST_CLASSES else None
     if confusion:
         write_bytes(folder / "confusion.png", confusion)
-    page = report_html(title, numbers, per_class, confused, confusion, worst_images(scored, worst))
+    page = report_html(title, scored, per_class, confused, confusion, worst_images(scored, worst))
     write_text(folder / "report.html", page)
 
 
@@ -214,12 +239,14 @@ def explained(scored: Scored, worst: Sequence[int]) -> tuple[HeatMaps | None, st
 
 
 def report_html(
-    title: str, numbers: dict, per_class: list[list], confused: list[list], confusion: bytes | None, worst: str
+    title: str, scored: Scored, per_class: list[list], confused: list[list], confusion: bytes | None, worst: str
 ) -> str:
     """Return one self-contained HTML page in which every name from the data is escaped.
 
-    confusion: PNG of the confusion matrix. worst: section of the worst images, as HTML.
+    It leads with balanced accuracy and the classes of lowest recall if the classes are uneven. confusion: PNG of the
+    confusion matrix. worst: section of the worst images, as HTML.
     """
+    numbers = scored.metrics
     low, high = numbers["acc_interval_95"]
     summary = [
         ("accuracy", numbers["acc"], f"95 % interval {low:.4f} to {high:.4f}"),
@@ -229,11 +256,19 @@ def report_html(
         ("cross entropy", numbers["loss"], ""),
         ("images", numbers["n"], ""),
     ]
+    notes = [scored.warning] if scored.warning else []
+    if scored.unevenness >= UNEVEN:
+        summary.insert(0, summary.pop(2))
+        per_class = sorted(per_class, key=lambda row: row[2])
+        notes.append(
+            f"The classes are uneven: the largest has {scored.unevenness:.3g} times as many images as the smallest. "
+            "Balanced accuracy, the mean of the recalls, counts every class alike."
+        )
     scores = [[row[0], *(f"{value:.4f}" for value in row[1:4]), row[4]] for row in per_class]
     mistakes = html_table(confused, ["true", "predicted", "images"]) if confused else html_note("No mistakes.")
     return html_page(
         title,
-        html_section("", html_tiles(summary)),
+        html_section("", html_tiles(summary), html_paragraphs(notes)),
         html_section("Classes", html_table(scores, ["class", "precision", "recall", "F1", "images"]), size="half"),
         html_picture("Confusion matrix", confusion, "colours", "tall") if confusion else "",
         html_section("Most confused", mistakes, size="half"),

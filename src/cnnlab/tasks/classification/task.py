@@ -1,5 +1,6 @@
 """Classification as a `Task`."""
 
+import logging
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, ClassVar
@@ -15,12 +16,16 @@ from cnnlab.errors import InputError
 from cnnlab.models.inputs import InputSpec
 from cnnlab.tasks.base import Pretrained, Task
 from cnnlab.tasks.classification.data import ClassificationData, build_images
+from cnnlab.tasks.classification.imbalance import class_weights
 from cnnlab.tasks.classification.module import Classifier
 from cnnlab.tasks.classification.predictions import Ranking
 from cnnlab.tasks.classification.pretrained import pretrained_classifier
 from cnnlab.tasks.classification.report import Scored, score
+from cnnlab.training.focal_loss import FocalLoss
 from cnnlab.training.module import TaskModule
 from cnnlab.training.recipe import Recipe
+
+log = logging.getLogger(__name__)
 
 
 @dataclass
@@ -50,8 +55,16 @@ class Classification(Task):
     def build_batch_transforms(self, augmentations: Mapping[str, nn.Module], num_classes: int) -> list[nn.Module]:
         return batch_transforms(augmentations.values(), num_classes)
 
+    def class_weights(self, given: Any, data: DataModule) -> list[float]:
+        if given == "balanced" and getattr(data, "sampler", None) == "balanced":
+            log.warning(
+                "loss.class_weights=balanced and data.sampler=balanced both make up for rare classes, so that these "
+                "count more than the others: usually one of the two is meant."
+            )
+        return class_weights(given, data.parts.train.labels, data.classes)
+
     def check_recipe(self, recipe: Recipe, augmentations: Mapping[str, nn.Module]) -> None:
-        """Raise InputError if the loss does not accept soft targets, which mixing and label smoothing produce."""
+        """Raise InputError if the loss does not accept class weights, or the soft targets of mixing and smoothing."""
         soft = [f"augmentation={name}" for name, entry in augmentations.items() if isinstance(entry, MIXING)]
         soft += [
             f"regularization={name}"
@@ -59,12 +72,19 @@ class Classification(Task):
             if getattr(entry, "label_smoothing", 0.0)
         ]
         loss = recipe.loss()
-        if soft and not isinstance(loss, nn.CrossEntropyLoss):
+        if soft and not isinstance(loss, nn.CrossEntropyLoss | FocalLoss):
             raise InputError(
                 f"{' and '.join(soft)} {'make' if len(soft) > 1 else 'makes'} soft targets, which "
                 f"{type(loss).__name__} does not accept. "
                 "Use loss=cross_entropy."
             )
+        try:
+            recipe.train_loss()
+        except TypeError as error:
+            raise InputError(
+                f"loss.class_weights is not possible: {type(loss).__name__} takes no weights. Use loss=cross_entropy, "
+                "focal, nll or multi_margin."
+            ) from error
 
     def evaluate(self, module: TaskModule, data: DataModule, part: Any, options: Any) -> Scored:
         return score(module, data, part)

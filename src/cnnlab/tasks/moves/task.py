@@ -87,6 +87,12 @@ class Moves(Classification):
             **{key: value for key, value in cfg["data"].items() if key not in ("name", "channels")},
         )
 
+    def class_weights(self, given: Any, data: DataModule) -> list[float]:
+        raise InputError(
+            f"loss.class_weights={given} is not possible: the classes of Go are the points of the board, and how often "
+            "each is played is what a network is to learn."
+        )
+
     def evaluate(self, module: TaskModule, data: DataModule, part: Any, options: Any) -> "ScoredMoves":
         from cnnlab.tasks.moves.evaluation import score_moves
 
