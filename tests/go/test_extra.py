@@ -1,49 +1,34 @@
 """Without the packages of the extra `go`, everything that needs them says how to install them."""
 
-import json
-import subprocess
 import sys
+from pathlib import Path
 
 import pytest
-
-WITHOUT = """
-import sys
+from in_process import fork
 
 from cnnlab.cli.main import main
 
-for package, *arguments in CASES:
-    sys.modules[package] = None
-    sys.argv = ["cnnlab", *arguments]
-    print("CASE", file=sys.stderr)
-    try:
-        main()
-    except SystemExit as end:
-        print("EXIT", end.code, file=sys.stderr)
-    for name in [name for name in sys.modules if name.startswith(("cnnlab.go", "cnnlab.tasks.moves", package))]:
-        del sys.modules[name]
-"""
-"""The program where packages cannot be imported, one after the other in a process that nobody else uses."""
 CASES = {
     "numba": ["train", "data=go", "model=alphago_policy", "data.root=games", "paths.output_dir=run"],
     "sgfmill": ["play", "run=outputs/none"],
 }
 
 
-@pytest.fixture(scope="module")
-def said(tmp_path_factory) -> dict[str, str]:
-    """Package -> what the program writes without it, with its exit code."""
-    folder = tmp_path_factory.mktemp("extra")
-    cases = f"CASES = {json.dumps([[package, *arguments] for package, arguments in CASES.items()])}\n"
-    command = [sys.executable, "-c", cases + WITHOUT]
-    done = subprocess.run(command, cwd=folder, capture_output=True, text=True, timeout=300)
-    assert not (folder / "run").exists()
-    parts = done.stderr.split("CASE\n")[1:]
-    assert len(parts) == len(CASES), done.stderr
-    return dict(zip(CASES, parts, strict=True))
+def without(package: str, arguments: list[str], said: Path) -> None:
+    """The program where a package cannot be imported, as nothing that needs it has been; for a process of its own."""
+    for name in [name for name in sys.modules if name.startswith(("cnnlab.go", "cnnlab.tasks.moves", package))]:
+        del sys.modules[name]
+    sys.modules[package] = None
+    sys.argv = ["cnnlab", *arguments]
+    with said.open("w") as sys.stderr:
+        main()
 
 
 @pytest.mark.parametrize("package", CASES)
-def test_missing_package_is_told_with_the_command_that_installs_it(said, package):
-    assert "pip install 'cnnlab[go]'" in said[package]
-    assert "Traceback" not in said[package]
-    assert said[package].endswith("EXIT 2\n")
+def test_missing_package_is_told_with_the_command_that_installs_it(package, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    assert fork(without, package, CASES[package], tmp_path / "said.txt") == 2
+    said = (tmp_path / "said.txt").read_text()
+    assert "pip install 'cnnlab[go]'" in said
+    assert "Traceback" not in said
+    assert not (tmp_path / "run").exists()

@@ -199,7 +199,7 @@ def test_everything_that_features_depend_on_is_in_the_key(tmp_path, few_pictures
 
 
 def test_library_versions_are_in_the_key(tmp_path, few_pictures, full_cache, computed, monkeypatch):
-    monkeypatch.setattr("cnnlab.data.store.version", lambda package: "0.0")
+    monkeypatch.setattr("cnnlab.data.store.version_of", lambda package: "0.0")
     train_in_process(tmp_path / "second", *overrides(few_pictures))
     assert sum(computed) == 2 * 18 + 2
 

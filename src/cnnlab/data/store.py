@@ -22,7 +22,6 @@ import time
 from collections import defaultdict, deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
-from importlib.metadata import PackageNotFoundError, version
 from itertools import pairwise
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -32,6 +31,7 @@ from tqdm import tqdm
 
 from cnnlab.errors import DataError, InputError
 from cnnlab.system.files import MappedTensors, read_json, write_atomically, write_json, write_safetensors
+from cnnlab.system.packages import version_of
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -303,13 +303,7 @@ def key_of(parts: dict[str, Any]) -> str:
 
 def library_versions() -> dict[str, str | None]:
     """Return the versions of the packages that decode, augment and compute; None for those not installed."""
-    found: dict[str, str | None] = {}
-    for package in PACKAGES:
-        try:
-            found[package] = version(package)
-        except PackageNotFoundError:
-            found[package] = None
-    return found
+    return {package: version_of(package) for package in PACKAGES}
 
 
 def bucket_count(images: int) -> int:

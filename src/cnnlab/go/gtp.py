@@ -7,7 +7,6 @@ import logging
 import math
 import re
 from collections.abc import Callable, Collection
-from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import BinaryIO
 
@@ -19,6 +18,7 @@ from cnnlab.go.handicap import fixed_handicap, most_handicap
 from cnnlab.go.player import Player
 from cnnlab.go.positions import LETTERS, Move, Point, vertex
 from cnnlab.go.sgf import read
+from cnnlab.system.packages import version_of
 
 log = logging.getLogger(__name__)
 LONGEST_LINE = 2**16
@@ -70,7 +70,7 @@ class Engine:
         self.commands: dict[str, Callable[[list[str]], str]] = {
             "protocol_version": lambda arguments: "2",
             "name": lambda arguments: "cnnlab",
-            "version": lambda arguments: _version(),
+            "version": lambda arguments: version_of("cnnlab") or "unknown",
             "known_command": lambda arguments: "true" if arguments and arguments[0] in self.commands else "false",
             "list_commands": lambda arguments: "\n".join(self.commands),
             "quit": self.quit,
@@ -293,10 +293,3 @@ def _check_numbers(arguments: list[str], count: int) -> str:
 def _one_line(error: BaseException) -> str:
     """Return an error's message on one line, because an empty line would end the reply."""
     return " ".join(str(error).split()) or type(error).__name__
-
-
-def _version() -> str:
-    try:
-        return version("cnnlab")
-    except PackageNotFoundError:
-        return "unknown"

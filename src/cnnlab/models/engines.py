@@ -8,7 +8,6 @@ import importlib.util
 import io
 import warnings
 from collections.abc import Callable
-from importlib.metadata import version
 from itertools import pairwise
 from typing import Any
 
@@ -18,6 +17,7 @@ from torch.nn.modules.batchnorm import _BatchNorm
 from torch.nn.utils.fusion import fuse_conv_bn_eval
 
 from cnnlab.errors import InputError
+from cnnlab.system.packages import version_of
 
 AUTO, TORCH = "auto", "torch"
 RUNTIMES = ("onnxruntime", "openvino")
@@ -58,7 +58,7 @@ def is_installed(runtime: str) -> bool:
 
 def title_of(engine: str) -> str:
     """Return the name of an engine with its version; of torch, whose version is told elsewhere, only the name."""
-    return engine if engine == TORCH else f"{engine} {version(engine)}"
+    return engine if engine == TORCH else f"{engine} {version_of(engine)}"
 
 
 def build_engine(name: str, network: nn.Module, inputs: Tensor) -> Engine:

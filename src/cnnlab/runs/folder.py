@@ -11,7 +11,6 @@ import sys
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from datetime import UTC, datetime
-from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -31,6 +30,7 @@ from cnnlab.system.files import (
     write_json,
     write_text,
 )
+from cnnlab.system.packages import version_of
 from cnnlab.system.processes import is_alive, this_process
 
 if TYPE_CHECKING:
@@ -347,13 +347,7 @@ def _read_yaml(folder: Path, name: str) -> Any:
 
 def versions(packages: Sequence[str]) -> dict[str, str]:
     """Return package -> version for the packages that are installed."""
-    found = {}
-    for package in packages:
-        try:
-            found[package] = version(package)
-        except PackageNotFoundError:
-            continue
-    return found
+    return {package: found for package in packages if (found := version_of(package))}
 
 
 def _git_revision() -> str | None:
