@@ -226,8 +226,12 @@ class DryRun:
         return max(probe.step + (probe.wait if probe.steady else 0.0), self.loader)
 
     def computing(self, phase: Phase) -> float:
-        """Return the seconds of computing the features of a batch while the next one is loaded."""
-        return max(phase.together.wait, self.loader)
+        """Return the seconds of computing the features of a batch while the next one is loaded.
+
+        The first batch, which waits for its engine to be built, does not count.
+        """
+        wait = phase.together.wait if phase.together.steady else 0.0
+        return max(wait, self.loader, self.stages(phase))
 
     def stages(self, phase: Phase) -> float:
         """Return the seconds in which the frozen stages alone compute the features of a batch."""
