@@ -19,6 +19,7 @@ from cnnlab.errors import CnnlabError, InputError
 from cnnlab.tasks.classification import Classification
 from cnnlab.tasks.detection import Detection
 from cnnlab.tasks.moves import Moves
+from cnnlab.tasks.recognition import Recognition
 from cnnlab.tasks.regression import Regression
 
 
@@ -166,7 +167,7 @@ def test_what_cannot_be_drawn_is_one_clear_line(arguments, message, trunk, photo
 
 def test_every_picture_has_options_and_draw():
     """Whatever task draws it."""
-    tasks = (Classification, Detection, Moves, Regression)
+    tasks = (Classification, Detection, Moves, Recognition, Regression)
     drawn = {(name, module) for task in tasks for name, module in task.pictures.items()}
     assert drawn == {(name, module) for name, modules in known_pictures().items() for module in modules}
     for _, name in sorted(drawn):
