@@ -48,6 +48,8 @@ RUNS = {
     "shapes": "python train.py data=shapes model=mask_rcnn model.image_size=128 model.network.channels=64 "
     "model.network.proposals=100 model.network.samples=64 data.dataset.images=160 optimizer.lr=0.001 "
     "scheduler=onecycle trainer.max_epochs=2 callbacks=none",
+    "reader": "python train.py data=text_lines model=crnn model.network.width=16 model.network.hidden=96 "
+    "optimizer.lr=0.003 trainer=cpu trainer.max_epochs=6 trainer.gradient_clip_val=5",
     "go": "python train.py experiment=alphago_sl_fast data.root=data/go/tygem_9d_2016_07 trainer.max_epochs=1",
 }
 """The networks, each of which goes to outputs/gallery/NAME."""
@@ -217,6 +219,13 @@ PICTURES = [
         "augmentation=[rotate,random_scale,color_jitter,mosaic] draws=7 alone=false",
         "draws.png",
         1030,
+    ),
+    Picture(
+        "alignment.png",
+        "A line of text",
+        "Drawn digits, and in which columns the reader finds each of them; between them it answers with the blank.",
+        "cnnlab visualize run=outputs/gallery/reader what=alignment",
+        "alignment.png",
     ),
     Picture(
         "schedule.png",

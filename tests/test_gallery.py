@@ -16,12 +16,13 @@ from cnnlab.config.options import parse_options
 from cnnlab.tasks.classification import Classification
 from cnnlab.tasks.detection import Detection
 from cnnlab.tasks.moves import Moves
+from cnnlab.tasks.recognition import Recognition
 
 DOCS = REPOSITORY / "docs"
 SPEC = importlib.util.spec_from_file_location("gallery", DOCS / "gallery.py")
 gallery = importlib.util.module_from_spec(SPEC)
 SPEC.loader.exec_module(gallery)
-TASKS = (Classification, Moves, Detection)
+TASKS = (Classification, Moves, Detection, Recognition)
 NAMES = [picture.name for picture in gallery.PICTURES]
 
 
