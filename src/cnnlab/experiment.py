@@ -482,7 +482,7 @@ def finish(run: RunFolder, experiment: Experiment) -> None:
         run.update(**experiment.results())
     if throughput.speed:
         log.info(
-            "Training: %.0f %s/s, %.0f %% of the time waiting for data; peak memory %.2f GiB",
+            "Training: %.1f %s/s, %.0f %% of the time waiting for data; peak memory %.2f GiB",
             throughput.speed,
             experiment.data.examples.lower(),
             100 * (throughput.wait_share or 0.0),

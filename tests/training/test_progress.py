@@ -56,7 +56,7 @@ def test_file_gets_one_line_an_epoch_and_no_bar(tmp_path, caplog, capsys):
     last = record["last"]
     expected = {"loss": "train/loss_epoch", "acc": "train/acc_epoch", "val_loss": "val/loss", "val_acc": "val/acc"}
     assert all(f"{label} {last[key]:.3f}" in lines[1] for label, key in expected.items())
-    assert re.search(rf"best {record['best']['val/acc']:.3f}, img/s \d+, \d+\.\d s$", lines[1])
+    assert re.search(rf"best {record['best']['val/acc']:.3f}, img/s \d+\.\d, \d+\.\d s$", lines[1])
     printed = "".join(capsys.readouterr())
     assert "it/s" not in printed
     assert "%|" not in printed

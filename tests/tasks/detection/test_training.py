@@ -145,3 +145,10 @@ def test_small_objects_are_warned_about(tmp_path, caplog):
         _, _, built = parts_of_a_run(tmp_path / "run", *own, *data)
     assert "57 % of the training boxes are under 8 pixels at model.image_size=320" in caplog.text  # 4 of 7
     assert built.batch_shape == (4, 3, 320, 416)  # 320 x 400, rounded up to multiples of 32
+
+
+@pytest.mark.slow  # two minutes on two cores: the proof that training works
+def test_shapes_are_learned_in_three_epochs(tmp_path, shared_data):
+    options = ["data=shapes", "model=ssdlite", "trainer.max_epochs=3", "trainer=cpu", "callbacks=none"]
+    record = train_in_process(tmp_path / "run", *options, f"paths.data_dir={shared_data}")
+    assert record["last"]["val/map_50"] >= 0.9

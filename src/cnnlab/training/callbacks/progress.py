@@ -113,7 +113,7 @@ class Progress(TQDMProgressBar):
         texts = {label: f"{metrics[name]:.3f}" for label, name in shown.items() if name in metrics}
         callbacks: list[L.Callback] = trainer.callbacks  # type: ignore[attr-defined]
         speed = next((callback.speed for callback in callbacks if isinstance(callback, Throughput)), None)
-        return texts | ({"img/s": f"{speed:.0f}"} if speed else {})
+        return texts | ({"img/s": f"{speed:.1f}"} if speed else {})
 
 
 class Throughput(L.Callback):
