@@ -112,7 +112,7 @@ def test_pair_in_two_classes_is_reported_by_name(caplog):
         parts = cut(images, digests=digests)
     names = " = ".join(images.name(index) for index in sorted((first, second)))
     assert [record.getMessage() for record in caplog.records] == [
-        f"The same image is in two classes: {names}. It stays in the training split."
+        f"The same image is in two classes: {names}. Its copies stay in one part of the split."
     ]
     assert {first, second} <= set(numbers(parts.train))
 
@@ -279,7 +279,7 @@ def test_flowers_give_364_validation_images(scanned_flowers, caplog, split_seed)
     assert not set(parts.train.paths) & set(parts.val.paths)
     pair = "15922772266_1167a06620.jpg"
     assert [record.getMessage() for record in caplog.records] == [
-        f"The same image is in two classes: roses/{pair} = tulips/{pair}. It stays in the training split."
+        f"The same image is in two classes: roses/{pair} = tulips/{pair}. Its copies stay in one part of the split."
     ]
     learned = {path.read_bytes() for path in parts.train.paths}
     assert not any(path.read_bytes() in learned for path in parts.val.paths)

@@ -18,7 +18,7 @@ from cnnlab.errors import InputError
 from cnnlab.reports import comparison_report
 from cnnlab.reports.comparison import study
 from cnnlab.reports.comparison_figures import band, heat_map_figure, pictures
-from cnnlab.reports.comparison_report import METHOD, as_text, settings_table, write_comparison
+from cnnlab.reports.comparison_report import METHOD, as_text, runs_table, settings_table, write_comparison
 from cnnlab.reports.comparison_sections import sections
 from cnnlab.runs.results import bounds_of, find_results, read_curves
 
@@ -270,6 +270,51 @@ def test_runs_of_several_splits_share_no_table(tmp_path):
     assert len(compare(folder, split="0123").runs) == 12
     with pytest.raises(InputError, match="split=9: no finished run"):
         compare(folder, split="9")
+
+
+def folds(folder: Path, seeds=(0,), of=5, inits=("zero", "orthogonal")) -> dict[str, np.ndarray]:
+    """Runs of two settings on folds that differ in difficulty; returns the metric by init, folds x seeds."""
+    rng = np.random.default_rng(7)
+    hardness = rng.normal(0, 0.05, of)
+    planted = {init: 0.7 + 0.02 * (init == "orthogonal") + hardness[:, None] for init in inits}
+    planted = {init: values + rng.normal(0, 0.002, (of, len(seeds))) for init, values in planted.items()}
+    for init, values in planted.items():
+        for (fold, place), value in np.ndenumerate(values):
+            plant(
+                folder / f"{init}-{fold}-{place}",
+                [f"init={init}", f"data.folds={of}", f"data.fold={fold}"],
+                seeds[place],
+                [0.4, float(value)],
+                split_hash=f"fold {fold}",
+                folds={"fold": fold, "of": of, "hash": "of all folds"},
+            )
+    return planted
+
+
+@pytest.mark.parametrize("seeds", [(0,), (0, 1, 2)])
+def test_folds_are_paired_and_seeds_within_a_fold_averaged(tmp_path, seeds):
+    """Folds differ far more than settings, so that only pairing finds the effect; scipy computes the same."""
+    planted = {init: values.mean(axis=1) for init, values in folds(tmp_path / "s", seeds).items()}
+    it = compare(tmp_path / "s")
+    best = it.settings[0].summary("best/val/acc")
+    expected = scipy.stats.t.interval(0.95, 4, planted["orthogonal"].mean(), scipy.stats.sem(planted["orthogonal"]))
+    assert (best.n, best.mean, best.low, best.high) == pytest.approx((5, planted["orthogonal"].mean(), *expected))
+    gap = scipy.stats.ttest_rel(planted["orthogonal"], planted["zero"])
+    low, high = gap.confidence_interval()
+    text = as_text(sections(it))
+    assert f"95 % interval {low:.4f} to {high:.4f}, 5 folds" in text
+    assert it.factors == ("init",)
+    assert "seed" not in text
+    head, rows = runs_table(it)
+    assert {(row[head.index("fold")], row[head.index("seed")]) for row in rows} == set(
+        itertools.product(range(5), seeds)
+    )
+
+
+def test_a_fold_that_was_run_twice_is_refused(tmp_path):
+    folds(tmp_path / "s", (0, 0))
+    with pytest.raises(InputError, match=r"init=\w+ seed=0 data\.fold=0, and equal seeds are not repeats"):
+        compare(tmp_path / "s")
 
 
 def test_equal_seeds_of_one_setting_are_refused(tmp_path):

@@ -234,6 +234,32 @@ def test_jobs_side_by_side_need_processes_that_can_be_started(here):
         in_container("ro", lambda: prepare([*DIGITS, "seed=0,1", "hydra/launcher=joblib"]))
 
 
+def test_further_seeds_extend_a_sweep(here, tasks, capsys):
+    """Only what is new runs, in folders of its own; the sweep can be resumed with either spelling of its values."""
+    folder = planned(here / "s")
+    assert train("-m", *DIGITS, "seed=range(4)", f"sweep.dir={folder}", "sweep.resume=true") == 0
+    assert [path.name for path in tasks["folders"]] == ["seed-2", "seed-3"]
+    assert [cfg.seed for cfg in tasks["cfgs"]] == [2, 3]
+    assert statuses(folder) == dict.fromkeys(["seed-0", "seed-1", "seed-2", "seed-3"], "finished")
+    assert sweep_json(folder)["varies"] == {"seed": ["0", "1", "2", "3"]}
+    assert "2 already finished, 0 to continue, 2 to start" in capsys.readouterr().out
+    assert train("-m", *DIGITS, "seed=0,1,2,3", f"sweep.dir={folder}", "sweep.resume=true") == 0
+    assert len(tasks["folders"]) == 2
+
+
+def test_further_values_of_two_keys_extend_a_sweep(here, tasks):
+    first = [*DIGITS, "data.folds=3", "data.fold=0,1", "init=zero"]
+    assert train("-m", *first, "sweep.dir=s") == 0
+    known = [job["name"] for job in sweep_json(here / "s")["jobs"]]
+    more = [*DIGITS, "data.folds=3", "data.fold=range(3)", "init=zero,orthogonal"]
+    assert train("-m", *more, "sweep.dir=s", "sweep.resume=true") == 0
+    found = sweep_json(here / "s")
+    assert [job["name"] for job in found["jobs"]][:2] == known
+    assert len({job["name"] for job in found["jobs"]}) == len(tasks["folders"]) == found["total"] == 6
+    tried = [(cfg.init.name, cfg.data.fold) for cfg in tasks["cfgs"]]
+    assert sorted(tried) == [(init, fold) for init in ("orthogonal", "zero") for fold in range(3)]
+
+
 @pytest.mark.parametrize(
     ("arguments", "messages"),
     [
@@ -247,8 +273,8 @@ def test_jobs_side_by_side_need_processes_that_can_be_started(here):
         (["seed=0,1", "sweep.dir=done"], ["already holds a sweep. Continue it with sweep.resume=true"]),
         (["seed=0,1", "sweep.dir=broken", "sweep.resume=true"], ["sweep.json cannot be read"]),
         (
-            [*DIGITS, "seed=0,1,2", "sweep.dir=done", "sweep.resume=true"],
-            ["is another sweep: it has seed=0,1, this command has seed=0,1,2."],
+            [*DIGITS, "seed=1,2", "sweep.dir=done", "sweep.resume=true"],
+            ["is another sweep: it has seed=0,1, this command has seed=1,2. Resume it with its own overrides, whose"],
         ),
         (
             ["optimizer.lr=interval(0.1, 1)"],

@@ -61,7 +61,8 @@ def difference(first: RunResult, second: RunResult, everything: bool = False) ->
 
 def settings_of(run: RunResult) -> dict[str, Value]:
     """Return every config key of a run that says what is tried, and its seed and split."""
-    return {**dict(flat(run.config)), "seed": run.record.get("seed", ABSENT), "split": run.split}
+    repeat = {"seed": run.record.get("seed", ABSENT)} | ({} if run.fold is None else {"data.fold": run.fold})
+    return {**dict(flat(run.config)), **repeat, "split": run.split}
 
 
 def results_of(run: RunResult) -> dict[str, Value]:

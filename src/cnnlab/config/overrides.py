@@ -23,6 +23,8 @@ MAX_JOBS = 10_000
 """Largest number of jobs in a sweep; each is composed and checked before the first one starts."""
 PATH_KEYS = {"run", "images", "sgf", "resume", "output", "data.root", "model.weights", "sweep.dir", "hydra.run.dir"}
 """Keys whose values are paths; they may contain spaces, commas and any other character without extra quotes."""
+PATTERN_KEYS = {"data.groups"}
+"""Keys whose values are regular expressions, which need no extra quotes either and are never swept."""
 OF_ONE_COMMAND = ("resume", "resume_schedule", "sweep")
 """Groups of overrides that concern only the command in which they are typed; a run does not store them."""
 PLAIN = re.compile(r"[A-Za-z0-9_./-]*")
@@ -112,6 +114,8 @@ def quote_path(text: str, sweeping: bool = False) -> str:
     """
     override = split(text)
     value = override.value
+    if override.key in PATTERN_KEYS and override.is_assignment and value != "null" and value[:1] not in ("'", '"'):
+        return f"{text.partition('=')[0]}={quoted(value)}"
     takes_path = override.key in PATH_KEYS or override.key.startswith("paths.")
     left = text.partition("=")[0]
     if takes_path and value.split("/", 1)[0] == "~":

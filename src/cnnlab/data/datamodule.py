@@ -7,6 +7,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any, Protocol
 from weakref import WeakSet
 
@@ -24,7 +25,7 @@ from cnnlab.data.records import Records
 from cnnlab.data.sampling import BalancedSampler, Draw, EpochBatches, EpochSampler, ResumedEpochs
 from cnnlab.data.scanning import scan
 from cnnlab.data.shared import Loader, Slots, Transport, channels_last_batch, default_batch
-from cnnlab.data.splitting import content_hash, fewer, report_copies, select, split
+from cnnlab.data.splitting import Division, content_hash, divide, fewer, report_copies, select
 from cnnlab.data.transforms import EvalTransform, TrainTransform
 from cnnlab.errors import InputError
 from cnnlab.seeds import derive, derived_rng
@@ -55,6 +56,8 @@ class DataModule(L.LightningDataModule, ABC):
     image_size: int
     split_hash: str
     """Hash of the split; independent of train_fraction."""
+    division: Mapping[str, Any] = MappingProxyType({})
+    """What run.json says of folds and groups."""
     decodes_files = False
     """Whether training decodes a file for each example, so that records and faster decoders help."""
 
@@ -243,6 +246,7 @@ class ImageDataModule(DataModule):
         seed: int,
         memory_gib: float = 0.0,
         sampler: str | None = None,
+        division: Mapping[str, Any] = MappingProxyType({}),
         **resizing: Any,
     ) -> None:
         super().__init__(
@@ -250,6 +254,7 @@ class ImageDataModule(DataModule):
         )
         self.memory_gib = memory_gib
         self.sampler = sampler
+        self.division = division
         self.reading_epochs = 1
         """Number of epochs in which the images are read; files that are read once are not kept in memory."""
         self._kept: dict[tuple[int, str], Tensor | None] = {}
@@ -440,6 +445,9 @@ def build_data(
     train_fraction: float = 1.0,
     memory_gib: float = 0.0,
     sampler: str | None = None,
+    folds: int | None = None,
+    fold: int | None = None,
+    groups: str | None = None,
     stratified: bool = True,
     ranges: Ranges | None = None,
     **resizing: Any,
@@ -449,6 +457,7 @@ def build_data(
     channels: input channels of the network, 1 or 3; images are converted. image_size, resize_size: pixels.
     resizing: further arguments of EvalTransform (interpolation, crop_mode, fill).
     num_workers: None chooses a number by the machine and the data. memory_gib, sampler: see ImageDataModule.
+    folds, fold, groups: see `splitting.Division`.
     stratified: True if labels are classes, so that each part gets its share of every class; False if they are values.
     ranges: of samples that are not unsigned 8-bit numbers (see `levels`); None takes those of the training images.
     Raises InputError or DataError if the options or the data cannot work.
@@ -464,6 +473,7 @@ def build_data(
         raise InputError(
             f"data.sampler={sampler}: use balanced to draw every class equally often, or null to draw every image once."
         )
+    division = Division(folds, fold, groups)
     published = dataset()
     train = scan(select(published.train, classes, images_per_class, split_seed), bad_images, cache_dir, ranges)
     others = [
@@ -473,9 +483,10 @@ def build_data(
     for name, part in zip(("val", "test"), others, strict=True):
         if part is not None:
             report_copies(train, part, name)
-    whole = split(
+    whole, divided = divide(
         Splits(train.images, *(part.images if part else None for part in others)),
         train.digests,
+        division,
         val_fraction=val_fraction,
         test_fraction=test_fraction,
         split_seed=split_seed,
@@ -496,6 +507,7 @@ def build_data(
         seed=seed,
         memory_gib=memory_gib,
         sampler=sampler,
+        division=divided,
         **resizing,
     )
 

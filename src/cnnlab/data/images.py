@@ -83,6 +83,8 @@ class ImageFiles:
     """Result of `digest` for each file; None before the files have been scanned."""
     ranges: Ranges | None = None
     """Kind of values -> the values of black and white (see `levels`); None until chosen or found by the scan."""
+    groups: list[str] | None = None
+    """Group of each file, such as its patient, if the data's table says it."""
 
     def __len__(self) -> int:
         return len(self.paths)
@@ -107,6 +109,7 @@ class ImageFiles:
             paths=[self.paths[i] for i in indices],
             labels=self.labels[np.asarray(indices, int)],
             digests=self.digests and [self.digests[i] for i in indices],
+            groups=self.groups and [self.groups[i] for i in indices],
         )
 
     def with_classes(self, kept: Sequence[int]) -> ImageFiles:
@@ -171,7 +174,10 @@ def joined(first: LabelledImages, second: LabelledImages) -> LabelledImages:
     if isinstance(first, ImageFiles) and isinstance(second, ImageFiles):
         root = Path(os.path.commonpath([first.root, second.root]))
         digests = first.digests + second.digests if first.digests and second.digests else None
-        return replace(first, root=root, paths=first.paths + second.paths, labels=labels, digests=digests)
+        groups = first.groups + second.groups if first.groups and second.groups else None
+        return replace(
+            first, root=root, paths=first.paths + second.paths, labels=labels, digests=digests, groups=groups
+        )
     if isinstance(first, ImageArray) and isinstance(second, ImageArray):
         pixels = np.concatenate([first.pixels, second.pixels])
         numbers = np.concatenate([first.numbers, len(first) + second.numbers])

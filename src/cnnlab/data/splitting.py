@@ -6,10 +6,21 @@ import logging
 import math
 from collections import defaultdict
 from collections.abc import Sequence
-from typing import Protocol
+from dataclasses import dataclass
+from typing import Any, Protocol
 
 import numpy as np
 
+from cnnlab.data.groups import (
+    fold_numbers,
+    group_names,
+    on_two_sides,
+    report_groups,
+    require_classes,
+    require_enough,
+    split_units,
+    units_of,
+)
 from cnnlab.data.images import LabelledImages, Splits
 from cnnlab.data.scanning import Scan
 from cnnlab.errors import DataError, InputError
@@ -59,6 +70,108 @@ def split(
     fractions = fractions_to_take(published, val_fraction, test_fraction)
     if stratified and len(images.classes) < 2:
         raise DataError(f"The data have only one class ({', '.join(images.classes)}). A classifier needs at least two.")
+    return _parts(published, _take(images, digests, fractions, split_seed, stratified))
+
+
+@dataclass(frozen=True)
+class Division:
+    """How the training images are divided, apart from fractions: into folds, and by groups.
+
+    folds: number of parts of which each is the validation part of one run. fold: number of the validation part.
+    groups: see `groups.group_names`. Raises InputError for numbers that do not fit.
+    """
+
+    folds: int | None = None
+    fold: int | None = None
+    groups: str | None = None
+
+    def __post_init__(self) -> None:
+        if self.folds is None and self.fold is not None:
+            raise InputError(f"data.fold={self.fold} needs the number of folds: add data.folds=5.")
+        if self.folds is not None and self.folds < 2:
+            raise InputError(f"data.folds={self.folds}: use at least 2 folds, or null.")
+        if self.folds is not None and (self.fold is None or not 0 <= self.fold < self.folds):
+            raise InputError(
+                f"data.folds={self.folds} needs data.fold=0 to {self.folds - 1}, the part to validate on; it is "
+                f"{'null' if self.fold is None else self.fold}. All of them: -m 'data.fold=range({self.folds})'"
+            )
+
+
+def divide(
+    published: Splits,
+    digests: Sequence[str],
+    division: Division,
+    *,
+    val_fraction: float,
+    test_fraction: float,
+    split_seed: int,
+    stratified: bool = True,
+) -> tuple[Splits, dict[str, Any]]:
+    """Return the parts as `split` does, but into folds or by groups, and what run.json says of these.
+
+    With groups, whole groups are assigned to the parts; with folds, the validation part is one of them, and
+    `val_fraction` has no effect. Copies of an image are in one part or fold, which need not be training.
+    Raises InputError or DataError if the images cannot be divided so.
+    """
+    images, folds = published.train, division.folds
+    if folds and published.val is not None:
+        raise InputError(
+            f"data.folds={folds} is not possible: the data publish a validation part of {len(published.val)} images. "
+            "Use that (data.folds=null), or put its images into the training part."
+        )
+    if folds:
+        val_fraction = 0.0
+    if division == Division():
+        whole = split(
+            published,
+            digests,
+            val_fraction=val_fraction,
+            test_fraction=test_fraction,
+            split_seed=split_seed,
+            stratified=stratified,
+        )
+        return whole, {}
+    fractions = fractions_to_take(published, val_fraction, test_fraction)
+    names, others = None, []
+    if division.groups is not None:
+        names, *others = group_names([images, *filter(None, (published.val, published.test))], division.groups)
+        report_groups(names, division.groups)
+    units = units_of(digests, names)
+    classes, labels = (images.classes, images.labels) if stratified else ([""], np.zeros(len(images), int))
+    if names is None:
+        chosen = _take(images, digests, fractions, split_seed, stratified)
+    else:
+        shares = {"train": 1 - sum(fractions.values()), **fractions}
+        chosen = split_units(labels, units, {part: share for part, share in shares.items() if share}, split_seed)
+    record: dict[str, Any] = {}
+    if folds:
+        rest = np.array(chosen["train"])
+        require_enough(labels[rest], units[rest], classes, folds, names is not None)
+        number = fold_numbers(labels[rest], units[rest], folds, split_seed, names is not None)
+        chosen |= {"train": rest[number != division.fold].tolist(), "val": rest[number == division.fold].tolist()}
+        every = [images.subset(rest[number == fold]) for fold in range(folds)]
+        record["folds"] = {"fold": division.fold, "of": folds, "hash": names_hash([*every, published.test])}
+    if names is not None:
+        require_classes(labels, chosen, classes)
+        record["groups"] = on_two_sides([*([names[index] for index in part] for part in chosen.values()), *others])
+    return _parts(published, chosen), record
+
+
+def _parts(published: Splits, chosen: dict[str, list[int]]) -> Splits:
+    """Return the images at the indices chosen for each part; a part without any is the published one."""
+    train, val, test = (chosen.get(part, []) for part in ("train", "val", "test"))
+    images = published.train
+    return Splits(
+        images.subset(sorted(train)),
+        images.subset(sorted(val)) if val else published.val,
+        images.subset(sorted(test)) if test else published.test,
+    )
+
+
+def _take(
+    images: LabelledImages, digests: Sequence[str], fractions: dict[str, float], split_seed: int, stratified: bool
+) -> dict[str, list[int]]:
+    """Return part -> indices of a split of single images."""
     single = _without_twins(images, digests)
     order = np.random.default_rng(derive("split", split_seed))
     parts: dict[str, list[int]] = {"train": [], "val": [], "test": []}
@@ -74,9 +187,7 @@ def split(
         if not kept and any(fractions.values()):
             raise DataError(_too_few(name, members, single))
         parts["train"] += kept
-    val = images.subset(sorted(parts["val"])) if parts["val"] else published.val
-    test = images.subset(sorted(parts["test"])) if parts["test"] else published.test
-    return Splits(images.subset(sorted(parts["train"])), val, test)
+    return parts
 
 
 def fractions_to_take(published: Parts, val_fraction: float, test_fraction: float) -> dict[str, float]:
@@ -170,8 +281,13 @@ def report_copies(train: Scan, published: Scan, part: str) -> None:
 
 def content_hash(parts: Parts) -> str:
     """Return a hash of a split, equal if and only if the same images are in the same parts."""
+    return names_hash([parts.train, parts.val, parts.test])
+
+
+def names_hash(parts: Sequence[Named | None]) -> str:
+    """Return a hash of the names of the examples in each part."""
     digest = hashlib.blake2b(digest_size=8)
-    for part in (parts.train, parts.val, parts.test):
+    for part in parts:
         names = [] if part is None else [part.name(index) for index in range(len(part))]
         digest.update("\n".join([*names, "\0"]).encode())
     return digest.hexdigest()
@@ -189,7 +305,7 @@ def _without_twins(images: LabelledImages, digests: Sequence[str]) -> np.ndarray
         single[twins] = False
         if len({images.labels[index].item() for index in twins}) > 1:
             names = " = ".join(images.name(index) for index in twins)
-            log.warning("The same image is in two classes: %s. It stays in the training split.", names)
+            log.warning("The same image is in two classes: %s. Its copies stay in one part of the split.", names)
     return single
 
 

@@ -5,6 +5,8 @@ from collections import Counter
 from collections.abc import Hashable, Iterable, Sequence
 from dataclasses import dataclass
 
+import numpy as np
+
 from cnnlab.errors import InputError, nearest
 from cnnlab.reports.statistics import Cells, Summary, marginal_means, summary
 from cnnlab.runs.results import RunResult, bounds_of, smaller_is_better
@@ -13,15 +15,22 @@ from cnnlab.runs.settings import ABSENT, GROUPS, Value, flat
 
 @dataclass(frozen=True)
 class Setting:
-    """One value of every factor, and the finished runs with it: repeats that differ only in the seed."""
+    """One value of every factor, and the finished runs with it: repeats that differ only in the seed or the fold."""
 
     values: tuple[Value, ...]
     runs: tuple[RunResult, ...]
 
     def summary(self, metric: str) -> Summary:
-        """Return mean and spread of a metric over the runs that have it, and the interval of a score."""
-        values = [run.numbers[metric] for run in self.runs if metric in run.numbers]
-        return _with_interval_of_score(summary(values), metric)
+        """Return mean and spread of a metric over the repeats that have it, and the interval of a score."""
+        return _with_interval_of_score(summary(list(self.repeats(metric).values())), metric)
+
+    def repeats(self, metric: str) -> dict[int, float]:
+        """Return seed -> value of a metric; of runs on folds, fold -> its mean over seeds."""
+        values: dict[int, list[float]] = {}
+        for run in self.runs:
+            if metric in run.numbers:
+                values.setdefault(run.repeat, []).append(run.numbers[metric])
+        return {repeat: float(np.mean(of_repeat)) for repeat, of_repeat in values.items()}
 
 
 @dataclass(frozen=True)
@@ -48,13 +57,15 @@ class Study:
         return list(dict.fromkeys([self.metric, *in_order(_metrics(self.runs), self.monitor)]))
 
     @property
+    def unit(self) -> str:
+        """What the repeats of a setting differ in: "fold", or "seed"."""
+        return "seed" if self.runs[0].fold is None else "fold"
+
+    @property
     def cells(self) -> Cells:
-        """Values of a setting -> seed -> `metric`, without runs that lack it."""
+        """Values of a setting -> seed or fold -> `metric`, without runs that lack it."""
         by_value = sorted(self.settings, key=lambda setting: _sortable(setting.values))
-        cells = {
-            setting.values: {run.seed: run.numbers[self.metric] for run in setting.runs if self.metric in run.numbers}
-            for setting in by_value
-        }
+        cells = {setting.values: setting.repeats(self.metric) for setting in by_value}
         return {values: seeds for values, seeds in cells.items() if seeds}
 
     @property
@@ -113,7 +124,10 @@ def study(results: Sequence[RunResult], metric: str | None = None, split: str | 
     for run in runs:
         repeats.setdefault(tuple(run.value(key) for key in factors), []).append(run)
     refuse_equal_seeds(factors, repeats)
-    settings = [Setting(values, tuple(sorted(group, key=lambda run: run.seed))) for values, group in repeats.items()]
+    settings = [
+        Setting(values, tuple(sorted(group, key=lambda run: (run.repeat, run.seed))))
+        for values, group in repeats.items()
+    ]
     smaller = smaller_is_better(metric, {name: mode for run in runs for name, mode in run.modes.items()})
     sign = 1 if smaller else -1
     settings.sort(key=lambda it: sign * it.summary(metric).mean if it.summary(metric).n else math.inf)
@@ -189,17 +203,17 @@ def find_factors(runs: Sequence[RunResult]) -> list[str]:
 
 
 def refuse_equal_seeds(factors: Sequence[str], settings: dict[tuple[Value, ...], list[RunResult]]) -> None:
-    """Raise InputError if two runs of a setting have the same seed: that is one run done twice, not a repeat."""
+    """Raise InputError if two runs of a setting have the same seed (and fold): that is one run, not a repeat."""
     for values, group in settings.items():
-        seeds: dict[int, RunResult] = {}
+        known: dict[tuple[int, int | None], RunResult] = {}
         for run in group:
-            if run.seed in seeds:
-                what = " ".join(f"{key}={value}" for key, value in zip(factors, values, strict=True))
+            if (other := known.setdefault((run.seed, run.fold), run)) is not run:
+                what = [f"{key}={value}" for key, value in zip(factors, values, strict=True)]
+                what += [f"seed={run.seed}"] + ([] if run.fold is None else [f"data.fold={run.fold}"])
                 raise InputError(
-                    f"Two runs have {' '.join([what, f'seed={run.seed}']).strip()}, and equal seeds are not repeats: "
-                    f"{seeds[run.seed].folder} and {run.folder}. Remove one, or name the folders to compare."
+                    f"Two runs have {' '.join(what)}, and equal seeds are not repeats: "
+                    f"{other.folder} and {run.folder}. Remove one, or name the folders to compare."
                 )
-            seeds[run.seed] = run
 
 
 def confounded(given: Study) -> list[tuple[str, str]]:

@@ -47,7 +47,7 @@ def curves_figure(study: Study) -> Figure | None:
     axes.xaxis.set_major_locator(MaxNLocator(integer=True))
     axes.set_ylabel(key)
     first = f"the best {len(shown)} of {len(study.settings)} settings: " if len(shown) < len(study.settings) else ""
-    axes.set_title(f"{first}mean over seeds, band from the lowest to the highest seed", fontsize=10)
+    axes.set_title(f"{first}mean over {study.unit}s, band from the lowest to the highest {study.unit}", fontsize=10)
     axes.grid(alpha=0.3)
     axes.legend(loc="center left", bbox_to_anchor=(1, 0.5), fontsize=8)
     return figure
@@ -81,7 +81,7 @@ def dots_figure(study: Study) -> Figure | None:
     values = [run.numbers[metric] for setting in shown for run in setting.runs if metric in run.numbers]
     _limit(axes, values, [setting.summary(metric) for setting in shown])
     axes.set_xlabel(metric)
-    axes.set_title("every run, the mean and its 95 % interval over seeds", fontsize=10)
+    axes.set_title(f"every run, the mean and its 95 % interval over {study.unit}s", fontsize=10)
     axes.grid(axis="x", alpha=0.3)
     return figure
 
@@ -107,7 +107,7 @@ def effects_figure(study: Study) -> Figure | None:
     summaries = [it for means in found.values() for it in means.values()]
     _limit(panels[-1], [it.mean for it in summaries], summaries)
     panels[-1].set_xlabel(study.metric)
-    panels[0].set_title("mean of each value over the other factors, 95 % interval over seeds", fontsize=10)
+    panels[0].set_title(f"mean of each value over the other factors, 95 % interval over {study.unit}s", fontsize=10)
     return figure
 
 

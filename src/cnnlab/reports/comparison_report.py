@@ -32,6 +32,8 @@ METHOD = (
     "averaged within each seed, and tested over seeds. p is corrected by Holm's method: over all factors, over all "
     "pairs of settings, or over all contrasts of an interaction; a difference is significant if p is below 0.05. "
     "Intervals are not corrected.",
+    "Of runs on folds of the data, the folds take the place of the seeds, and several seeds on a fold are averaged. "
+    "Folds share training images, which makes intervals over them too narrow (Bengio and Grandvalet 2004).",
     "gap/<metric> is how much better training was than validation in the last epoch, where training is measured during "
     "the epoch, on augmented images. epochs_to_best counts epochs up to the best one. wall_seconds is the whole run.",
 )
@@ -68,13 +70,15 @@ def settings_table(given: Study) -> tuple[list[str], list[list]]:
 
 def runs_table(given: Study) -> tuple[list[str], list[list]]:
     """Return the head and rows of comparison_runs.csv: a row per run, including those that were left out."""
-    head = ["run", "status", *given.factors, "seed", *given.metrics, "trouble"]
+    folds = ["fold"] if given.unit == "fold" else []
+    head = ["run", "status", *given.factors, "seed", *folds, *given.metrics, "trouble"]
     return head, [
         [
             run.folder.name,
             run.status,
             *(run.value(key) for key in given.factors),
             run.record.get("seed"),
+            *(run.fold for _ in folds),
             *(run.numbers.get(metric) for metric in given.metrics),
             run.trouble or None,
         ]

@@ -60,9 +60,9 @@ def _answer(given: Study, compared: Sequence[Comparison]) -> Section:
     if given.fixed:
         lines.append(f"The same in all: {' '.join(f'{key}={value}' for key, value in given.fixed.items())}")
     lines.append(f"Best: {given.name(leader.values)}, {_interval(leader.summary(given.metric), given.metric)}")
-    if max(len(setting.runs) for setting in given.settings) == 2:
+    if max(len(setting.repeats(given.metric)) for setting in given.settings) == 2:
         lines.append(
-            "Two seeds are few: what they show may be chance, and intervals are wide. Add seeds: seed=0,1,2,3,4"
+            f"Two {given.unit}s are few: what they show may be chance, and intervals are wide. {_add(given, 5)}"
         )
     rivals = [it for it in compared if leader.values in (it.first, it.second)]
     worse = [it for it in rivals if it.tells]
@@ -107,7 +107,7 @@ def _factors(given: Study) -> list[Section]:
     for position, (factor, family) in enumerate(families.items()):
         comparisons = [next(tested) for _ in family]
         if all(it.difference.n < 2 for it in comparisons):
-            text = "cannot tell with n=1: no two of its values share two seeds. Add seeds: seed=0,1,2"
+            text = f"cannot tell with n=1: no two of its values share two {given.unit}s. {_add(given, 3)}"
             lines = [text] if family else []
         else:
             ranked = sorted(comparisons, key=lambda it: (math.isnan(it.p), it.p))
@@ -115,7 +115,7 @@ def _factors(given: Study) -> list[Section]:
         means = given.marginal_means(position) if len(given.factors) > 1 else {}
         centre = sum(it.mean for it in means.values()) / len(means) if means else 0
         rows = [[level, it.n, _interval(it, given.metric), f"{it.mean - centre:+.4f}"] for level, it in means.items()]
-        head = [factor, "seeds", f"{given.metric}, mean over the others", "effect"] if rows else []
+        head = [factor, f"{given.unit}s", f"{given.metric}, mean over the others", "effect"] if rows else []
         found.append(Section(f"Factor {factor}", lines, head, rows))
     return found
 
@@ -135,7 +135,7 @@ def _interaction(given: Study) -> Section:
         lines.append(
             f"{'There is one' if it.tells else 'cannot tell that there is any'}: {first}={a1} minus {first}={a2} is "
             f"{it.difference.mean:.4f} larger with {second}={b1} than with {second}={b2} "
-            f"({_range(it, 2 * given.span)}; the clearest of {len(contrasts)})"
+            f"({_range(it, 2 * given.span, given.unit)}; the clearest of {len(contrasts)})"
         )
     else:
         lines.append("cannot tell with n=1 whether any is more than noise.")
@@ -168,25 +168,35 @@ def _verdict(it: Comparison, given: Study, name: Callable[[Any], str]) -> str:
         name(level) for level in ((it.second, it.first) if given.smaller_is_better else (it.first, it.second))
     )
     if gap.n == 0:
-        return f"cannot tell {better} from {worse}: they share no seed"
+        return f"cannot tell {better} from {worse}: they share no {given.unit}"
     if gap.n == 1:
-        return f"cannot tell {better} from {worse} with n=1: {gap.mean:.4f} apart in the one seed they share"
+        return f"cannot tell {better} from {worse} with n=1: {gap.mean:.4f} apart in the one {given.unit} they share"
     if math.isnan(it.p):
         return (
-            f"cannot tell {better} from {worse}: exactly {gap.mean:.4f} apart in each of {gap.n} seeds, "
+            f"cannot tell {better} from {worse}: exactly {gap.mean:.4f} apart in each of {gap.n} {given.unit}s, "
             "which says nothing about how the difference varies"
         )
     if it.tells:
-        return f"{better} is better than {worse} by {gap.mean:.4f} ({_range(it, given.span)})"
-    return f"cannot tell {better} from {worse}: {gap.mean:.4f} apart ({_range(it, given.span)})"
+        return f"{better} is better than {worse} by {gap.mean:.4f} ({_range(it, given.span, given.unit)})"
+    return f"cannot tell {better} from {worse}: {gap.mean:.4f} apart ({_range(it, given.span, given.unit)})"
 
 
-def _range(it: Comparison, most: float) -> str:
-    """Return the interval of a difference as text, clipped to the largest possible difference `most`."""
+def _add(given: Study, count: int) -> str:
+    """Return what to type for more repeats."""
+    if given.unit == "fold":
+        return f"Run more folds: -m 'data.fold=range({given.runs[0].record['folds']['of']})'"
+    return f"Add seeds: seed={','.join(map(str, range(count)))}"
+
+
+def _range(it: Comparison, most: float, unit: str) -> str:
+    """Return the interval of a difference as text, clipped to the largest possible difference `most`.
+
+    unit: what the repeats differ in, "seed" or "fold".
+    """
     gap = it.difference
     low, high = max(gap.low, -most), min(gap.high, most)
     p = f"p = {it.p:.2g}" if it.p >= 0.0001 else "p < 0.0001"
-    return f"95 % interval {low:.4f} to {high:.4f}, {gap.n} seeds, {p}"
+    return f"95 % interval {low:.4f} to {high:.4f}, {gap.n} {unit}s, {p}"
 
 
 def _interval(it: Summary, metric: str) -> str:

@@ -167,6 +167,7 @@ class RunFolder:
             images=counts,
             classes=len(data.classes),
             split_hash=data.split_hash,
+            **data.division,
             **({"value_ranges": {kind: list(values) for kind, values in data.ranges.items()}} if data.ranges else {}),
         )
         if data.classes:
@@ -178,6 +179,10 @@ class RunFolder:
             self.write_text(f"skipped_{data.unit}.txt", reasons)
         found = ", ".join(f"{count} {name}" for name, count in counts.items())
         log.info("%s: %s%s", data.examples, found, f" in {len(data.classes)} classes" if data.classes else "")
+        if "folds" in data.division:
+            log.info("Fold %(fold)d of %(of)d (from 0) is the validation part.", data.division["folds"])
+        if "groups" in data.division:
+            log.info("Groups: %s.", data.division["groups"])
 
     def write_weights(self) -> "dict[str, Tensor]":
         """Write the best network's weights as a plain state_dict, best_weights.pth, and return them."""

@@ -50,8 +50,21 @@ class RunResult:
         return {name: str(mode) for name, mode in _section(self.record, "modes")}
 
     @property
+    def fold(self) -> int | None:
+        """Number of the fold that the run was validated on; None without folds."""
+        fold = dict(_section(self.record, "folds")).get("fold")
+        return fold if isinstance(fold, int) else None
+
+    @property
+    def repeat(self) -> int:
+        """What distinguishes the repeats of a setting: the fold, or the seed without folds."""
+        return self.seed if self.fold is None else self.fold
+
+    @property
     def split(self) -> str:
-        """Hash of the split into training and validation images."""
+        """Hash of the split into training and validation images; with folds, of the division into all of them."""
+        if self.fold is not None:
+            return str(dict(_section(self.record, "folds")).get("hash"))
         return str(self.record.get("split_hash", "unknown"))
 
     def value(self, key: str) -> Value:

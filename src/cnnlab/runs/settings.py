@@ -17,7 +17,7 @@ LISTS = ("augmentation", "regularization")
 """Config groups from which several options can be chosen together."""
 NUMBERS = ("optimizer.lr", "data.batch_size", "trainer.max_epochs")
 """The most informative numbers that every run has."""
-KEPT_HOW = {"seed", "resume", "trusted_packages", "data.root", "data.num_workers", "data.dataset.root"}
+KEPT_HOW = {"seed", "data.fold", "resume", "trusted_packages", "data.root", "data.num_workers", "data.dataset.root"}
 KEPT_HOW_GROUPS = {"paths", "hydra", "logger", "callbacks", "checkpoint", "sweep", "hparams_search"}
 """Keys and groups that say which repeat a run is, or where and how it is stored, not what is tried."""
 ABSENT = "-"

@@ -68,7 +68,7 @@ def conclude(sweep: Sweep, command: Sequence[str]) -> int:
 
 def _colour(sweep: Sweep) -> str | None:
     """Return the regular expression that colours runs by the value of the first factor."""
-    factor = next((key for key in sweep.record["varies"] if key != "seed"), None)
+    factor = next((key for key in sweep.record["varies"] if key not in ("seed", "data.fold")), None)
     names = [job["name"] for job in sweep.with_status("finished")]
     return tensorboard.colour_of(names, factor, sweep.record["varies"][factor] if factor else ())
 

@@ -2,6 +2,7 @@
 
 import contextlib
 import importlib.util
+import itertools
 import os
 from collections.abc import Sequence
 from pathlib import Path
@@ -79,7 +80,7 @@ def prepare(overrides: Sequence[str], config_dir: str | None = None) -> tuple[Sw
     keys = _own_keys(own)
     sweep = None
     with problems:
-        sweep = _opened(keys, rest)
+        sweep = _opened(keys, rest, searches)
         if sweep is not None:
             _require_own_jobs(sweep, arguments)
     problems.raise_all("The sweep cannot start:")
@@ -89,6 +90,8 @@ def prepare(overrides: Sequence[str], config_dir: str | None = None) -> tuple[Sw
         if keys.get("resume"):
             print(f"{folder} contains no sweep to resume: starting a new one.")
         sweep = _planned(folder, rest, arguments, jobs, searches)
+    elif not searches:
+        _extend(sweep, rest, arguments, jobs)
     total = hydra.sweeper.n_trials + len(sweep.with_status("failed")) if searches else len(sweep.jobs)
     at_once = _at_once(hydra, cfgs, total)
     metric = {"metric": f"val/{cfgs[0].metric}", "mode": cfgs[0].metric_mode}
@@ -209,8 +212,8 @@ def _own_keys(own: Sequence[str]) -> dict[str, Any]:
     return {}
 
 
-def _opened(keys: dict[str, Any], overrides: Sequence[str]) -> Sweep | None:
-    """Return the sweep to resume, None for a new one."""
+def _opened(keys: dict[str, Any], overrides: Sequence[str], searches: bool) -> Sweep | None:
+    """Return the sweep to resume, None for a new one. searches: whether it is a search, which cannot be extended."""
     resumes = keys.get("resume") is True
     if not keys.get("dir"):
         if resumes:
@@ -225,7 +228,7 @@ def _opened(keys: dict[str, Any], overrides: Sequence[str]) -> Sweep | None:
             f"sweep.dir={folder} already holds a sweep. Continue it with sweep.resume=true, or name another folder."
         )
     sweep = Sweep.read(folder)
-    _require_same(sweep, overrides)
+    _require_same(sweep, overrides, may_extend=not searches)
     sweep.require_rest()
     return sweep
 
@@ -241,17 +244,51 @@ def _require_no_other_content(folder: Path) -> None:
         )
 
 
-def _require_same(sweep: Sweep, overrides: Sequence[str]) -> None:
-    """Raise InputError that names the overrides that differ from those of the sweep."""
+def _require_same(sweep: Sweep, overrides: Sequence[str], may_extend: bool) -> None:
+    """Raise InputError that names the overrides that differ from those of the sweep.
+
+    may_extend: whether a key may have more values than in the sweep.
+    """
     stored, given = sweep.record["overrides"], _lasting(overrides)
     gone = [override for override in stored if override not in given]
     new = [override for override in given if override not in stored]
+    if may_extend:
+        values = {split(override).key: _values(override) for override in new}
+        kept = {split(each).key for each in gone if set(_values(each)) <= set(values.get(split(each).key, ()))}
+        gone, new = ([override for override in side if split(override).key not in kept] for side in (gone, new))
     if gone or new:
         differences = [f"it has {' '.join(gone)}"] * bool(gone) + [f"this command has {' '.join(new)}"] * bool(new)
+        how = "overrides, whose keys may have further values" if may_extend else "overrides"
         raise InputError(
-            f"{sweep.folder} is another sweep: {', '.join(differences)}. Resume it with its own overrides, "
+            f"{sweep.folder} is another sweep: {', '.join(differences)}. Resume it with its own {how}, "
             "or name another folder."
         )
+
+
+def _values(override: str) -> list[str]:
+    """Return an override once for each of its values, which is itself if it has one."""
+    with contextlib.suppress(HydraException, InputError):
+        (parsed,) = parse([override]).values()
+        if parsed.is_sweep_override():
+            return swept_values(parsed)
+    return [override]
+
+
+def _extend(sweep: Sweep, overrides: Sequence[str], arguments: Sequence[str], jobs: Sequence[Sequence[str]]) -> None:
+    """Add the jobs that the sweep does not have yet, which come from further values of its keys; nothing is written."""
+    if _lasting(overrides) == sweep.record["overrides"]:
+        return
+    known = {frozenset(job["overrides"]) for job in sweep.jobs}
+    new = {frozenset(job): (job, name) for job, name in zip(jobs, job_names(jobs), strict=True)}
+    new = {key: each for key, each in new.items() if key not in known}
+    taken = {job["name"].lower() for job in sweep.jobs}
+    for number, (job, name) in enumerate(new.values(), 1 + max(job["number"] for job in sweep.jobs)):
+        names = itertools.chain([name], (f"{name}-{count}" for count in itertools.count(2)))
+        unique = next(each for each in names if each.lower() not in taken)
+        taken.add(unique.lower())
+        sweep.add(number, unique, job)
+    varies, fixed = _varies(arguments)
+    sweep.record |= {"overrides": _lasting(overrides), "varies": varies, "fixed": fixed}
 
 
 def _require_own_jobs(sweep: Sweep, arguments: Sequence[str]) -> None:
@@ -290,6 +327,17 @@ def _planned(
     folder: Path, overrides: Sequence[str], arguments: Sequence[str], jobs: Sequence[Sequence[str]], searches: bool
 ) -> Sweep:
     """Return a new sweep with all its jobs; a search has none yet."""
+    varies, fixed = _varies(arguments, searches)
+    sweep = Sweep.create(folder, _lasting(overrides), varies, fixed)
+    if not searches:
+        names = job_names(jobs) if varies else [run_name(job) for job in jobs]
+        for number, (job, name) in enumerate(zip(jobs, names, strict=True)):
+            sweep.add(number, name, job)
+    return sweep
+
+
+def _varies(arguments: Sequence[str], searches: bool = False) -> tuple[dict[str, list[str]], list[str]]:
+    """Return key -> values of what a sweep varies, of a search as typed, and the other overrides."""
     parsed = parse(arguments)
     swept = {key: override for key, override in parsed.items() if override.is_sweep_override()}
     varies = {
@@ -298,13 +346,7 @@ def _planned(
         else [v.partition("=")[2] for v in swept_values(override)]
         for key, override in swept.items()
     }
-    fixed = [line_of(override) for key, override in parsed.items() if key not in swept]
-    sweep = Sweep.create(folder, _lasting(overrides), varies, fixed)
-    if not searches:
-        names = job_names(jobs) if varies else [run_name(job) for job in jobs]
-        for number, (job, name) in enumerate(zip(jobs, names, strict=True)):
-            sweep.add(number, name, job)
-    return sweep
+    return varies, [line_of(override) for key, override in parsed.items() if key not in swept]
 
 
 def _at_once(hydra: DictConfig, cfgs: Sequence[DictConfig], total: int) -> int:

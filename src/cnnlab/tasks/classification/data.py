@@ -36,6 +36,9 @@ class ClassificationData:
     images_per_class: int | None
     train_fraction: float
     sampler: str | None = None
+    folds: int | None = None
+    fold: int | None = None
+    groups: str | None = None
 
 
 ClassificationData.NEEDED = ("name", "dataset")  # type: ignore[attr-defined]

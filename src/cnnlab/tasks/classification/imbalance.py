@@ -73,5 +73,6 @@ def majority_warning(correct: int, counts: np.ndarray, classes: Sequence[str]) -
         return ""
     return (
         f"The accuracy of {correct / total:.4f} (95 % interval {interval.low:.4f} to {interval.high:.4f}) is not "
-        f"significantly above {share:.4f}, which always answering {classes[largest]}, the largest class, would reach."
+        f"significantly above {share:.4f}, the share of the largest class: always answering {classes[largest]} would "
+        "reach it."
     )
