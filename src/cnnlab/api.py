@@ -285,16 +285,17 @@ def apply_changes(cfg: Config, changes: Mapping[str, str], own: Sequence[str] = 
                 *(f"{name}.{entry}" for name in ("data", "paths") for entry in cfg[name] if entry != "dataset"),
             ]
             raise InputError(f"{key} of a run cannot be changed. {nearest([key], known)}")
-        is_path = group == "paths" or rest == ["root"]
+        is_path = group == "paths" or rest[0] in ("root", "file")
         cfg[group][rest[0]] = text if is_path else typed_like(key, text, cfg[group][rest[0]])
     dataset = cfg["data"].get("dataset", cfg["data"])
     if not isinstance(dataset, dict):
         raise InputError(f"data.dataset of the run is {dataset!r}; keys and values are expected.")
+    for name in (key.removeprefix("data.") for key in changes if key.startswith("data.")):
+        if name in dataset:  # an argument of the function that lists the data, which the config has resolved
+            dataset[name] = cfg["data"][name]
     if "data.root" in changes and "root" not in dataset:
         raise InputError(f"data.root cannot be changed: {cfg['data']['name']} has no folder.")
-    if "data.root" in changes:
-        dataset["root"] = cfg["data"]["root"]
-    elif "paths.data_dir" in changes and dataset.get("root"):
+    if "data.root" not in changes and "paths.data_dir" in changes and dataset.get("root"):
         root = Path(dataset["root"])
         if not root.is_relative_to(old_data_dir):
             raise InputError(f"The data of this run are in {root}, not below {old_data_dir}: set data.root instead.")
@@ -345,7 +346,7 @@ def evaluate(
             f"The data have the classes {', '.join(data.classes[:9])}; "
             f"the network knows {', '.join(loaded.classes[:9])}."
         )
-    moved = any(key in changes for key in ("data.root", "paths.data_dir"))
+    moved = any(key in changes for key in ("data.root", "data.file", "paths.data_dir"))
     if not moved and data.split_hash != (stored := read_record(run).get("split_hash", data.split_hash)):
         log.warning(
             "The data are not those of the run (split %s, then %s): the %s images may have been trained on.",

@@ -21,8 +21,11 @@ from cnnlab.errors import InputError
 
 MAX_JOBS = 10_000
 """Largest number of jobs in a sweep; each is composed and checked before the first one starts."""
-PATH_KEYS = {"run", "images", "sgf", "resume", "output", "data.root", "model.weights", "sweep.dir", "hydra.run.dir"}
-"""Keys whose values are paths; they may contain spaces, commas and any other character without extra quotes."""
+PATH_KEYS = {
+    *("run", "images", "sgf", "resume", "output", "data.root", "model.weights", "sweep.dir", "hydra.run.dir"),
+    *("data.file", "data.image_column", "data.label_column", "data.split_column"),
+}
+"""Keys whose values are paths or columns; they may contain spaces, commas and any other character without quotes."""
 PATTERN_KEYS = {"data.groups"}
 """Keys whose values are regular expressions, which need no extra quotes either and are never swept."""
 OF_ONE_COMMAND = ("resume", "resume_schedule", "sweep")

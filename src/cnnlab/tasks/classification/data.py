@@ -10,9 +10,12 @@ from torch import nn
 from cnnlab.config import Config, build
 from cnnlab.config.schema import Target
 from cnnlab.data.datamodule import ImageDataModule, build_data
+from cnnlab.errors import InputError
 from cnnlab.models.inputs import InputSpec
 
-NOT_ARGUMENTS = ("name", "root", "channels", "dataset", "record_cache")
+OF_TABLES = ("file", "image_column", "label_column", "split_column", "bad_rows")
+"""Keys of the data group that only a table has."""
+NOT_ARGUMENTS = ("name", "root", "channels", "dataset", "record_cache", *OF_TABLES)
 """Keys of the data group that are not arguments of build_data."""
 
 
@@ -39,6 +42,11 @@ class ClassificationData:
     folds: int | None = None
     fold: int | None = None
     groups: str | None = None
+    file: str | None = None
+    image_column: str | None = None
+    label_column: str | None = None
+    split_column: str | None = None
+    bad_rows: str | None = None
 
 
 ClassificationData.NEEDED = ("name", "dataset")  # type: ignore[attr-defined]
@@ -52,6 +60,8 @@ def build_images(
     stratified: bool = True,
 ) -> ImageDataModule:
     """Return the images of the config group `data`, at the size that `spec` asks for."""
+    if others := [f"data.{key}" for key in OF_TABLES if key in cfg["data"] and key not in cfg["data"]["dataset"]]:
+        raise InputError(f"{', '.join(others)}: data={cfg['data']['name']} does not read a table. Use data=table.")
     options = {key: value for key, value in cfg["data"].items() if key not in NOT_ARGUMENTS}
     return build_data(
         build(cfg["data"]["dataset"], trusted),
