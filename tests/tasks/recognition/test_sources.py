@@ -70,7 +70,7 @@ def test_ink_is_the_text_that_is_said():
     assert by_text["1"] != by_text["8"]
 
 
-def test_fonts_have_what_their_character_maps_say(tmp_path):
+def test_fonts_have_what_their_character_maps_say(tmp_path, monkeypatch):
     assert characters_of(DEJAVU) == {chr(code) for code in TTFont(DEJAVU).getBestCmap()}
     assert DEJAVU in find_fonts([str(DEJAVU)], "abc")
     with pytest.raises(DataError, match=r"No font of data\.fonts has 中, 文 \(2 of 3 characters\)"):
@@ -78,6 +78,10 @@ def test_fonts_have_what_their_character_maps_say(tmp_path):
     (tmp_path / "broken.ttf").write_bytes(b"not a font")
     with pytest.raises(DataError, match=r"broken\.ttf is not a font"):
         find_fonts(str(tmp_path), "a")
+    monkeypatch.setattr("cnnlab.tasks.recognition.sources.typefaces.installed", list)
+    assert find_fonts(None, "0123456789") == [DEJAVU]  # matplotlib's own
+    with pytest.raises(DataError, match=r"No installed font has all 1 characters of data\.charset\. Install some"):
+        find_fonts(None, "中")
     with pytest.raises(InputError, match="no font named Nonexistent Sans is installed"):
         find_fonts(["Nonexistent Sans"], "a")
     with pytest.raises(InputError, match="folder not found"):

@@ -6,7 +6,7 @@ from pathlib import Path
 from PIL import ImageFont
 
 from cnnlab.errors import DataError, InputError, nearest
-from cnnlab.system.fonts import installed, letters_of
+from cnnlab.system.fonts import DEFAULT, installed, letters_of
 
 SUFFIXES = (".ttf", ".otf", ".ttc")
 ADVICE = "Install some (Debian: apt install fonts-noto-cjk fonts-dejavu; macOS: brew install font-noto-sans-cjk-sc)"
@@ -16,12 +16,13 @@ def find_fonts(wanted: str | Sequence[str] | None, characters: Iterable[str]) ->
     """Return font files that together have all the characters.
 
     wanted: a folder of fonts, or a list of files and of family names as fontconfig knows them; None: every installed
-    font that has all the characters.
+    font that has all the characters, matplotlib's DejaVu Sans among them.
     Raises InputError for unknown names, DataError for files that are not fonts and for characters that no font has.
     """
     letters = {character for character in characters if not character.isspace()}
     if wanted is None:
-        found = [Path(path) for path in installed() if letters <= characters_of(Path(path))]
+        known = dict.fromkeys([*installed(), DEFAULT.path])
+        found = [Path(path) for path in known if letters <= characters_of(Path(path))]
         if not found:
             raise DataError(
                 f"No installed font has all {len(letters)} characters of data.charset. {ADVICE}, or set data.fonts."
