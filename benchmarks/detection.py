@@ -37,7 +37,7 @@ RUNS = Path("outputs/benchmark_detection")
 IMAGENET = ["model.weights=IMAGENET1K_V1", "preprocessing.mean=null", "preprocessing.std=null"]
 TRAINED = {
     "penn_fudan": ["experiment=penn_fudan"],
-    "penn_fudan_imagenet": ["experiment=penn_fudan", *IMAGENET],
+    "penn_fudan_imagenet": ["experiment=penn_fudan", *IMAGENET, "trainer.max_epochs=7"],
     "bccd": ["experiment=bccd"],
     "shapes": ["data=shapes", "model=ssdlite", "data.test_fraction=0.1", "trainer.max_epochs=3"],
 }

@@ -1,11 +1,13 @@
 """Training and evaluation of Mask R-CNN, against the loop of torchvision's detection references on the same network.
 
-    python benchmarks/detection_speed.py [--quick] [--data FOLDER] [--json FILE]
+    python benchmarks/detection_speed.py [--quick] [--data FOLDER] [--json FILE] [--run RUN]
 
 Penn-Fudan, MobileNetV2 with a pyramid of 128 channels, 320 pixels, batches of two, float32, the same weights, images
 and optimizer. Both read, flip and resize images in their own way, in the process that trains:
   reference   torchvision's MaskRCNN with its transform, a batch as lists, masks pasted and scored by pycocotools
   ours        DetectionDataModule, DetectionModule and our scores
+Evaluation is that of the network after the steps measured, which finds a hundred objects in every image, or of RUN, one
+of benchmarks/detection.py's (penn_fudan_imagenet).
 """
 
 import contextlib
@@ -37,6 +39,7 @@ from torchvision.transforms import v2
 
 from cnnlab import experiment
 from cnnlab.config import check, compose, plain_config
+from cnnlab.system.files import load_tensors
 from cnnlab.tasks.detection.annotated import AnnotatedImages
 from cnnlab.tasks.detection.backbones import freeze_norms
 from cnnlab.tasks.detection.detector_weights import renamed
@@ -49,10 +52,12 @@ LEVELS = {"3": "0", "6": "1", "13": "2", "18": "3"}
 
 
 def main() -> None:
-    given = arguments(__doc__.splitlines()[0]).parse_args()
+    parser = arguments(__doc__.splitlines()[0])
+    parser.add_argument("--run", type=Path, metavar="RUN", help="a run folder whose network is evaluated")
+    given = parser.parse_args()
     logging.getLogger("lightning.pytorch").setLevel(logging.ERROR)
     warnings.filterwarnings("ignore")
-    warm_up, steps, rounds, images = (1, 3, 2, 6) if given.quick else (20, 10, 5, 50)
+    steps, rounds, images = (3, 2, 6) if given.quick else (10, 5, 50)
     with TemporaryDirectory() as folder:
         built = build(given.data, Path(folder))
     peer = reference_network()
@@ -60,8 +65,8 @@ def main() -> None:
     torch.manual_seed(0)
     ours, theirs = our_steps(built), reference_steps(peer, built.data.parts.train)
     training = interleaved({"reference": timed(theirs, steps), "ours": timed(ours, steps)}, rounds)
-    for _ in range(warm_up):  # until the network finds something, so that there are masks to score
-        next(ours)
+    if given.run:
+        built.module.network.load_state_dict(load_tensors(given.run / "best_weights.pth"))
     peer.load_state_dict(peer_state(peer, built.module.network))
     test = built.data.parts.test.subset(range(images))
     found: dict[str, float] = {}
@@ -72,7 +77,7 @@ def main() -> None:
         },
         2,
     )
-    print(f"mask AP after some steps: {found}")
+    print(f"mask AP: {found}")
     ratios = {
         "training step: reference / ours": ratio(training["reference"], training["ours"]),
         "evaluation: reference / ours": ratio(evaluation["reference"], evaluation["ours"]),
