@@ -21,7 +21,7 @@ LISTS = ("augmentation", "regularization", "logger")
 NEEDED = {
     "model=torchvision": ["model.name=efficientnet_b0"],
     "model=timm": ["model.name=resnet10t"],
-    "data=text_table": ["data.file=words.tsv"],
+    **{f"data={name}": ["data.file=words.tsv"] for name in ("table", "text_table")},
     **{f"data={name}": ["data.root=photos"] for name in ("image_folder", "coco_folder", "voc_folder", "yolo_folder")},
     **{f"model={name}": ["data=text_lines"] for name in ("crnn", "conv_transformer")},
     **{
