@@ -1,7 +1,7 @@
 """Choose the examples of each epoch and their order, and continue a resumed epoch at the right batch."""
 
 import itertools
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import lightning as L
@@ -14,6 +14,8 @@ from cnnlab.seeds import derive
 
 Draw = tuple[int, int]
 """An epoch and the index of an example; together with the seed they determine its augmentation."""
+WINDOW = 8
+"""Number of batches within which examples are sorted by their shape."""
 
 
 class EpochSampler(Sampler[Draw]):
@@ -94,6 +96,31 @@ class EpochBatches(BatchSampler):
 
     def __iter__(self) -> Iterator[list]:
         return itertools.islice(super().__iter__(), self.first, None)
+
+
+class GroupedBatches(EpochBatches):
+    """The batches of an epoch, of examples of similar shape, so that little of a batch is padding.
+
+    Draws are sorted by `shape_of`, width over height or the reverse, within windows of several batches, and the batches
+    of a window are shuffled: the examples of an epoch and the number of batches stay the same.
+    """
+
+    def __init__(self, batches: EpochBatches, shape_of: Callable[[Draw], float]) -> None:
+        super().__init__(batches.sampler, batches.batch_size, batches.drop_last)
+        self.shape_of = shape_of
+
+    def __iter__(self) -> Iterator[list]:
+        return itertools.islice(self._grouped(), self.first, None)
+
+    def _grouped(self) -> Iterator[list]:
+        draws: list[Any] = list(self.sampler)
+        if self.drop_last:
+            draws = draws[: len(draws) // self.batch_size * self.batch_size]
+        window = WINDOW * self.batch_size
+        for start in range(0, len(draws), window):
+            part = sorted(draws[start : start + window], key=self.shape_of)
+            batches = [part[first : first + self.batch_size] for first in range(0, len(part), self.batch_size)]
+            yield from (batches[place] for place in np.random.default_rng(part[0]).permutation(len(batches)))
 
 
 class ResumedEpochs:

@@ -12,10 +12,9 @@ from in_process import parts_of_a_run, train_in_process
 from torch.utils.data import SequentialSampler
 
 from cnnlab import api
-from cnnlab.data.sampling import EpochBatches
+from cnnlab.data.sampling import EpochBatches, GroupedBatches
 from cnnlab.system.files import load_tensors
 from cnnlab.tasks.detection.annotated import AnnotatedFiles
-from cnnlab.tasks.detection.data import GroupedBatches
 from cnnlab.tasks.detection.scores import Scores
 from cnnlab.tasks.detection.truth import truth
 
@@ -120,7 +119,7 @@ def test_batches_hold_images_of_similar_shape():
             return iter([(0, index) for index in np.random.default_rng(3).permutation(70).tolist()])
 
     plain = EpochBatches(Sampler(range(70)), 4, False)
-    grouped = list(GroupedBatches(plain, images))
+    grouped = list(GroupedBatches(plain, lambda draw: images.size(draw[1])[0] / images.size(draw[1])[1]))
     assert sorted(index for batch in grouped for _, index in batch) == list(range(70))
     assert len(grouped) == len(plain)
 

@@ -1,7 +1,6 @@
 """The DataModule of detection: images of any size with their objects, resized, augmented and padded to batches."""
 
 import hashlib
-import itertools
 import logging
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -17,7 +16,7 @@ from cnnlab.config import Config, build
 from cnnlab.config.schema import Target
 from cnnlab.data.datamodule import DataModule, check_loading
 from cnnlab.data.levels import NO_RANGES, Ranges
-from cnnlab.data.sampling import Draw, EpochBatches
+from cnnlab.data.sampling import Draw, EpochBatches, GroupedBatches
 from cnnlab.data.splitting import content_hash
 from cnnlab.errors import DataError, InputError
 from cnnlab.models.inputs import InputSpec
@@ -31,8 +30,6 @@ from cnnlab.tasks.detection.truth import require_codec
 
 log = logging.getLogger(__name__)
 PARTS = ("train", "val", "test")
-WINDOW = 8
-"""Batches within which images are sorted by shape."""
 
 
 @dataclass
@@ -148,7 +145,10 @@ class DetectionDataModule(DataModule):
 
     def train_batches(self, sampler: Any) -> EpochBatches:
         batches = super().train_batches(sampler)
-        return batches if self.fit.square else GroupedBatches(batches, self.parts.train)
+        if self.fit.square:
+            return batches
+        sizes = [self.parts.train.size(index) for index in range(len(self.parts.train))]
+        return GroupedBatches(batches, lambda draw: sizes[draw[1]][0] / sizes[draw[1]][1])
 
     def listing(self, part: AnnotatedImages) -> Iterator[str]:
         return (part.name(index) for index in range(len(part)))
@@ -165,31 +165,6 @@ class DetectionDataModule(DataModule):
         dataset = self.eval_dataset(self.parts.train)
         for index in range(len(dataset)):
             yield dataset[(0, index)][0][None].float() / 255
-
-
-class GroupedBatches(EpochBatches):
-    """The batches of an epoch, of images of similar shape, so that little of a batch is padding.
-
-    Draws are sorted by aspect ratio within windows of several batches, and the batches of a window are shuffled: the
-    examples of an epoch and the number of batches stay the same.
-    """
-
-    def __init__(self, batches: EpochBatches, images: AnnotatedImages) -> None:
-        super().__init__(batches.sampler, batches.batch_size, batches.drop_last)
-        self.aspects = [images.size(index)[0] / images.size(index)[1] for index in range(len(images))]
-
-    def __iter__(self) -> Iterator[list]:
-        return itertools.islice(self._grouped(), self.first, None)
-
-    def _grouped(self) -> Iterator[list]:
-        draws: list[Any] = list(self.sampler)
-        if self.drop_last:
-            draws = draws[: len(draws) // self.batch_size * self.batch_size]
-        window = WINDOW * self.batch_size
-        for start in range(0, len(draws), window):
-            part = sorted(draws[start : start + window], key=lambda draw: self.aspects[draw[1]])
-            batches = [part[first : first + self.batch_size] for first in range(0, len(part), self.batch_size)]
-            yield from (batches[place] for place in np.random.default_rng(part[0]).permutation(len(batches)))
 
 
 class DetectionDataset(Dataset):

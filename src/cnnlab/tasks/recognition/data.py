@@ -1,7 +1,6 @@
 """The DataModule of recognition: lines of any width, resized to the network's height, augmented and padded."""
 
 import hashlib
-import itertools
 import logging
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
@@ -20,7 +19,7 @@ from cnnlab.config.schema import Target
 from cnnlab.data.datamodule import DataModule, check_loading
 from cnnlab.data.images import ImageFiles
 from cnnlab.data.levels import NO_RANGES, Ranges
-from cnnlab.data.sampling import Draw, EpochBatches
+from cnnlab.data.sampling import Draw, EpochBatches, GroupedBatches
 from cnnlab.data.scanning import scan
 from cnnlab.data.splitting import content_hash, fractions_to_take, share_of
 from cnnlab.errors import DataError, InputError
@@ -32,8 +31,6 @@ from cnnlab.tasks.recognition.lines import LineFiles, Lines, LineSplits
 
 log = logging.getLogger(__name__)
 PARTS = ("train", "val", "test")
-WINDOW = 8
-"""Batches within which lines are sorted by their width."""
 MIRRORING = (v2.RandomHorizontalFlip, v2.RandomVerticalFlip)
 
 
@@ -149,7 +146,8 @@ class LinesDataModule(DataModule):
         return LinesDataset(self, part, None)
 
     def train_batches(self, sampler: Any) -> EpochBatches:
-        return BatchesOfSimilarWidth(super().train_batches(sampler), self.parts.train)
+        lines = self.parts.train
+        return GroupedBatches(super().train_batches(sampler), lambda draw: lines.aspect(draw[1], draw[0]))
 
     def listing(self, part: Lines) -> Iterator[str]:
         return (part.name(index) for index in range(len(part)))
@@ -193,31 +191,6 @@ class LinesDataset(Dataset):
             with derived_rng(self.seed, "augmentation", epoch, index):
                 pixels = self.augmentation(pixels)
         return widened(pixels, STRIDE * columns_needed(classes)), classes
-
-
-class BatchesOfSimilarWidth(EpochBatches):
-    """The batches of an epoch, of lines of similar width, so that little of a batch is padding.
-
-    Draws are sorted by width within windows of several batches, and the batches of a window are shuffled: the examples
-    of an epoch and the number of batches stay the same.
-    """
-
-    def __init__(self, batches: EpochBatches, lines: Lines) -> None:
-        super().__init__(batches.sampler, batches.batch_size, batches.drop_last)
-        self.lines = lines
-
-    def __iter__(self) -> Iterator[list]:
-        return itertools.islice(self._grouped(), self.first, None)
-
-    def _grouped(self) -> Iterator[list]:
-        draws: list[Any] = list(self.sampler)
-        if self.drop_last:
-            draws = draws[: len(draws) // self.batch_size * self.batch_size]
-        window = WINDOW * self.batch_size
-        for start in range(0, len(draws), window):
-            part = sorted(draws[start : start + window], key=lambda draw: self.lines.aspect(draw[1], draw[0]))
-            batches = [part[first : first + self.batch_size] for first in range(0, len(part), self.batch_size)]
-            yield from (batches[place] for place in np.random.default_rng(part[0]).permutation(len(batches)))
 
 
 def padded(images: Sequence[Tensor]) -> Tensor:
