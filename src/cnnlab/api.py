@@ -285,8 +285,8 @@ def apply_changes(cfg: Config, changes: Mapping[str, str], own: Sequence[str] = 
                 *(f"{name}.{entry}" for name in ("data", "paths") for entry in cfg[name] if entry != "dataset"),
             ]
             raise InputError(f"{key} of a run cannot be changed. {nearest([key], known)}")
-        is_path = group == "paths" or rest[0] in ("root", "file")
-        cfg[group][rest[0]] = text if is_path else typed_like(key, text, cfg[group][rest[0]])
+        is_text = group == "paths" or rest[0] in ("root", "file", "groups")
+        cfg[group][rest[0]] = text if is_text else typed_like(key, text, cfg[group][rest[0]])
     dataset = cfg["data"].get("dataset", cfg["data"])
     if not isinstance(dataset, dict):
         raise InputError(f"data.dataset of the run is {dataset!r}; keys and values are expected.")

@@ -179,6 +179,25 @@ def test_a_class_in_one_group_cannot_be_divided():
         parts_of(images, Division(groups=PATIENT), val=0.4)
 
 
+@pytest.mark.parametrize("division", [Division(groups=PATIENT), Division(2, 0)])
+def test_one_class_cannot_be_divided(division):
+    images = files_of([f"p{number}_0.png" for number in range(20)], [0] * 20)
+    with pytest.raises(DataError, match="only one class"):
+        parts_of(images, division)
+
+
+def test_copies_in_two_classes_are_named(caplog):
+    images = replace(patients(20), digests=None)
+    other = int(np.flatnonzero(images.labels != images.labels[0])[20])
+    digests = ["same" if index in (0, other) else str(index) for index in range(len(images))]
+    with caplog.at_level(logging.WARNING):
+        options = {"val_fraction": 0.2, "test_fraction": 0.0, "split_seed": 0}
+        parts, _ = divide(Splits(images), digests, Division(groups=PATIENT), **options)
+    assert f"two classes: {images.name(0)} = {images.name(other)}. Its copies stay in one part" in caplog.text
+    sides = [{path.name for path in part.paths} for part in (parts.train, parts.val)]
+    assert any({images.name(0), images.name(other)} <= side for side in sides)
+
+
 def test_folds_and_a_published_validation_part_are_refused():
     images = patients(10)
     with pytest.raises(InputError, match="the data publish a validation part of"):

@@ -2,6 +2,7 @@
 
 import contextlib
 import functools
+import gzip
 import json
 
 import numpy as np
@@ -17,6 +18,7 @@ from cnnlab.api import load_run
 from cnnlab.cli.cache import listing
 from cnnlab.data.images import ImageArray
 from cnnlab.data.scanning import _load
+from cnnlab.data.sources.table import table
 from cnnlab.data.splitting import select
 from cnnlab.data.store import Store
 from cnnlab.errors import CnnlabError
@@ -54,6 +56,26 @@ def test_scan_of_a_folder(tmp_path, contents):
     for size, time, digest in _load(tmp_path / "scan.json").values():
         assert int(digest, 16) >= 0
         assert [size, time] != [10, 20] or len(digest) == 32
+
+
+TABLE = '\ufeffimage;label;part\r\na.png;\'1\';train\n"b.png";"x\ny";val\n../c.png;z;\n'
+CELLS = st.lists(st.text(max_size=6) | st.sampled_from(["image", "label", "part", "a.png", "train", "1", "²", "\0"]))
+
+
+@given(
+    damaged(TABLE.encode())
+    | damaged(gzip.compress(TABLE.encode()))
+    | st.binary(max_size=60).map(b"PAR1".__add__)
+    | st.lists(CELLS, max_size=5).map(lambda rows: "\n".join(map(",".join, rows)).encode(errors="replace"))
+)
+@fuzzed
+def test_table(tmp_path, contents):
+    (tmp_path / "a.png").touch()
+    (tmp_path / "labels.csv").write_bytes(contents)
+    for options in ({"split_column": "part"}, {"bad_rows": "skip", "groups": "part"}):
+        with contextlib.suppress(CnnlabError):
+            images = table(str(tmp_path / "labels.csv"), **options).train
+            assert [images.name(index) for index in range(len(images))] == ["a.png"]
 
 
 TENSORS = st.sampled_from([torch.zeros(()), torch.zeros(3), torch.ones(1, 1, 1), torch.zeros(1, 8, 8), torch.eye(2)])

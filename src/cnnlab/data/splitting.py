@@ -4,7 +4,7 @@ import difflib
 import hashlib
 import logging
 import math
-from collections import defaultdict
+from collections import Counter, defaultdict
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol
@@ -66,11 +66,9 @@ def split(
     Raises InputError for fractions that leave nothing to train on, and DataError that names the class if one has too
     few images.
     """
-    images = published.train
     fractions = fractions_to_take(published, val_fraction, test_fraction)
-    if stratified and len(images.classes) < 2:
-        raise DataError(f"The data have only one class ({', '.join(images.classes)}). A classifier needs at least two.")
-    return _parts(published, _take(images, digests, fractions, split_seed, stratified))
+    _require_classes(published.train, stratified)
+    return _parts(published, _take(published.train, digests, fractions, split_seed, stratified))
 
 
 @dataclass(frozen=True)
@@ -132,6 +130,7 @@ def divide(
         )
         return whole, {}
     fractions = fractions_to_take(published, val_fraction, test_fraction)
+    _require_classes(images, stratified)
     names, others = None, []
     if division.groups is not None:
         names, *others = group_names([images, *filter(None, (published.val, published.test))], division.groups)
@@ -141,6 +140,7 @@ def divide(
     if names is None:
         chosen = _take(images, digests, fractions, split_seed, stratified)
     else:
+        _warn_of_twins(images, digests)
         shares = {"train": 1 - sum(fractions.values()), **fractions}
         chosen = split_units(labels, units, {part: share for part, share in shares.items() if share}, split_seed)
     record: dict[str, Any] = {}
@@ -155,6 +155,11 @@ def divide(
         require_classes(labels, chosen, classes)
         record["groups"] = on_two_sides([*([names[index] for index in part] for part in chosen.values()), *others])
     return _parts(published, chosen), record
+
+
+def _require_classes(images: LabelledImages, stratified: bool) -> None:
+    if stratified and len(images.classes) < 2:
+        raise DataError(f"The data have only one class ({', '.join(images.classes)}). A classifier needs at least two.")
 
 
 def _parts(published: Splits, chosen: dict[str, list[int]]) -> Splits:
@@ -295,18 +300,20 @@ def names_hash(parts: Sequence[Named | None]) -> str:
 
 def _without_twins(images: LabelledImages, digests: Sequence[str]) -> np.ndarray:
     """Return a mask of the images whose content no other image has; warn about duplicates in different classes."""
+    _warn_of_twins(images, digests)
+    counts = Counter(digests)
+    return np.array([counts[digest] == 1 for digest in digests], bool)
+
+
+def _warn_of_twins(images: LabelledImages, digests: Sequence[str]) -> None:
+    """Warn about images of equal content in different classes."""
     groups: dict[str, list[int]] = defaultdict(list)
     for index, digest in enumerate(digests):
         groups[digest].append(index)
-    single = np.ones(len(images), bool)
     for twins in groups.values():
-        if len(twins) == 1:
-            continue
-        single[twins] = False
         if len({images.labels[index].item() for index in twins}) > 1:
             names = " = ".join(images.name(index) for index in twins)
             log.warning("The same image is in two classes: %s. Its copies stay in one part of the split.", names)
-    return single
 
 
 def _too_few(name: str, members: np.ndarray, single: np.ndarray) -> str:

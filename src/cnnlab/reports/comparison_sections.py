@@ -184,7 +184,7 @@ def _verdict(it: Comparison, given: Study, name: Callable[[Any], str]) -> str:
 def _add(given: Study, count: int) -> str:
     """Return what to type for more repeats."""
     if given.unit == "fold":
-        return f"Run more folds: -m 'data.fold=range({given.runs[0].record['folds']['of']})'"
+        return f"Run more folds: -m 'data.fold=range({given.runs[0].record['folds'].get('of')})'"
     return f"Add seeds: seed={','.join(map(str, range(count)))}"
 
 

@@ -5,6 +5,7 @@ import gzip
 import io
 import logging
 import os
+import re
 import zlib
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -127,8 +128,8 @@ def _splits(
 
 def in_order(labels: set[str]) -> list[str]:
     """Return labels in alphabetical order, or by size if all are whole numbers."""
-    numbers = all(label.lstrip("-").isdecimal() for label in labels)
-    return sorted(labels, key=int) if numbers else sorted(labels)
+    are_numbers = all(re.fullmatch(r"-?\d{1,18}", label) for label in labels)
+    return sorted(labels, key=lambda label: (int(label), label)) if are_numbers else sorted(labels)
 
 
 def _group_column(found: Table, groups: str | None) -> list[str] | None:
