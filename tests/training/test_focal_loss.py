@@ -14,6 +14,7 @@ from torchvision.ops import sigmoid_focal_loss
 from cnnlab.api import load_run
 from cnnlab.errors import InputError
 from cnnlab.tasks.classification import Classification
+from cnnlab.tasks.classification.imbalance import own_share, warn_of_smoothing
 from cnnlab.training.focal_loss import FocalLoss
 
 SHORT = ("trainer.max_epochs=1", "trainer.limit_train_batches=3", "trainer.limit_val_batches=2")
@@ -100,6 +101,23 @@ def test_given_weights_are_those_of_torch(loss, expected, tmp_path):
     weight = torch.tensor(given, dtype=torch.float32)
     assert module.train_loss(outputs, targets).item() == pytest.approx(expected(outputs, targets, weight).item())
     assert not {key for key in module.state_dict() if "loss.weight" in key}
+
+
+def test_smoothing_that_takes_the_target_from_common_classes_is_warned_of(caplog):
+    """The gradient of torch's loss at even outputs says what the target is: softmax minus target, times the weights."""
+    weights = [0.6, 0.6, 30.0, 30.0, 0.6]
+    outputs = torch.zeros(1, 5, dtype=torch.float64, requires_grad=True)
+    weight = torch.tensor(weights, dtype=torch.float64)
+    cross_entropy(outputs, torch.tensor([0]), weight, label_smoothing=0.1).backward()
+    mass = weight[0] * 0.9 + 0.02 * weight.sum()
+    target = 0.2 - outputs.grad[0] * weight[0] / mass
+    assert target.sum().item() == pytest.approx(1)
+    assert own_share(weights, 0.1) == pytest.approx(target[0].item())
+    warn_of_smoothing(weights, 0.1)
+    assert f"is only {100 * target[0].item():.0f} % that class" in caplog.text
+    caplog.clear()
+    warn_of_smoothing([1.0, 1.5, 0.0], 0.1)
+    assert not caplog.text
 
 
 @pytest.mark.parametrize(

@@ -14,6 +14,8 @@ from cnnlab.errors import InputError
 log = logging.getLogger(__name__)
 UNEVEN = 2.0
 """How many times as large as the smallest class the largest one is if classes are called uneven."""
+LEAST_SHARE = 0.8
+"""Share of its own class in an image's target below which label smoothing is warned of."""
 NAMED = 12
 """Number of classes up to which the log names the weight of each."""
 
@@ -50,6 +52,28 @@ def given_weights(given: Any, classes: Sequence[str]) -> np.ndarray:
     if not all(math.isfinite(weight) and weight >= 0 for weight in given) or not any(given):
         raise InputError(f"loss.class_weights={given}: a weight may not be negative, and not all may be 0.")
     return np.array(given, float)
+
+
+def own_share(weights: Sequence[float], smoothing: float) -> float:
+    """Return the share of its own class in the weighted target of an image of the class of least weight.
+
+    torch multiplies the target of each class by its weight, and so the small share that smoothing gives a class of
+    large weight. Classes of weight 0 are left out: their images do not count.
+    """
+    counted = [weight for weight in weights if weight]
+    spread = smoothing / len(weights) * sum(weights)
+    own = (1 - smoothing) * min(counted)
+    return (own + smoothing / len(weights) * min(counted)) / (own + spread)
+
+
+def warn_of_smoothing(weights: Sequence[float], smoothing: float) -> None:
+    """Warn if label smoothing takes the target of some images away from their own class."""
+    if (share := own_share(weights, smoothing)) < LEAST_SHARE:
+        log.warning(
+            "loss.class_weights and label smoothing: weights count for the smoothed shares as well, so that the target "
+            "of an image of the class of least weight is only %.0f %% that class. Use one of the two.",
+            100 * share,
+        )
 
 
 def unevenness(counts: Sequence[int] | np.ndarray) -> float:

@@ -16,7 +16,7 @@ from cnnlab.errors import InputError
 from cnnlab.models.inputs import InputSpec
 from cnnlab.tasks.base import Pretrained, Task
 from cnnlab.tasks.classification.data import ClassificationData, build_images
-from cnnlab.tasks.classification.imbalance import class_weights
+from cnnlab.tasks.classification.imbalance import class_weights, warn_of_smoothing
 from cnnlab.tasks.classification.module import Classifier
 from cnnlab.tasks.classification.predictions import Ranking
 from cnnlab.tasks.classification.pretrained import pretrained_classifier
@@ -85,6 +85,8 @@ class Classification(Task):
                 f"loss.class_weights is not possible: {type(loss).__name__} takes no weights. Use loss=cross_entropy, "
                 "focal, nll or multi_margin."
             ) from error
+        if recipe.class_weights and recipe.label_smoothing:
+            warn_of_smoothing(recipe.class_weights, recipe.label_smoothing)
 
     def evaluate(self, module: TaskModule, data: DataModule, part: Any, options: Any) -> Scored:
         return score(module, data, part)
