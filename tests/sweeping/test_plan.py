@@ -247,6 +247,17 @@ def test_further_seeds_extend_a_sweep(here, tasks, capsys):
     assert len(tasks["folders"]) == 2
 
 
+def test_a_sweep_with_the_default_seed_is_extended_by_seeds(here, tasks):
+    """Its runs, which did not set the seed, are those of seed 0; those of an unknown seed cannot be extended."""
+    assert train("-m", *DIGITS, "init=zero,orthogonal", "sweep.dir=s") == 0
+    for seeds, count in (("0,1", 4), ("0,1,2", 6)):
+        assert train("-m", *DIGITS, "init=zero,orthogonal", f"seed={seeds}", "sweep.dir=s", "sweep.resume=true") == 0
+        assert len(tasks["folders"]) == len(sweep_json(here / "s")["jobs"]) == count
+    tried = [(cfg.init.name, cfg.seed) for cfg in tasks["cfgs"]]
+    assert sorted(tried) == [(init, seed) for init in ("orthogonal", "zero") for seed in range(3)]
+    assert train("-m", *DIGITS, "init=zero,orthogonal", "optimizer.lr=1,2", "sweep.dir=s", "sweep.resume=true") == 2
+
+
 def test_further_values_of_two_keys_extend_a_sweep(here, tasks):
     first = [*DIGITS, "data.folds=3", "data.fold=0,1", "init=zero"]
     assert train("-m", *first, "sweep.dir=s") == 0

@@ -10,6 +10,7 @@ from typing import Any
 
 from hydra.errors import HydraException
 from omegaconf import DictConfig, OmegaConf
+from omegaconf.errors import OmegaConfBaseException
 
 from cnnlab.config import check, compose, quoted
 from cnnlab.config.hydra_compat import BASIC_SWEEPER
@@ -80,7 +81,7 @@ def prepare(overrides: Sequence[str], config_dir: str | None = None) -> tuple[Sw
     keys = _own_keys(own)
     sweep = None
     with problems:
-        sweep = _opened(keys, rest, searches)
+        sweep = _opened(keys, rest, searches, config_dir)
         if sweep is not None:
             _require_own_jobs(sweep, arguments)
     problems.raise_all("The sweep cannot start:")
@@ -212,7 +213,7 @@ def _own_keys(own: Sequence[str]) -> dict[str, Any]:
     return {}
 
 
-def _opened(keys: dict[str, Any], overrides: Sequence[str], searches: bool) -> Sweep | None:
+def _opened(keys: dict[str, Any], overrides: Sequence[str], searches: bool, config_dir: str | None) -> Sweep | None:
     """Return the sweep to resume, None for a new one. searches: whether it is a search, which cannot be extended."""
     resumes = keys.get("resume") is True
     if not keys.get("dir"):
@@ -228,6 +229,8 @@ def _opened(keys: dict[str, Any], overrides: Sequence[str], searches: bool) -> S
             f"sweep.dir={folder} already holds a sweep. Continue it with sweep.resume=true, or name another folder."
         )
     sweep = Sweep.read(folder)
+    if not searches:
+        _write_defaults_out(sweep, overrides, config_dir)
     _require_same(sweep, overrides, may_extend=not searches)
     sweep.require_rest()
     return sweep
@@ -242,6 +245,24 @@ def _require_no_other_content(folder: Path) -> None:
         raise InputError(
             f"sweep.dir={folder} holds runs that are not of a sweep, such as {other.parent.name}: name another folder."
         )
+
+
+def _write_defaults_out(sweep: Sweep, overrides: Sequence[str], config_dir: str | None) -> None:
+    """Add to the sweep and its jobs, as if typed, the values of keys that only this command sweeps; nothing is written.
+
+    A sweep that did not set the seed, which is 0 then, can so be extended by seed=0,1,2.
+    """
+    known = {split(override).key for override in sweep.record["overrides"]}
+    new = [each for each in _lasting(overrides) if split(each).key not in known and _values(each) != [each]]
+    if not new or not sweep.jobs:
+        return
+    with contextlib.suppress(InputError, OmegaConfBaseException):
+        cfg = compose(sweep.jobs[0]["overrides"], config_dir)
+        for override in new:
+            default = f"{split(override).key}={OmegaConf.select(cfg, split(override).key)}"
+            if default in _values(override):
+                for known_overrides in (sweep.record["overrides"], *(job["overrides"] for job in sweep.jobs)):
+                    known_overrides.append(default)
 
 
 def _require_same(sweep: Sweep, overrides: Sequence[str], may_extend: bool) -> None:
