@@ -57,9 +57,9 @@ class Classification(Task):
 
     def class_weights(self, given: Any, data: DataModule) -> list[float]:
         if given == "balanced" and getattr(data, "sampler", None) == "balanced":
-            log.warning(
-                "loss.class_weights=balanced and data.sampler=balanced both make up for rare classes, so that these "
-                "count more than the others: usually one of the two is meant."
+            log.info(
+                "loss.class_weights=balanced and data.sampler=balanced both make up for rare classes: together they "
+                "let these count more than the others."
             )
         return class_weights(given, data.parts.train.labels, data.classes)
 
