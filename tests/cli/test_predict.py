@@ -151,7 +151,7 @@ def test_animation_and_transparency_are_no_obstacle(quick_run, tmp_path):
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (["images=x"], "run=... is required"),
+        (["images=x"], "needs run=FOLDER, or model=... with model.weights=..."),
         (["run=nowhere", "images=x"], "is not a run"),
         (["run={run}", "images={photos}", "topk=3"], "Unknown key topk of predict. Did you mean top_k"),
         (["run={run}", "images={photos}", "top_k=many"], "top_k=many is not of type int"),

@@ -55,7 +55,7 @@ def test_classifier_takes_pooled_vectors_where_the_network_pools():
     cut = Cut(network, "classifier", images(2))
     assert cut.prefix(images()).shape == (3, 1280)
     assert cut.tail(cut.prefix(images())).shape == (3, 5)
-    assert not any(isinstance(layer, nn.BatchNorm2d) for layer in cut._prefix.modules())
+    assert not any(isinstance(layer, nn.BatchNorm2d) for layer in cut.prefix_network.modules())
 
 
 def test_tail_trains_the_parameters_of_the_network():

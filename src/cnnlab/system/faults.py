@@ -87,7 +87,7 @@ KNOWN = (
     Known("pickle zipfile tarfile zlib lzma safetensors PIL", "", DataError, DAMAGED),
     Known("torch._dynamo torch._inductor", "", InputError, COMPILE),
     Known("torch.distributed", "", DataError, BETWEEN),
-    Known("lightning", "", InputError, "{}."),
+    Known("lightning", "", InputError, "trainer: {}."),
     Known("mlflow", r"URI|maintenance mode", InputError, MLFLOW),  # that of logger.mlflow.tracking_uri
     Known("mlflow", "", DataError, MLFLOW),
     Known("wandb", "", DataError, WANDB),

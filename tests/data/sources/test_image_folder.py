@@ -90,11 +90,11 @@ def test_only_one_part_may_be_published(tmp_path, part):
 
 
 def test_folder_beside_the_parts_is_reported(tmp_path, caplog):
-    put(tmp_path, "train/a/1.jpg", "train/b/2.jpg", "holdout/a/3.jpg", "holdout/b/4.jpg")
+    put(tmp_path, "train/a/1.jpg", "train/b/2.jpg", "spare/a/3.jpg", "spare/b/4.jpg")
     with caplog.at_level(logging.WARNING, "cnnlab"):
         splits = image_folder(str(tmp_path))
     assert (splits.val, splits.test) == (None, None)
-    assert [record.getMessage() for record in caplog.records] == [f"Ignored holdout in {tmp_path}: only train is used."]
+    assert [record.getMessage() for record in caplog.records] == [f"Ignored spare in {tmp_path}: only train is used."]
 
 
 def test_class_may_be_called_train(tmp_path):
