@@ -32,7 +32,7 @@ class Options:
     run: run folder.
     split: train, val or test.
     engine: what computes the network: torch, onnxruntime, openvino, or auto for the fastest; null: as the run's
-    speed.engine.
+    speed.engine, or torch for scores that are in run.json, so that they agree in every digit.
     trusted_packages: your own packages that define the network.
     """
 
