@@ -140,7 +140,8 @@ class KeptLogging:
     def __exit__(self, *error: object) -> None:
         root = logging.getLogger()
         for handler in set(root.handlers) - set(self.handlers):
-            handler.close()
+            if isinstance(handler, logging.FileHandler):  # absl's handler would close pytest's own stderr
+                handler.close()
         root.handlers[:] = self.handlers
         root.setLevel(self.level)
         logging.raiseExceptions = self.raises
