@@ -140,8 +140,7 @@ class KeptLogging:
     def __exit__(self, *error: object) -> None:
         root = logging.getLogger()
         for handler in set(root.handlers) - set(self.handlers):
-            if isinstance(handler, logging.FileHandler):  # absl's handler would close pytest's own stderr
-                handler.close()
+            handler.close()
         root.handlers[:] = self.handlers
         root.setLevel(self.level)
         logging.raiseExceptions = self.raises
