@@ -2,6 +2,7 @@
 
 import gc
 import os
+import sys
 import urllib.request
 from collections.abc import Iterator
 from pathlib import Path
@@ -12,9 +13,13 @@ os.environ.setdefault("OMP_NUM_THREADS", "1")
 # What Numba compiles stays beside the code, not in the cache folder of whoever runs the tests.
 os.environ.setdefault("NUMBA_CACHE_DIR", str(Path(__file__).parents[1] / ".cache" / "numba"))
 
+import absl.logging
 import pytest
 from in_process import EVERY_EPOCH, KeptLogging, command_line
 from program import SHARED, draw_picture
+
+# Hydra closes the handlers of other libraries, and absl's would close the file that pytest keeps stderr in.
+absl.logging.get_absl_handler().python_handler.stream = sys.__stderr__
 
 
 def pytest_collection_finish() -> None:
