@@ -24,7 +24,7 @@ from torchvision import datasets
 from torchvision import transforms as v1
 from torchvision.transforms import v2
 
-from cnnlab.data.datamodule import ImageDataModule, build_data
+from cnnlab.data.image_datamodule import ImageDataModule, build_data
 from cnnlab.data.records import open_records
 from cnnlab.data.sources.flowers import flowers
 from cnnlab.data.store import Store

@@ -23,9 +23,8 @@ from cnnlab.data.store import Store
 from cnnlab.errors import Problems
 from cnnlab.models.building import build_network, meta_network, weights_preprocessing
 from cnnlab.models.engines import TORCH
-from cnnlab.models.initialization import check_initialization
-from cnnlab.models.inputs import InputSpec, crops_for, network_node, require_statistics, statistics_by_hand
-from cnnlab.models.preprocessing import check_fit, fit_once
+from cnnlab.models.inputs import InputSpec, crops_for, network_node, statistics_by_hand
+from cnnlab.models.preprocessing import fit_once
 from cnnlab.models.weighted import weights_of
 from cnnlab.models.weights import Weights, for_classes
 from cnnlab.runs.events import cut_events, event_sizes, session
@@ -41,12 +40,13 @@ from cnnlab.training.freezing import FreezePlan, check_batch_norm
 from cnnlab.training.module import TaskModule
 from cnnlab.training.rank_monitor import RankMonitor
 from cnnlab.training.recipe import Recipe, build_optimizer, check_optimizer, lr_scaling
-from cnnlab.training.regularizers import acting, check_regularizers, require_known, require_together
+from cnnlab.training.regularizers import acting, require_known, require_together
 from cnnlab.training.regularizers.penalties import sparsity
+from cnnlab.training.setting_checks import check_settings
 from cnnlab.training.speed import Speed, check_speed
 from cnnlab.training.speed_choice import choose_speed
 from cnnlab.training.trainer import build_trainer, translate_fit_error
-from cnnlab.training.trainer_checks import check_arguments, check_trainer, require_rest, require_validation
+from cnnlab.training.trainer_checks import check_arguments, check_trainer, require_rest
 
 log = logging.getLogger(__name__)
 FORMAT = 3
@@ -431,29 +431,6 @@ def epochs_of(experiment: Experiment) -> int:
 def store_of(cfg: Config) -> Store:
     """Return the store of features and records."""
     return Store(Path(cfg["paths"]["cache_dir"]), cfg["speed"]["cache_gib"])
-
-
-# --- Checking ---
-
-
-def check_settings(
-    cfg: Config, data: DataModule, meta: nn.Module, regularizers: Mapping[str, Any], problems: Problems
-) -> None:
-    """Collect what is wrong between the settings, the data and the network, which is without memory here."""
-    problems.attempt(require_validation, cfg, regularizers, data)
-    shape = (data.channels, data.image_size, data.image_size)
-    preprocessing, init = cfg["preprocessing"], cfg["init"]
-    problems.attempt(check_fit, preprocessing["name"], options_of(preprocessing), shape, len(data.parts.train))
-    problems.attempt(require_statistics, preprocessing, data.channels)
-    problems.attempt(data.check_augmentation)
-    problems.attempt(check_regularizers, regularizers, meta)
-    options = options_of(init, "bias", "modules")
-    problems.attempt(check_initialization, meta, init["name"], init.get("modules"), options)
-
-
-def options_of(node: Mapping[str, Any], *others: str) -> dict[str, Any]:
-    """Return the arguments of a node with `name`, without those that are the same for every name."""
-    return {key: value for key, value in node.items() if key not in ("_target_", "_partial_", "name", *others)}
 
 
 # --- Running ---

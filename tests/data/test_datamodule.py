@@ -17,7 +17,8 @@ from PIL import Image
 from program import draw_picture
 from torchvision.transforms import v2
 
-from cnnlab.data.datamodule import ImageDataModule, build_data, default_workers
+from cnnlab.data.datamodule import default_workers
+from cnnlab.data.image_datamodule import ImageDataModule, build_data
 from cnnlab.data.images import ImageArray, Splits
 from cnnlab.data.sampling import EpochSampler
 from cnnlab.data.sources.flowers import flowers

@@ -14,7 +14,7 @@ from torchvision.transforms import v2
 
 from cnnlab.data import in_memory
 from cnnlab.data.augmentations import RandomAffine
-from cnnlab.data.datamodule import ImageDataModule, build_data
+from cnnlab.data.image_datamodule import ImageDataModule, build_data
 from cnnlab.data.images import ImageArray, Splits
 from cnnlab.data.in_memory import MemoryLoader, labels_of
 from cnnlab.data.sources.image_folder import image_folder

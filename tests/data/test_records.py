@@ -13,7 +13,7 @@ from program import draw_picture
 from safetensors import safe_open
 from torchvision.transforms import v2
 
-from cnnlab.data.datamodule import ImageDataModule, build_data
+from cnnlab.data.image_datamodule import ImageDataModule, build_data
 from cnnlab.data.records import open_records
 from cnnlab.data.sampling import Draw
 from cnnlab.data.sources.digits import digits

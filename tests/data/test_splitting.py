@@ -241,15 +241,26 @@ def test_hash_tells_which_image_is_on_which_side():
     assert content_hash(Splits(images_of([5, 5]).subset(range(8)), val)) == hashes[0]
 
 
+class WithDigests:
+    """Images whose digests are given."""
+
+    def __init__(self, images, digests):
+        self.name, self.digest, self.count = images.name, digests.__getitem__, len(images)
+
+    def __len__(self):
+        return self.count
+
+
 def test_copies_in_a_published_part_are_reported(caplog):
     train, test = images_of([5, 5]), images_of([2, 2])
     digests = ["x", digests_of(train)[7], "y", digests_of(train)[2]]
-    report_copies(Scan(train, digests_of(train), {}), Scan(test, digests, {}), "test")
+    report_copies(WithDigests(train, digests_of(train)), WithDigests(test, digests), "test")
     assert [record.getMessage() for record in caplog.records] == [
         "2 of the 4 published test images are also in training, and count towards the score: 00001 = 00007, ..."
     ]
     caplog.clear()
-    report_copies(Scan(train, digests_of(train), {}), Scan(test, ["x", "y", "z", "u"], {}), "test")
+    report_copies(WithDigests(train, digests_of(train)), WithDigests(test, ["x", "y", "z", "u"]), "test")
+    report_copies(WithDigests(train, digests_of(train)), None, "test")
     assert caplog.records == []
 
 

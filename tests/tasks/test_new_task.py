@@ -13,7 +13,7 @@ from torchmetrics import MeanAbsoluteError
 
 from cnnlab import explain
 from cnnlab.cli import compare, evaluate, predict, visualize
-from cnnlab.data.datamodule import build_data
+from cnnlab.data.image_datamodule import build_data
 from cnnlab.data.images import ImageArray, Splits
 from cnnlab.drawing.album import Album
 from cnnlab.drawing.sheets import tensor_image

@@ -15,7 +15,7 @@ from program import draw_picture
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 from torchvision.transforms import v2
 
-from cnnlab.data.datamodule import ImageDataModule
+from cnnlab.data.image_datamodule import ImageDataModule
 from cnnlab.data.store import Store
 from cnnlab.errors import InputError
 from cnnlab.models.engines import BUILDERS

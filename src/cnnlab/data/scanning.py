@@ -11,7 +11,9 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from itertools import islice
 from pathlib import Path
+from typing import Any, ClassVar, Protocol, Self, TypeVar
 
+import numpy as np
 from tqdm import tqdm
 
 from cnnlab.data.decoding import examine, is_picture
@@ -90,6 +92,35 @@ def scan(images: LabelledImages, bad_images: str, cache_dir: Path, ranges: Range
     report_ranges([readings[index] for index in good], ranges)
     digests = [_digest_of_pixels(readings[index], ranges) for index in good]
     return Scan(replace(kept, digests=digests, ranges=ranges), digests, others | bad)
+
+
+class FileExamples(Protocol):
+    """A dataclass of examples in files, with `digests` and `ranges` to be filled by a scan."""
+
+    __dataclass_fields__: ClassVar[dict[str, Any]]
+
+    @property
+    def root(self) -> Path: ...
+
+    @property
+    def paths(self) -> list[Path]: ...
+
+    def subset(self, indices: Sequence[int] | np.ndarray) -> Self: ...
+
+
+E = TypeVar("E", bound=FileExamples)
+
+
+def scan_files(
+    examples: E, bad_images: str, cache_dir: Path, skipped: dict[str, str], ranges: Ranges | None = None
+) -> E:
+    """Return the examples whose files can be read; name -> reason of the others is added to `skipped`. See `scan`."""
+    files = ImageFiles(examples.root, examples.paths, np.zeros(len(examples.paths), int), ["files"])
+    found = scan(files, bad_images, cache_dir, ranges)
+    skipped |= found.skipped
+    place = {path: index for index, path in enumerate(examples.paths)}
+    kept = [place[path] for path in found.images.paths]  # type: ignore[attr-defined]
+    return replace(examples.subset(kept), digests=found.digests, ranges=found.ranges)
 
 
 def found_ranges(readings: Sequence[Reading]) -> Ranges:

@@ -22,7 +22,6 @@ from cnnlab.data.groups import (
     units_of,
 )
 from cnnlab.data.images import LabelledImages, Splits
-from cnnlab.data.scanning import Scan
 from cnnlab.errors import DataError, InputError
 from cnnlab.seeds import derive
 
@@ -35,6 +34,12 @@ class Named(Protocol):
     def __len__(self) -> int: ...
 
     def name(self, index: int) -> str: ...
+
+
+class Digested(Named, Protocol):
+    """Examples that have names and hashes of their content."""
+
+    def digest(self, index: int) -> str: ...
 
 
 class Parts(Protocol):
@@ -267,20 +272,16 @@ def select(
     return subset if len(chosen) == len(images.classes) else subset.with_classes(chosen)
 
 
-def report_copies(train: Scan, published: Scan, part: str) -> None:
-    """Warn about images of a published `part` that are in training too; published parts are not changed."""
-    learned = {digest: index for index, digest in enumerate(train.digests)}
-    copies = [index for index, digest in enumerate(published.digests) if digest in learned]
-    if copies:
-        original = learned[published.digests[copies[0]]]
+def report_copies(train: Digested, published: Digested | None, part: str, unit: str = "images") -> None:
+    """Warn about examples of a published `part` that are in training too; published parts are not changed."""
+    learned = {train.digest(index): index for index in range(len(train))} if published else {}
+    twins = [(index, learned.get(published.digest(index))) for index in range(len(published))] if published else []
+    copies = [(index, twin) for index, twin in twins if twin is not None]
+    if published and copies:
         log.warning(
-            "%d of the %d published %s images are also in training, and count towards the score: %s = %s%s",
-            len(copies),
-            len(published.images),
-            part,
-            published.images.name(copies[0]),
-            train.images.name(original),
-            ", ..." if len(copies) > 1 else ".",
+            "%d of the %d published %s %s are also in training, and count towards the score: %s = %s%s",
+            *(len(copies), len(published), part, unit),
+            *(published.name(copies[0][0]), train.name(copies[0][1]), ", ..." if len(copies) > 1 else "."),
         )
 
 

@@ -97,7 +97,7 @@ def extract(archive: Path, folder: Path, *, max_bytes: int) -> None:
                 opened.extractall(folder, files)
             else:
                 opened.extractall(folder, files, filter="data")
-    except (tarfile.TarError, zipfile.BadZipFile, NotImplementedError, EOFError, zlib.error) as error:
+    except (tarfile.TarError, zipfile.BadZipFile, EOFError, zlib.error, RuntimeError) as error:  # it needs a password
         raise DataError(f"{archive} cannot be unpacked: {error}") from error
 
 

@@ -16,7 +16,7 @@ from lightning.pytorch.strategies import DDPStrategy, SingleDeviceStrategy
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
-from cnnlab.data.datamodule import ImageDataModule
+from cnnlab.data.image_datamodule import ImageDataModule
 from cnnlab.data.images import LabelledImages
 from cnnlab.data.store import Entry, Store
 from cnnlab.data.transforms import MIXING

@@ -9,7 +9,7 @@ from torch import nn
 
 from cnnlab.config import Config, build
 from cnnlab.config.schema import Target
-from cnnlab.data.datamodule import ImageDataModule, build_data
+from cnnlab.data.image_datamodule import ImageDataModule, build_data
 from cnnlab.errors import InputError
 from cnnlab.models.inputs import InputSpec
 

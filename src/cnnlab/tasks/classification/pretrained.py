@@ -10,7 +10,8 @@ from typing import Any
 import numpy as np
 
 from cnnlab.config import Config, build
-from cnnlab.data.datamodule import ImageDataModule, check_loading
+from cnnlab.data.datamodule import check_loading
+from cnnlab.data.image_datamodule import ImageDataModule
 from cnnlab.data.images import LabelledImages, Splits, joined
 from cnnlab.data.levels import Ranges
 from cnnlab.data.scanning import scan

@@ -10,7 +10,8 @@ from torch import Tensor, nn
 
 from cnnlab import explain
 from cnnlab.config import Config
-from cnnlab.data.datamodule import DataModule, ImageDataModule
+from cnnlab.data.datamodule import DataModule
+from cnnlab.data.image_datamodule import ImageDataModule
 from cnnlab.data.transforms import MIXING, batch_transforms
 from cnnlab.errors import InputError
 from cnnlab.models.inputs import InputSpec

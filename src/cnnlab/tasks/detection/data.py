@@ -1,6 +1,5 @@
 """The DataModule of detection: images of any size with their objects, resized, augmented and padded to batches."""
 
-import hashlib
 import logging
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -14,18 +13,18 @@ from torch.utils.data import Dataset
 
 from cnnlab.config import Config, build
 from cnnlab.config.schema import Target
-from cnnlab.data.datamodule import DataModule, check_loading
+from cnnlab.data.datamodule import DataModule, check_loading, fingerprint
 from cnnlab.data.levels import NO_RANGES, Ranges
 from cnnlab.data.sampling import Draw, EpochBatches, GroupedBatches
-from cnnlab.data.splitting import content_hash
+from cnnlab.data.scanning import scan_files
+from cnnlab.data.splitting import content_hash, report_copies
 from cnnlab.errors import DataError, InputError
 from cnnlab.models.inputs import InputSpec
 from cnnlab.seeds import derive, derived_rng
-from cnnlab.tasks.detection.annotated import AnnotatedImages, AnnotatedSplits
+from cnnlab.tasks.detection.annotated import AnnotatedFiles, AnnotatedImages, AnnotatedSplits
 from cnnlab.tasks.detection.augmenting import Augmentation, Fit, check_augmentations, padded, padded_masks
-from cnnlab.tasks.detection.reading import readable
 from cnnlab.tasks.detection.samples import Sample, sample_of
-from cnnlab.tasks.detection.strata import copies, fewer, split
+from cnnlab.tasks.detection.strata import fewer, split
 from cnnlab.tasks.detection.truth import require_codec
 
 log = logging.getLogger(__name__)
@@ -114,10 +113,8 @@ class DetectionDataModule(DataModule):
     def train_fingerprint(self) -> str:
         """Hash of the training images as evaluation sees them: contents, order, channels and size."""
         images = self.parts.train
-        digest = hashlib.blake2b(f"{self.channels} {self.fit.short} {self.fit.long}".encode(), digest_size=16)
-        for index in range(len(images)):
-            digest.update(images.digest(index).encode())
-        return digest.hexdigest()
+        digests = (images.digest(index) for index in range(len(images)))
+        return fingerprint(f"{self.channels} {self.fit.short} {self.fit.long}", digests)
 
     def collate(self, examples: list) -> tuple[Tensor, list[dict[str, Any]]]:
         images, targets = zip(*examples, strict=True)
@@ -222,9 +219,10 @@ def build_detection_data(
     with_masks = bool(cfg["model"]["network"].get("masks"))
     skipped: dict[str, str] = {}
     parts = read_parts(cfg, spec, trusted, skipped)
-    report_copies(parts)
+    for name in PARTS[1:]:
+        report_copies(parts["train"], parts[name], name)
     fractions = {key: options[key] for key in ("val_fraction", "test_fraction", "split_seed")}
-    whole = split(AnnotatedSplits(**parts), **fractions)  # type: ignore[arg-type]
+    whole = split(AnnotatedSplits(**parts), **fractions)
     require_objects(whole)
     train = fewer(whole.train, options["train_fraction"], options["split_seed"])
     data = DetectionDataModule(
@@ -250,30 +248,18 @@ def build_detection_data(
     return data
 
 
-def read_parts(
-    cfg: Config, spec: InputSpec, trusted: Sequence[str], skipped: dict[str, str]
-) -> dict[str, AnnotatedImages | None]:
+def read_parts(cfg: Config, spec: InputSpec, trusted: Sequence[str], skipped: dict[str, str]) -> dict[str, Any]:
     """Return the parts that a data set publishes, without unreadable images, whose reasons go to `skipped`."""
     published: AnnotatedSplits = build(cfg["data"]["dataset"], trusted)()
     cache_dir = Path(cfg["paths"]["cache_dir"])
-    parts: dict[str, AnnotatedImages | None] = {}
+    parts: dict[str, Any] = {}
     for name in PARTS:
         part = getattr(published, name)
         ranges = spec.ranges if name == "train" else getattr(parts["train"], "ranges", None)
         bad_images = cfg["data"]["bad_images"]
-        parts[name] = None if part is None else readable(part, bad_images, cache_dir, skipped, ranges)
+        is_file = isinstance(part, AnnotatedFiles)
+        parts[name] = scan_files(part, bad_images, cache_dir, skipped, ranges) if is_file else part
     return parts
-
-
-def report_copies(parts: Mapping[str, AnnotatedImages | None]) -> None:
-    """Warn about images of a published part that are in training too; published parts are not changed."""
-    for name in PARTS[1:]:
-        other = parts[name]
-        if other is not None and (pairs := copies(parts["train"], other)):  # type: ignore[arg-type]
-            log.warning(
-                "%d of the %d published %s images are also in training, and count towards the score: %s = %s%s",
-                *(len(pairs), len(other), name, *pairs[0], ", ..." if len(pairs) > 1 else "."),
-            )
 
 
 def require_objects(parts: AnnotatedSplits) -> None:

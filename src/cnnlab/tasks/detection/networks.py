@@ -222,9 +222,8 @@ def rcnn(
     """Return Faster R-CNN (Ren et al. 2015) or, with `masks`, Mask R-CNN (He et al. 2017) on a feature pyramid.
 
     norm: "frozen" or "batch" normalization in the backbone. channels: of the pyramid's maps and of the mask head, 256
-    as published. anchors: "default" or
-    "auto". score_threshold: lowest score of a detection. detections: most detections in an image.
-    proposals: boxes that the first stage passes on to the second in evaluation; twice as many in training.
+    as published. anchors: "default" or "auto". score_threshold: lowest score of a detection. detections: most in an
+    image. proposals: boxes that the first stage passes on to the second in evaluation; twice as many in training.
     samples: how many of them, drawn at random, the second stage is trained on; at most a quarter are objects.
     """
     features, levels, pyramid = _pyramid(backbone, norm, channels, LastLevelMaxPool())

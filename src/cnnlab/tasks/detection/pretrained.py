@@ -35,7 +35,7 @@ def pretrained_detector(cfg: Config, spec: InputSpec, trusted: Sequence[str]) ->
     check_loading(options["batch_size"], options["num_workers"])
     require_statistics(preprocessing, model["in_channels"])
     weights = find_detector_weights(model, Path(cfg["paths"]["data_dir"]))
-    images = joined(AnnotatedSplits(**read_parts(cfg, spec, trusted, {})))  # type: ignore[arg-type]
+    images = joined(AnnotatedSplits(**read_parts(cfg, spec, trusted, {})))
     if not any(len(images.truth(index).labels) for index in range(len(images))):
         raise DataError(
             f"None of the {len(images)} images has an object, so that average precision is undefined. Check the "

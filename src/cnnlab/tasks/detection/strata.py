@@ -67,13 +67,6 @@ def fewer(images: AnnotatedImages, fraction: float, split_seed: int) -> Annotate
     return images if fraction == 1 else images.subset(share_of(strata(images), fraction, split_seed))
 
 
-def copies(train: AnnotatedImages, other: AnnotatedImages) -> list[tuple[str, str]]:
-    """Return (name, name in train) of the images of a published part that are in training too."""
-    learned = {train.digest(index): train.name(index) for index in range(len(train))}
-    pairs = ((other.name(index), learned.get(other.digest(index))) for index in range(len(other)))
-    return [(name, twin) for name, twin in pairs if twin is not None]
-
-
 def _without_twins(images: AnnotatedImages) -> Sequence[bool]:
     """Return for each image whether no other image has the same content."""
     digests = [images.digest(index) for index in range(len(images))]

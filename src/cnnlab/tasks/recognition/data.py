@@ -1,6 +1,5 @@
 """The DataModule of recognition: lines of any width, resized to the network's height, augmented and padded."""
 
-import hashlib
 import logging
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
@@ -16,12 +15,11 @@ from torchvision.transforms import v2
 
 from cnnlab.config import Config, build
 from cnnlab.config.schema import Target
-from cnnlab.data.datamodule import DataModule, check_loading
-from cnnlab.data.images import ImageFiles
+from cnnlab.data.datamodule import DataModule, check_loading, fingerprint
 from cnnlab.data.levels import NO_RANGES, Ranges
 from cnnlab.data.sampling import Draw, EpochBatches, GroupedBatches
-from cnnlab.data.scanning import scan
-from cnnlab.data.splitting import content_hash, fractions_to_take, share_of
+from cnnlab.data.scanning import scan_files
+from cnnlab.data.splitting import content_hash, fractions_to_take, report_copies, share_of
 from cnnlab.errors import DataError, InputError
 from cnnlab.models.inputs import InputSpec
 from cnnlab.seeds import derive, derived_rng
@@ -130,10 +128,8 @@ class LinesDataModule(DataModule):
     def train_fingerprint(self) -> str:
         """Hash of the training lines as evaluation sees them: contents, order, channels and size."""
         lines = self.parts.train
-        digest = hashlib.blake2b(f"{self.channels} {self.fit.height} {self.fit.widest}".encode(), digest_size=16)
-        for index in range(len(lines)):
-            digest.update(lines.digest(index).encode())
-        return digest.hexdigest()
+        digests = (lines.digest(index) for index in range(len(lines)))
+        return fingerprint(f"{self.channels} {self.fit.height} {self.fit.widest}", digests)
 
     def collate(self, examples: list) -> tuple[Tensor, Tensor]:
         images, texts = zip(*examples, strict=True)
@@ -233,8 +229,10 @@ def build_lines(
         part = getattr(published, name)
         ranges = spec.ranges if name == "train" else getattr(parts["train"], "ranges", None)
         cache_dir = Path(cfg["paths"]["cache_dir"])
-        parts[name] = None if part is None else readable(part, options["bad_images"], cache_dir, skipped, ranges)
-    report_copies(parts)
+        is_file = isinstance(part, LineFiles)
+        parts[name] = scan_files(part, options["bad_images"], cache_dir, skipped, ranges) if is_file else part
+    for name in PARTS[1:]:
+        report_copies(parts["train"], parts[name], name, "lines")
     fractions = {key: options[key] for key in ("val_fraction", "test_fraction", "split_seed")}
     whole = split(replace(published, **parts), **fractions)
     report_wide_lines(whole, options["max_aspect"])
@@ -260,57 +258,31 @@ def require_readable_after(augmentations: Mapping[str, nn.Module]) -> None:
             raise InputError(f"augmentation=[{name}] mirrors lines, which then read differently. Leave it out.")
 
 
-def readable(lines: Lines, bad_images: str, cache_dir: Path, skipped: dict[str, str], ranges: Ranges | None) -> Lines:
-    """Return the lines that can be read, with their digests; name -> reason of the others is added to `skipped`."""
-    if not isinstance(lines, LineFiles):
-        return lines
-    files = ImageFiles(lines.root, lines.paths, np.zeros(len(lines), int), ["lines"])
-    found = scan(files, bad_images, cache_dir, ranges)
-    skipped |= found.skipped
-    place = {path: index for index, path in enumerate(lines.paths)}
-    kept = [place[path] for path in found.images.paths]  # type: ignore[attr-defined]
-    return replace(lines.subset(kept), digests=found.digests, ranges=found.ranges)
-
-
-def report_copies(parts: Mapping[str, Lines | None]) -> None:
-    """Warn about pictures of a published part that are in training too; published parts are not changed."""
-    train = parts["train"]
-    assert train is not None
-    learned = {train.digest(index): train.name(index) for index in range(len(train))}
-    for name in PARTS[1:]:
-        other = parts[name]
-        twins = [] if other is None else [i for i in range(len(other)) if other.digest(i) in learned]
-        if other is not None and twins:
-            first = other.name(twins[0])
-            log.warning(
-                "%d of the %d published %s lines are also in training, and count towards the score: %s = %s%s",
-                *(len(twins), len(other), name, first, learned[other.digest(twins[0])], ", ..." * (len(twins) > 1)),
-            )
-
-
 def split(published: LineSplits, *, val_fraction: float, test_fraction: float, split_seed: int) -> LineSplits:
     """Take the parts that a data set does not publish from its training lines; equal pictures stay in training.
 
     Raises InputError for fractions that leave nothing to train on, DataError if a part would be empty.
     """
     lines = published.train
-    fractions = fractions_to_take(published, val_fraction, test_fraction)
-    counts = Counter(lines.digest(index) for index in range(len(lines))) if any(fractions.values()) else Counter()
+    fractions = {part: each for part, each in fractions_to_take(published, val_fraction, test_fraction).items() if each}
+    if not fractions:
+        return published
+    digests = [lines.digest(index) for index in range(len(lines))]
+    counts = Counter(digests)
     order = np.random.default_rng(derive("split", split_seed)).permutation(len(lines)).tolist()
-    free = [index for index in order if counts[lines.digest(index)] == 1] if counts else []
-    parts: dict[str, Any] = {}
-    for name, fraction in fractions.items():
+    free = [index for index in order if counts[digests[index]] == 1]
+    taken: dict[str, list[int]] = {}
+    for part, fraction in fractions.items():
         count = int(len(lines) * fraction + 1e-9)
-        if fraction and not 0 < count <= len(free):
+        if not 0 < count <= len(free):
             raise DataError(
-                f"{len(lines)} lines are too few for data.{name}_fraction={fraction}: {name} would be empty. "
+                f"{len(lines)} lines are too few for data.{part}_fraction={fraction}: {part} would be empty. "
                 "Raise it, or set it to 0."
             )
-        if fraction:
-            parts[name], free = lines.subset(sorted(free[:count])), free[count:]
-            order = [index for index in order if index in set(free) or counts[lines.digest(index)] > 1]
-    train = lines.subset(sorted(order)) if parts else lines
-    return replace(published, train=train, **parts)
+        taken[part], free = sorted(free[:count]), free[count:]
+    rest = sorted(set(order).difference(*taken.values()))
+    others: dict[str, Any] = {part: lines.subset(indices) for part, indices in taken.items()}
+    return replace(published, train=lines.subset(rest), **others)
 
 
 def report_wide_lines(parts: LineSplits, max_aspect: float) -> None:

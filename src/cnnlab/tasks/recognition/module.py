@@ -39,7 +39,7 @@ class Reader(TaskModule):
             )
 
     def step_metrics(self, outputs: Tensor, targets: Tensor) -> dict[str, Tensor]:
-        return {"blanks": torch.tensor(blank_share(outputs, targets[:, 0]))}
+        return {"blanks": blank_share(outputs, targets[:, 0])}
 
     def on_train_epoch_end(self) -> None:
         super().on_train_epoch_end()

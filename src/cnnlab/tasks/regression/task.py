@@ -11,7 +11,8 @@ from torch import Tensor, nn
 from cnnlab import explain
 from cnnlab.config import Config
 from cnnlab.config.schema import Target
-from cnnlab.data.datamodule import DataModule, ImageDataModule
+from cnnlab.data.datamodule import DataModule
+from cnnlab.data.image_datamodule import ImageDataModule
 from cnnlab.data.transforms import BATCH_TRANSFORMS, MIXING
 from cnnlab.drawing.sheets import captioned
 from cnnlab.errors import InputError

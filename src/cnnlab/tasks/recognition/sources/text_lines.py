@@ -179,27 +179,24 @@ class DrawnLines:
         """
         least, most = self.length
         target = int(random.integers(least, most + 1))
-        turn = iter(self._turn(number, epoch, target))
+        spaced = " " in self.charset.numbers
         text = ""
-        while len(text) < target:
-            character = next(turn)
-            if character.isspace():
-                character = "" if not text or text.endswith(" ") or len(text) + 1 >= target else character
-                if not character:
-                    character = next(each for each in self.charset.characters if not each.isspace())
+        for character in self._turn(number, epoch, target):
             words = self._words_with.get(character)
-            text += (words[int(random.integers(len(words)))] if words else character)[: most - len(text)]
-        return text
+            space = " " if spaced and text and (words or random.integers(4) == 0) else ""
+            text += space + (words[int(random.integers(len(words)))] if words else character)
+            if len(text) >= target:
+                break
+        return text[:most].rstrip()
 
     def _turn(self, number: int, epoch: int, count: int) -> list[str]:
-        """Return the characters whose turn it is: positions of a sequence of shuffled sets."""
-        size, changing = len(self.charset.characters), epoch if self.part == "train" else 0
+        """Return the characters whose turn it is: positions of a sequence of shuffled sets, without the space."""
+        characters = [character for character in self.charset.characters if not character.isspace()]
+        size, changing = len(characters), epoch if self.part == "train" else 0
         start = (changing * len(self.numbers) + number) * self.length[1]
-        chosen = []
-        for position in range(start, start + count):
-            order = _shuffled(self.seed, self.part, position // size, size)
-            chosen.append(self.charset.characters[int(order[position % size])])
-        return chosen
+        places = range(start, start + count)
+        order = [_shuffled(self.seed, self.part, place // size, size)[place % size] for place in places]
+        return [characters[number] for number in order]
 
     @cached_property
     def _characters(self) -> list[frozenset[str]]:

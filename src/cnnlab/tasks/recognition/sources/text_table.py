@@ -130,7 +130,7 @@ def iiit5k(table: Path) -> Iterator[Row]:
 
     try:
         contents: dict[str, Any] = loadmat(str(table), squeeze_me=True)
-    except (ValueError, NotImplementedError, OSError) as error:
+    except (ValueError, OSError, RuntimeError) as error:  # SciPy does not read version 7.3
         raise DataError(f"{table} is not a table of IIIT5K: {error}.") from error
     entries = next((contents[name] for name in contents if name.lower().startswith(("train", "test"))), None)
     if entries is None or not {"ImgName", "GroundTruth"} <= set(entries.dtype.names or ()):
